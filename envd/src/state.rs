@@ -1,0 +1,89 @@
+//! What envd knows of its own sandbox, shared by all its services.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+
+use crate::{
+    report::Reports,
+    users::{UnknownUser, User, Users},
+    wire::{Init, Spec},
+};
+
+/// What `POST /init` can change.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Environment of every process, before a request's own.
+    pub env: BTreeMap<String, String>,
+    /// `None`: requests need no token.
+    pub access_token: Option<String>,
+    pub default_user: String,
+    /// `None`: the user's home.
+    pub default_workdir: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            env: BTreeMap::new(),
+            access_token: None,
+            default_user: "user".into(),
+            default_workdir: None,
+        }
+    }
+}
+
+pub struct Envd {
+    pub sandbox_id: String,
+    pub template_id: String,
+    pub reports: Reports,
+    settings: RwLock<Arc<Settings>>,
+}
+
+impl Envd {
+    pub fn new(spec: &Spec) -> Arc<Self> {
+        let envd = Self {
+            sandbox_id: spec.sandbox_id.clone(),
+            template_id: spec.template_id.clone(),
+            reports: Reports::default(),
+            settings: RwLock::default(),
+        };
+        envd.init(spec.init.clone());
+        Arc::new(envd)
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Takes over what `init` names; the rest stays.
+    pub fn init(&self, init: Init) {
+        let mut current = self.settings.write();
+        let mut next = Settings::clone(&current);
+        if let Some(env) = init.env_vars {
+            next.env = env;
+        }
+        if init.access_token.is_some() {
+            next.access_token = init.access_token;
+        }
+        if let Some(user) = init.default_user {
+            next.default_user = user;
+        }
+        if init.default_workdir.is_some() {
+            next.default_workdir = init.default_workdir;
+        }
+        *current = Arc::new(next);
+    }
+
+    /// The named user, or the sandbox's default one where the name is absent or empty.
+    ///
+    /// # Errors
+    /// [`UnknownUser`].
+    pub fn user(&self, name: Option<&str>) -> Result<User, UnknownUser> {
+        let users = Users::read();
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) => users.find(name),
+            None => users.find(&self.settings().default_user),
+        }
+    }
+}

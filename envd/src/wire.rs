@@ -1,0 +1,165 @@
+//! What the gateway and its envd say to each other; never seen by a client.
+//!
+//! * **Control socket** (descriptor [`CONTROL_FD`] of a fresh envd, a stream pair). The gateway
+//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte; envd
+//!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
+//!   length and that many bytes of JSON.
+//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
+//! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
+//!   answers one [`TunnelReply`] byte, and from [`TunnelReply::Open`] on the socket is that port's
+//!   byte stream.
+//! * **Report socket** (`report.sock`): the gateway writes the last sequence number it has seen as
+//!   a big-endian `u64`; envd answers with one [`Report`] per line of JSON, from the next one it
+//!   still holds, and follows.
+//!
+//! Whatever comes out of envd may be written by hostile code: the reader bounds and times it out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Raised when a gateway and an envd of different builds would misunderstand each other.
+pub const PROTOCOL: u32 = 1;
+
+/// The envd version told to SDKs, which unlock features by it.
+pub const ENVD_VERSION: &str = "0.6.13";
+
+/// Where a fresh envd finds its control socket; it inherits nothing else but 0, 1 and 2.
+pub const CONTROL_FD: i32 = 3;
+
+/// The port under which clients address envd itself.
+pub const ENVD_PORT: u16 = 49983;
+
+/// A control frame longer than this is refused (bytes).
+pub const MAX_FRAME: u32 = 4 << 20;
+
+/// A report line longer than this is refused (bytes, newline included).
+pub const MAX_REPORT: usize = 4096;
+
+/// Everything envd needs to enter its sandbox and serve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    pub protocol: u32,
+    pub sandbox_id: String,
+    pub template_id: String,
+    /// What each descriptor that came with the frame is, in order.
+    pub descriptors: Vec<Descriptor>,
+    pub attach: Attach,
+    pub init: Init,
+}
+
+/// The role of one descriptor passed along with a [`Spec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Descriptor {
+    /// Listening unix sockets, bound on the host.
+    EnvdListener,
+    TunnelListener,
+    ReportListener,
+    /// Detached, idmapped mount of a read-only layer; the topmost first.
+    LowerLayer,
+    /// Detached, idmapped mount of the directory that holds `upper` and `work`.
+    WritableLayer,
+    /// `cgroup.procs` (v1: of each hierarchy in use), open for writing; user processes write `0`.
+    UserCgroup,
+    /// A file with the bytes of memory in use by user processes, read anew at offset 0.
+    MemoryUsage,
+    /// A file with the CPU time of user processes, read anew at offset 0: either v1's
+    /// `cpuacct.usage` (nanoseconds) or v2's `cpu.stat` (`usage_usec` line).
+    CpuUsage,
+}
+
+/// How to enter, by platform.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attach {
+    Linux(LinuxAttach),
+}
+
+/// The new namespaces are already there (clone3); what is left is to furnish them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinuxAttach {
+    pub hostname: String,
+    /// What `/proc/meminfo` and `/metrics` show as total (bytes).
+    pub memory_bytes: u64,
+    /// The CPUs user processes may run on; what `nproc` counts.
+    pub cpus: Vec<u16>,
+    /// Most processes and threads of the user cgroup.
+    pub processes: u64,
+    /// `None`: loopback only.
+    pub network: Option<LinuxNetwork>,
+}
+
+/// The sandbox's end of the veth pair, named `eth0` and already in its namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinuxNetwork {
+    pub address: std::net::Ipv4Addr,
+    /// On-link host address that is the default route.
+    pub gateway: std::net::Ipv4Addr,
+    /// For `/etc/resolv.conf`.
+    pub dns: Vec<std::net::IpAddr>,
+}
+
+/// What the sandbox starts with; also the body of `POST /init`, where an absent field stays as it
+/// was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Init {
+    /// Environment of every process in the sandbox.
+    pub env_vars: Option<BTreeMap<String, String>>,
+    pub access_token: Option<String>,
+    pub default_user: Option<String>,
+    pub default_workdir: Option<String>,
+}
+
+/// envd's one answer on the control socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attached {
+    /// All listeners are being served.
+    Ready { protocol: u32 },
+    /// The step that failed, e.g. `mount overlay at /`, and what the kernel said.
+    Failed { step: String, errno: Option<i32>, message: String },
+}
+
+/// One byte on the tunnel socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TunnelReply {
+    Open = 0,
+    /// Nothing listens on that port.
+    Refused = 1,
+    /// Anything else, e.g. out of descriptors.
+    Failed = 2,
+}
+
+/// Something that happened inside. Feeds events and metrics; never decides state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Starts at 1 and rises by one per report; a gap is what was dropped.
+    pub seq: u64,
+    /// Milliseconds since the epoch.
+    pub at: u64,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum What {
+    ProcessStarted {
+        pid: u32,
+    },
+    /// `exit_code` is -1 when a signal ended it.
+    ProcessEnded {
+        pid: u32,
+        exit_code: i32,
+        duration_ms: u64,
+    },
+    FileRead {
+        bytes: u64,
+    },
+    FileWritten {
+        bytes: u64,
+    },
+}

@@ -1,0 +1,4 @@
+//! The jail backend.
+
+/// This host.
+pub struct Host;

@@ -1,0 +1,4 @@
+//! The linux backend.
+
+/// This host.
+pub struct Host;

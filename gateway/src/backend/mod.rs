@@ -1,0 +1,133 @@
+//! The platform: the one place where FreeBSD and Linux differ.
+//!
+//! A backend makes and ends [`Cell`]s, the kernel half of a sandbox. It knows nothing of tenants,
+//! deadlines or HTTP, and keeps no state of its own: what exists is what the kernel says.
+
+#[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
+#[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
+mod host;
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use envd::wire::Init;
+use tokio_util::sync::CancellationToken;
+
+use crate::{sandbox::SandboxId, template::Template};
+
+pub use host::Host;
+
+/// What a sandbox may use at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Limits {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub processes: u64,
+}
+
+/// How a sandbox reaches the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// A stack of its own with loopback only.
+    None,
+    /// A stack of its own, outbound by NAT.
+    Nat,
+}
+
+/// What a backend needs to know of the gateway it works for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Canonical; holds `sandboxes/` and `trash/`.
+    pub data_dir: PathBuf,
+    /// Resolvers for `nat`; always reachable from a sandbox, whatever range they are in.
+    pub dns: Vec<IpAddr>,
+}
+
+/// One sandbox to make.
+#[derive(Clone, Debug)]
+pub struct CellSpec {
+    pub id: SandboxId,
+    pub template: Arc<Template>,
+    pub limits: Limits,
+    pub network: NetworkMode,
+    pub init: Init,
+}
+
+/// The kernel half of a living sandbox.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Cancelled when the sandbox's first process has ended, whoever ended it.
+    pub ended: CancellationToken,
+}
+
+/// One line of `coppice doctor`.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What was looked at, e.g. `cgroup controllers`.
+    pub what: &'static str,
+    pub verdict: Verdict,
+    /// What was found, e.g. `memory, pids and cpu on cgroup v1`.
+    pub found: String,
+    /// The command that mends it, or what to do.
+    pub mend: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// Works, with something missing or a ceiling lower than planned.
+    Warn,
+    /// No sandbox can be made.
+    Bad,
+}
+
+/// A step that failed, with all that is needed to understand it from the log alone.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call: what it was to do, on what, and errno.
+    #[error("{call} {target}: {source}")]
+    Call { call: &'static str, target: String, source: std::io::Error },
+    /// envd could not enter the sandbox.
+    #[error("envd could not {step}: {message}")]
+    Attach { step: String, message: String },
+    #[error("{0} did not finish within {1:?}")]
+    Timeout(&'static str, std::time::Duration),
+    #[error("no room for another sandbox: {0}")]
+    Full(String),
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// The kernel's sandboxes. Every method has a bound in time.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// `jail` or `linux`.
+    fn name(&self) -> &'static str;
+
+    /// Makes the host ready (cgroup parents, packet filter, forwarding). Idempotent, called once
+    /// at start before anything else.
+    async fn prepare(&self) -> Result<(), Error>;
+
+    /// Makes a sandbox and returns when its envd serves `envd.sock`, `tunnel.sock` and
+    /// `report.sock` in the sandbox's directory, which exists and is empty but for files of the
+    /// caller's. On error nothing is left of it in the kernel.
+    async fn create(&self, spec: CellSpec) -> Result<Cell, Error>;
+
+    /// Ends every process of a sandbox and removes all it had in the kernel; its directory is the
+    /// caller's. Idempotent: a sandbox that is not there is a success.
+    async fn destroy(&self, id: SandboxId) -> Result<(), Error>;
+
+    /// Finds a sandbox that lived through a restart of the gateway; `None` when its first process
+    /// is gone.
+    async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error>;
+
+    /// The sandboxes of this data directory that have anything left in the kernel.
+    async fn list(&self) -> Result<Vec<SandboxId>, Error>;
+
+    /// Undoes `prepare`, when no sandbox of any gateway on this host is left.
+    async fn retire(&self) -> Result<(), Error>;
+
+    /// Looks the host over for `planned` sandboxes at once; changes nothing.
+    fn probe(&self, planned: usize) -> Vec<Check>;
+}
