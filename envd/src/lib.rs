@@ -8,6 +8,7 @@
 
 pub mod wire;
 
-mod report;
-mod state;
-mod users;
+mod connect;
+pub mod report;
+pub mod state;
+pub mod users;
