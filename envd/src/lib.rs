@@ -6,9 +6,22 @@
 
 #![deny(unsafe_code)]
 
-pub mod wire;
-
-mod connect;
+pub mod control;
 pub mod report;
 pub mod state;
 pub mod users;
+pub mod wire;
+
+mod attach;
+mod auth;
+mod connect;
+mod os;
+mod paths;
+mod process;
+mod rest;
+mod run;
+mod server;
+mod tunnel;
+
+pub use run::run;
+pub use server::{Listeners, serve};

@@ -1,0 +1,206 @@
+//! Both ends of the control socket: how the gateway tells a fresh envd where it is, and how envd
+//! says that it serves.
+//!
+//! Blocking; the caller sets the socket's timeouts.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    os,
+    wire::{Attached, Descriptor, MAX_FRAME, Spec},
+};
+
+/// The descriptors that came with a [`Spec`], by role.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<(Descriptor, OwnedFd)>);
+
+impl Descriptors {
+    /// Takes the first that is left of that role.
+    pub fn take(&mut self, role: Descriptor) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(of, _)| *of == role)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Takes all that are left of that role, in the order they came.
+    pub fn take_all(&mut self, role: Descriptor) -> Vec<OwnedFd> {
+        let (taken, left) =
+            std::mem::take(&mut self.0).into_iter().partition(|(of, _)| *of == role);
+        self.0 = left;
+        let taken: Vec<(Descriptor, OwnedFd)> = taken;
+        taken.into_iter().map(|(_, descriptor)| descriptor).collect()
+    }
+}
+
+/// A step of the start that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {message}")]
+pub struct Failure {
+    /// E.g. `mount overlay at /`.
+    pub step: String,
+    pub errno: Option<i32>,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(step: impl Into<String>, source: &io::Error) -> Self {
+        Self { step: step.into(), errno: source.raw_os_error(), message: source.to_string() }
+    }
+}
+
+/// The gateway's side: `descriptors` in the order of `spec.descriptors`.
+///
+/// # Errors
+/// What the socket says, or a frame that is too long.
+pub fn send_spec(
+    socket: BorrowedFd<'_>,
+    spec: &Spec,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if spec.descriptors.len() != descriptors.len() {
+        return Err(io::Error::other("as many roles as descriptors are needed"));
+    }
+    let frame = frame(spec)?;
+    os::send(socket, frame[0], descriptors)?;
+    stream(socket)?.write_all(&frame[1..])
+}
+
+/// envd's side.
+///
+/// # Errors
+/// What the socket says, a frame that is too long or not a [`Spec`], or another number of
+/// descriptors than it names.
+pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
+    let (first, descriptors) = os::receive(socket)?;
+    let mut length = [first, 0, 0, 0];
+    let mut stream = stream(socket)?;
+    stream.read_exact(&mut length[1..])?;
+    let spec: Spec = body(&mut stream, length)?;
+    if spec.descriptors.len() != descriptors.len() {
+        return Err(io::Error::other(format!(
+            "{} descriptors came, {} were named",
+            descriptors.len(),
+            spec.descriptors.len()
+        )));
+    }
+    let descriptors = Descriptors(spec.descriptors.iter().copied().zip(descriptors).collect());
+    Ok((spec, descriptors))
+}
+
+/// envd's side.
+///
+/// # Errors
+/// What the socket says.
+pub fn send_attached(socket: BorrowedFd<'_>, attached: &Attached) -> io::Result<()> {
+    stream(socket)?.write_all(&frame(attached)?)
+}
+
+/// The gateway's side. What comes may be written by hostile code.
+///
+/// # Errors
+/// What the socket says, a frame that is too long or not an [`Attached`].
+pub fn receive_attached(socket: BorrowedFd<'_>) -> io::Result<Attached> {
+    let mut stream = stream(socket)?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    body(&mut stream, length)
+}
+
+fn stream(socket: BorrowedFd<'_>) -> io::Result<UnixStream> {
+    Ok(UnixStream::from(socket.as_fd().try_clone_to_owned()?))
+}
+
+fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME);
+    let length = length.ok_or_else(|| too_long(frame.len() - 4))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+fn body<T: DeserializeOwned>(stream: &mut UnixStream, length: [u8; 4]) -> io::Result<T> {
+    let length = u32::from_be_bytes(length);
+    if length > MAX_FRAME {
+        return Err(too_long(length as usize));
+    }
+    // Grows with what really comes.
+    let mut body = Vec::new();
+    stream.take(u64::from(length)).read_to_end(&mut body)?;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+fn too_long(length: usize) -> io::Error {
+    io::Error::other(format!("a frame of {length} bytes, at most {MAX_FRAME}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Seek};
+
+    use super::*;
+    use crate::wire::{Attach, Init, LinuxAttach, PROTOCOL};
+
+    fn spec(descriptors: Vec<Descriptor>) -> Spec {
+        Spec {
+            protocol: PROTOCOL,
+            sandbox_id: "0".repeat(32),
+            template_id: "base".into(),
+            descriptors,
+            attach: Attach::Linux(LinuxAttach {
+                hostname: "sandbox".into(),
+                memory_bytes: 1 << 30,
+                cpus: vec![0],
+                processes: 1024,
+                network: None,
+            }),
+            init: Init::default(),
+        }
+    }
+
+    #[test]
+    fn a_spec_arrives_with_its_descriptors_by_role() {
+        let (gateway, envd) = UnixStream::pair().unwrap();
+        let files: Vec<File> = (0..3)
+            .map(|number| {
+                let mut file = tempfile::tempfile().unwrap();
+                write!(file, "file {number}").unwrap();
+                file.rewind().unwrap();
+                file
+            })
+            .collect();
+        let roles = vec![Descriptor::UserCgroup, Descriptor::MemoryUsage, Descriptor::UserCgroup];
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        send_spec(gateway.as_fd(), &spec(roles), &borrowed).unwrap();
+
+        let (received, mut descriptors) = receive_spec(envd.as_fd()).unwrap();
+        assert_eq!(received.template_id, "base");
+        let text = |fd: OwnedFd| io::read_to_string(File::from(fd)).unwrap();
+        assert_eq!(text(descriptors.take(Descriptor::MemoryUsage).unwrap()), "file 1");
+        let cgroups = descriptors.take_all(Descriptor::UserCgroup);
+        assert_eq!(cgroups.into_iter().map(text).collect::<Vec<_>>(), ["file 0", "file 2"]);
+        assert!(descriptors.take(Descriptor::EnvdListener).is_none());
+    }
+
+    #[test]
+    fn the_answer_arrives() {
+        let (gateway, envd) = UnixStream::pair().unwrap();
+        send_attached(envd.as_fd(), &Attached::Ready { protocol: PROTOCOL }).unwrap();
+        let answer = receive_attached(gateway.as_fd()).unwrap();
+        assert!(matches!(answer, Attached::Ready { protocol: PROTOCOL }));
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused() {
+        let (gateway, mut envd) = UnixStream::pair().unwrap();
+        envd.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        assert!(receive_attached(gateway.as_fd()).is_err());
+    }
+}
