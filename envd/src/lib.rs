@@ -8,6 +8,12 @@
 
 pub mod wire;
 
+mod auth;
+mod connect;
+mod files;
+mod filesystem;
+mod paths;
 mod report;
+mod rest;
 mod state;
 mod users;
