@@ -3,12 +3,11 @@
 use std::{
     fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
 };
 
 use async_compression::tokio::bufread::GzipEncoder;
@@ -41,7 +40,7 @@ pub(super) async fn download(
     let opening = path.clone();
     let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
     let (file, found) = opened.map_err(|error| internal(error.to_string()))??;
-    let modified = found.modified().ok().map(http_date);
+    let modified = modified(&found).map(http_date);
 
     let conditional =
         [header::RANGE, header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_NONE_MATCH]
@@ -99,7 +98,8 @@ fn open(path: &Path) -> Result<(File, Metadata), RestError> {
     check(path, &std::fs::metadata(path).map_err(failed)?)?;
     // Should a pipe have come in its place, opening does not wait for the other end.
     let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     check(path, &found)?;
     Ok((file, found))
@@ -195,8 +195,8 @@ fn not_modified(headers: &HeaderMap, found: &Metadata) -> bool {
     }
     let since = text(headers, header::IF_MODIFIED_SINCE)
         .and_then(|date| DateTime::parse_from_rfc2822(date).ok());
-    match (since, found.modified()) {
-        (Some(since), Ok(modified)) => DateTime::<Utc>::from(modified).timestamp() <= since.timestamp(),
+    match (since, modified(found)) {
+        (Some(since), Some(modified)) => modified.timestamp() <= since.timestamp(),
         _ => false,
     }
 }
@@ -205,8 +205,13 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn http_date(time: SystemTime) -> String {
-    DateTime::<Utc>::from(time).format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+/// A file's clock may say anything; what no calendar holds is left out.
+fn modified(found: &Metadata) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(found.mtime(), 0)
+}
+
+fn http_date(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// `inline; filename=…`, with whatever a header cannot hold percent-encoded.

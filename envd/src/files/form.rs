@@ -76,7 +76,11 @@ mod tests {
     fn file_names_are_whole_paths() {
         for (header, name, filename) in [
             (r#"form-data; name="file"; filename="/a/b c.txt""#, Some("file"), Some("/a/b c.txt")),
-            (r#"form-data; name="file"; filename="ü/日本;=.txt""#, Some("file"), Some("ü/日本;=.txt")),
+            (
+                r#"form-data; name="file"; filename="ü/日本;=.txt""#,
+                Some("file"),
+                Some("ü/日本;=.txt"),
+            ),
             (r#"form-data; filename="a\"b\\c\d"; name=file"#, Some("file"), Some(r#"a"b\c\d"#)),
             ("form-data; name=file; filename=plain.txt", Some("file"), Some("plain.txt")),
             (

@@ -1,11 +1,6 @@
 //! What clients are told of one file: `EntryInfo`.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use buffa_types::google::protobuf::Timestamp;
 

@@ -28,9 +28,7 @@ fn follow(requested: &Path) -> Result<PathBuf, Error> {
     let shown = requested.display();
     fs::canonicalize(requested).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NotFound(format!("path not found: {shown}")),
-        io::ErrorKind::NotADirectory => {
-            Error::Invalid(format!("path is not a directory: {shown}"))
-        }
+        io::ErrorKind::NotADirectory => Error::Invalid(format!("path is not a directory: {shown}")),
         _ if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => {
             Error::Precondition(format!("cyclic symlink or chain of too many links at '{shown}'"))
         }

@@ -23,7 +23,7 @@ use connectrpc::{
 use self::{
     entry::Describe,
     error::Error,
-    watch::{Polled, Watch, Wanted},
+    watch::{Polled, Wanted, Watch},
 };
 use crate::{
     connect::proto::filesystem::{
@@ -210,4 +210,4 @@ impl Filesystem for FilesystemService {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,6 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    fcntl::AT_FDCWD,
+    sys::{
+        stat::{UtimensatFlags, utimensat},
+        time::TimeSpec,
+    },
+};
+
 use super::error::Error;
 use crate::users::User;
 
@@ -46,7 +54,8 @@ pub(crate) fn make_dir(path: &Path, user: &User) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io(format!("looking at '{shown}'"), error)),
     }
-    ensure_dirs(path, user).map_err(|error| Error::io(format!("creating directory '{shown}'"), error))
+    ensure_dirs(path, user)
+        .map_err(|error| Error::io(format!("creating directory '{shown}'"), error))
 }
 
 pub(crate) fn rename(source: &Path, destination: &Path, user: &User) -> Result<(), Error> {
@@ -59,8 +68,9 @@ pub(crate) fn rename(source: &Path, destination: &Path, user: &User) -> Result<(
         Err(error) => return Err(Error::io(format!("looking at '{from}'"), error)),
     }
     if let Some(parent) = destination.parent() {
-        ensure_dirs(parent, user)
-            .map_err(|error| Error::io(format!("creating directory '{}'", parent.display()), error))?;
+        ensure_dirs(parent, user).map_err(|error| {
+            Error::io(format!("creating directory '{}'", parent.display()), error)
+        })?;
     }
     match fs::rename(source, destination) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -123,8 +133,10 @@ fn keep(path: &Path, found: &fs::Metadata) -> io::Result<()> {
     chown(path, Some(found.uid()), Some(found.gid()))?;
     // After chown, which drops setuid.
     fs::set_permissions(path, found.permissions())?;
-    let times = fs::FileTimes::new().set_modified(found.modified()?).set_accessed(found.accessed()?);
-    fs::File::open(path)?.set_times(times)
+    let accessed = TimeSpec::new(found.atime(), found.atime_nsec());
+    let modified = TimeSpec::new(found.mtime(), found.mtime_nsec());
+    let follow = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(AT_FDCWD, path, &accessed, &modified, follow)?)
 }
 
 /// As far as the destination's filesystem has them.

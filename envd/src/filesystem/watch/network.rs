@@ -35,7 +35,16 @@ fn is_network_kind(kind: &str) -> bool {
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
     matches!(
         kind,
-        "nfs" | "nfs4" | "cifs" | "smb2" | "smb3" | "smbfs" | "fuse" | "9p" | "ceph" | "afs"
+        "nfs"
+            | "nfs4"
+            | "cifs"
+            | "smb2"
+            | "smb3"
+            | "smbfs"
+            | "fuse"
+            | "9p"
+            | "ceph"
+            | "afs"
             | "virtiofs"
     )
 }

@@ -90,7 +90,9 @@ impl Streaming {
 }
 
 fn response(
-    event: impl Into<Option<crate::connect::proto::filesystem::__buffa::oneof::watch_dir_response::Event>>,
+    event: impl Into<
+        Option<crate::connect::proto::filesystem::__buffa::oneof::watch_dir_response::Event>,
+    >,
 ) -> WatchDirResponse {
     WatchDirResponse { event: event.into(), ..Default::default() }
 }
