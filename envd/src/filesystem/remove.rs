@@ -9,16 +9,18 @@ use nix::{
     dir::{Dir, Type},
     errno::Errno,
     fcntl::{AtFlags, OFlag},
-    sys::stat::{FileStat, Mode, fstat, fstatat},
+    sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
     unistd::{UnlinkatFlags, unlinkat},
 };
 
 use super::error::Error;
 
+type Identity = (libc::dev_t, libc::ino_t);
+
 /// One directory on the way from the root of what is removed to where we are.
 struct Level {
     name: CString,
-    parent: (u64, u64),
+    parent: Identity,
 }
 
 /// Somebody who keeps filling what we empty wins after so many rounds.
@@ -121,11 +123,11 @@ fn unlink(at: &Dir, name: &std::ffi::CStr, flag: UnlinkatFlags) -> nix::Result<(
 
 fn is_directory(at: &Dir, name: &std::ffi::CStr) -> nix::Result<bool> {
     let found = fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    Ok(u32::from(found.st_mode) & 0o170_000 == 0o040_000)
+    Ok(SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
-fn identity(found: &FileStat) -> (u64, u64) {
-    (found.st_dev as u64, found.st_ino as u64)
+fn identity(found: &FileStat) -> Identity {
+    (found.st_dev, found.st_ino)
 }
 
 #[cfg(test)]

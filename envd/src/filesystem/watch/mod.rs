@@ -73,7 +73,7 @@ impl Watch {
     }
 
     /// The next events, or `None` when there were none until then. Not to be called after an end.
-    pub(super) async fn next(&mut self, until: Option<Instant>) -> Option<Batch> {
+    async fn next(&mut self, until: Option<Instant>) -> Option<Batch> {
         let mut raw = Vec::new();
         let received = self.raw.recv_many(&mut raw, BATCH);
         let count = match until {
