@@ -62,7 +62,7 @@ impl Listing<'_> {
             let entry = match describe.entry(&path, &self.requested.join(&relative)) {
                 Ok(entry) => entry,
                 // Removed since its name was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(Failed::Io(error).into_error(&path)),
             };
             let descend = entry.permissions.starts_with('d')
@@ -71,7 +71,7 @@ impl Listing<'_> {
             if descend {
                 match self.names(&relative, relative.as_os_str().len()) {
                     Ok(names) => levels.push((relative, names)),
-                    Err(Failed::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(Failed::Io(error)) if is_gone(&error) => {}
                     Err(failed) => return Err(failed.into_error(&path)),
                 }
             }
@@ -94,6 +94,12 @@ impl Listing<'_> {
         names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
         Ok(names)
     }
+}
+
+/// Of a process that has ended, /proc says "no such process".
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
 enum Failed {

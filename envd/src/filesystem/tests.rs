@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::Path,
     time::Duration,
@@ -197,6 +198,7 @@ async fn errors_have_the_codes_sdks_look_for() {
         ("MakeDir", json!({"path": home.path()}), "already_exists"),
         ("MakeDir", json!({"path": file}), "invalid_argument"),
         ("Move", json!({"source": missing, "destination": file}), "not_found"),
+        ("Move", json!({"source": home.path(), "destination": missing}), "invalid_argument"),
         ("ListDir", path.clone(), "not_found"),
         ("ListDir", json!({"path": file}), "invalid_argument"),
         ("CreateWatcher", path.clone(), "not_found"),
@@ -332,7 +334,9 @@ async fn a_recursive_watch_follows_new_directories() {
     assert_eq!(frames.events(2).await, ["rename a", "create z"]);
     // Long enough for the new names to be watched.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    fs::write(at("z/b/c/file"), "y").unwrap();
+    // Opened without truncating, which can be an event of its own.
+    let mut file = fs::OpenOptions::new().append(true).open(at("z/b/c/file")).unwrap();
+    file.write_all(b"y").unwrap();
     assert_eq!(frames.event().await, "write z/b/c/file");
     fs::remove_dir(at("known/below")).err().unwrap();
     fs::remove_file(at("known/below/file")).unwrap();

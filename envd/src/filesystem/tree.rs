@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -60,6 +61,9 @@ pub(crate) fn make_dir(path: &Path, user: &User) -> Result<(), Error> {
 
 pub(crate) fn rename(source: &Path, destination: &Path, user: &User) -> Result<(), Error> {
     let (from, to) = (source.display(), destination.display());
+    if destination != source && destination.starts_with(source) {
+        return Err(Error::Invalid(format!("cannot move '{from}' into itself, to '{to}'")));
+    }
     match fs::symlink_metadata(source) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -85,8 +89,19 @@ pub(crate) fn rename(source: &Path, destination: &Path, user: &User) -> Result<(
 }
 
 /// What `mv` does where rename(2) cannot: between mounts, and for a directory of a read-only
-/// layer. Everything is copied before anything is removed.
+/// layer. The copy gets its name when it is whole, and the source goes after that.
 fn copy_over(source: &Path, destination: &Path) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let staged = destination.with_file_name(format!(".envd-move-{now:x}"));
+    let copied = copy(source, &staged).and_then(|()| fs::rename(&staged, destination));
+    if copied.is_err() {
+        // The first error is the one to tell.
+        let _ = super::remove::remove(&staged);
+    }
+    copied
+}
+
+fn copy(source: &Path, destination: &Path) -> io::Result<()> {
     let mut pending: Vec<(PathBuf, PathBuf)> = vec![(source.into(), destination.into())];
     // Times of a directory are set when all is in it.
     let mut made = Vec::new();
@@ -94,17 +109,7 @@ fn copy_over(source: &Path, destination: &Path) -> io::Result<()> {
         let found = fs::symlink_metadata(&from)?;
         let kind = found.file_type();
         if kind.is_dir() {
-            if to.starts_with(source) {
-                return Err(io::Error::other("the destination is inside the source"));
-            }
-            match fs::DirBuilder::new().mode(found.mode() & 0o7777).create(&to) {
-                Err(error) if from == source && error.kind() == io::ErrorKind::AlreadyExists => {
-                    // rename(2) replaces an empty directory, and nothing else.
-                    fs::remove_dir(&to)?;
-                    fs::DirBuilder::new().mode(found.mode() & 0o7777).create(&to)?;
-                }
-                created => created?,
-            }
+            fs::DirBuilder::new().mode(found.mode() & 0o7777).create(&to)?;
             for entry in fs::read_dir(&from)? {
                 let entry = entry?;
                 pending.push((entry.path(), to.join(entry.file_name())));
@@ -115,7 +120,6 @@ fn copy_over(source: &Path, destination: &Path) -> io::Result<()> {
             keep(&to, &found)?;
             copy_attributes(&from, &to);
         } else if kind.is_symlink() {
-            let _ = fs::remove_file(&to);
             std::os::unix::fs::symlink(fs::read_link(&from)?, &to)?;
             std::os::unix::fs::lchown(&to, Some(found.uid()), Some(found.gid()))?;
         } else {
