@@ -117,3 +117,17 @@ async fn starts_and_ends_are_reported() {
         assert_eq!((ended, exit_code), (pid, 5));
     }
 }
+
+#[tokio::test]
+async fn files_and_the_filesystem_are_there() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    let uri = format!("/files?path={}", path.display());
+    let octets = [("content-type", "application/octet-stream")];
+    assert_eq!(server.rest("POST", &uri, &octets, "contents").await.0, 200);
+    let json = [("content-type", "application/json")];
+    let body = json!({"path": path.display().to_string()}).to_string();
+    let (status, stat) = server.rest("POST", "/filesystem.Filesystem/Stat", &json, body).await;
+    assert_eq!((status, &stat["entry"]["size"]), (200, &json!("8")));
+}
