@@ -109,6 +109,8 @@ impl Server {
             ("content-type", "application/connect+json"),
             ("connect-protocol-version", "1"),
             ("accept-encoding", "gzip, br, zstd"),
+            ("connect-accept-encoding", "identity"),
+            ("connect-content-encoding", "identity"),
         ];
         all.extend(headers);
         let path = format!("/process.Process/{method}");
