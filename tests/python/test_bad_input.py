@@ -1,6 +1,9 @@
 """What clients must not send: the right status, a JSON error, and nothing created."""
 
+import contextlib
 import json
+import socket
+import threading
 import uuid
 
 import pytest
@@ -9,7 +12,6 @@ from gateway import KEY
 
 CREATE = ["/sandboxes", "/v2/sandboxes"]
 both = pytest.mark.parametrize("path", CREATE)
-HUGE = "x" * (20 << 20)
 
 
 @pytest.fixture(autouse=True)
@@ -84,12 +86,44 @@ def test_timeouts_outside_reason_are_refused(http, path, timeout):
     error(http.post(path, json={"templateID": "base", "timeout": timeout}), 400)
 
 
+def answer_to(gateway, head, *body):
+    """What comes back while a request too big for the server is still being sent."""
+    with socket.create_connection(gateway.address, timeout=20) as connection:
+
+        def send():
+            with contextlib.suppress(OSError):
+                for part in ["\r\n".join([*head, "", ""]).encode(), *body]:
+                    connection.sendall(part)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while b"\r\n\r\n" not in answer and (received := connection.recv(65536)):
+                answer += received
+        connection.shutdown(socket.SHUT_RDWR)
+        sender.join()
+    return answer.decode().partition("\r\n")[0]
+
+
 @both
-def test_oversized_bodies_are_refused(http, path):
-    error(http.post(path, json={"templateID": "base", "metadata": {"a": HUGE}}), 413)
-    error(http.post(path, json={"templateID": HUGE}), 413)
-    chunked = (piece for piece in [b'{"templateID":"base","metadata":{"a":"'] + [b"x" * 65536] * 320)
-    error(http.post(path, content=chunked), 413)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_oversized_bodies_are_refused(gateway, path, chunked):
+    body = json.dumps({"templateID": "base", "metadata": {"a": "x" * (20 << 20)}}).encode()
+    head = [f"POST {path} HTTP/1.1", f"Host: {gateway.listen}", f"X-API-Key: {KEY}"]
+    if chunked:
+        head.append("Transfer-Encoding: chunked")
+        parts = [b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"]
+    else:
+        head.append(f"Content-Length: {len(body)}")
+        parts = [body]
+    assert answer_to(gateway, head, *parts).startswith("HTTP/1.1 413")
+
+
+def test_oversized_headers_are_refused(gateway, http):
+    head = ["GET /v2/sandboxes HTTP/1.1", f"Host: {gateway.listen}", "X-Long: " + "x" * (4 << 20)]
+    assert answer_to(gateway, head).startswith(("HTTP/1.1 400", "HTTP/1.1 431"))
+    assert http.get("/health").status_code == 200
 
 
 @both
@@ -240,7 +274,7 @@ def test_what_comes_later_says_so(http, sandbox_once, method, path):
     error(http.request(method, path.format(id=sandbox_once), json={"name": "x"}), 501)
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/sandboxes/", "/v2", "/v9/sandboxes", "//", "/%2e%2e"])
+@pytest.mark.parametrize("path", ["/nothing", "/v2", "/v9/sandboxes", "/sandboxes/x/y/z", "/%2e%2e"])
 def test_unknown_routes_are_404(http, path):
     error(http.get(path), 404)
 
@@ -272,9 +306,3 @@ def test_a_missing_key_is_401(gateway, method, path, key):
 def test_a_header_name_in_any_case_is_the_same_header(gateway):
     with gateway.http(**{"X-API-Key": None, "x-api-KEY": KEY}) as http:
         assert http.get("/v2/sandboxes").status_code == 200
-
-
-def test_oversized_headers_are_refused(gateway, http):
-    answer = http.get("/v2/sandboxes", headers={"X-Long": "x" * 1_000_000})
-    assert answer.status_code in (400, 431)
-    assert http.get("/health").status_code == 200
