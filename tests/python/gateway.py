@@ -20,10 +20,10 @@ STARTED_WITH = {
 }
 
 
-def coppice(*argv, patience=60, env=None, prefix=()):
+def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
     """Runs one command of the binary to its end."""
     return subprocess.run(
-        [*prefix, BINARY, *argv],
+        [*prefix, binary, *argv],
         env={**STARTED_WITH, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -75,8 +75,9 @@ def test_a_sandbox_that_died_meanwhile_is_cleared_away(own, eventually):
 
 def test_sigterm_ends_in_time_with_streams_open_and_leaves_sandboxes(own):
     sandbox, pid = busy_sandbox(own)
-    sandbox.commands.connect(pid)
+    stream = sandbox.commands.connect(pid)
     assert own.end(signal.SIGTERM) < 5
+    stream.disconnect()
     assert processes_of(sandbox.sandbox_id, "user")
 
 

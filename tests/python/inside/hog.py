@@ -1,6 +1,7 @@
 """Fills memory and keeps it full: a child takes all it can get and is replaced when it is killed.
 
-Waits for `/tmp/go`; counts the children that the kernel has killed in `/tmp/killed`.
+The first child is there from the start and waits for `/tmp/go`, so that a full process table does
+not stop it; every later one takes its place. `/tmp/killed` counts those the kernel has killed.
 """
 
 import os
@@ -8,13 +9,13 @@ import time
 
 
 def devour():
+    while not os.path.exists("/tmp/go"):
+        time.sleep(0.05)
     taken = []
     while True:
         taken.append(b"x" * (16 << 20))
 
 
-while not os.path.exists("/tmp/go"):
-    time.sleep(0.05)
 killed = 0
 while True:
     try:
