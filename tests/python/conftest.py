@@ -2,7 +2,10 @@
 
 import importlib.metadata
 import os
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,6 +20,12 @@ FIRST_BUILD = 600
 
 def pytest_report_header():
     return f"e2b {'.'.join(map(str, SDK))}"
+
+
+def warm(gateway):
+    """One sandbox first: what a gateway opens once and keeps is not what a sandbox leaves."""
+    with Sandbox.create(**gateway.opts) as sandbox:
+        sandbox.commands.run("true")
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +46,7 @@ def gateway(host):
     try:
         gateway.start(patience=FIRST_BUILD)
         os.environ.update(E2B_API_URL=gateway.url, E2B_SANDBOX_URL=gateway.url, E2B_API_KEY=KEY)
+        warm(gateway)
         yield gateway
         gateway.end()
         gateway.down()
@@ -57,6 +67,14 @@ def new_gateway(gateway):
     yield make
     for one in made:
         one.remove()
+
+
+@pytest.fixture
+def short_dir():
+    """A directory whose path leaves room for sockets below it."""
+    path = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -27,10 +27,10 @@ class HostState:
                 "mount": Counter(_mounts()),
                 "cgroup": Counter(_cgroups()),
                 "process": Counter(_processes(pid)),
-                "unix socket": Counter(_unix_sockets(gateway.data_dir)),
+                "unix socket": Counter(_unix_sockets(gateway)),
                 "directory": Counter(_directories(gateway.data_dir)),
-                "network link": Counter(_links()),
-                "nftables entry": Counter(_nftables()),
+                "network link": Counter(_links(gateway)),
+                "nftables entry": Counter(_nftables(gateway)),
                 "slot": Counter(map(str, SLOTS.glob("*"))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
@@ -78,9 +78,8 @@ def _mounts():
 
 def _cgroups():
     for path, directories, _ in os.walk(CGROUPS):
-        found = [name for name in directories if name.startswith("coppice-")]
-        directories[:] = [name for name in directories if name not in found]
-        yield from (os.path.join(path, name) for name in found)
+        yield from (os.path.join(path, name) for name in directories if name.startswith("coppice"))
+        directories[:] = [name for name in directories if not name.startswith("coppice-")]
 
 
 def _processes(gateway_pid):
@@ -94,8 +93,14 @@ def _processes(gateway_pid):
             yield f"{pid} {' '.join(argv).strip() or _read(f'/proc/{pid}/comm').strip()}"
 
 
-def _unix_sockets(data_dir):
-    return [line.split()[-1] for line in _read("/proc/net/unix").splitlines() if f"{data_dir}/" in line]
+def _shown(gateway, *argv):
+    """What a command prints in the network namespace of the gateway."""
+    return subprocess.run([*gateway.prefix, *argv], capture_output=True, text=True).stdout
+
+
+def _unix_sockets(gateway):
+    rows = _shown(gateway, "cat", "/proc/net/unix").splitlines()
+    return [row.split()[-1] for row in rows if f"{gateway.data_dir}/" in row]
 
 
 def _directories(data_dir):
@@ -103,16 +108,14 @@ def _directories(data_dir):
         yield from (str(entry) for entry in (data_dir / place).glob("*"))
 
 
-def _links():
-    shown = subprocess.run(["ip", "-j", "link"], capture_output=True, check=True)
-    return [link["ifname"] for link in json.loads(shown.stdout)]
+def _links(gateway):
+    return [link["ifname"] for link in json.loads(_shown(gateway, "ip", "-j", "link"))]
 
 
-def _nftables():
-    shown = subprocess.run(["nft", "-j", "list", "table", "inet", "coppice"], capture_output=True)
-    if shown.returncode != 0:
-        return []
-    return [json.dumps(_lasting(entry)) for entry in json.loads(shown.stdout)["nftables"]]
+def _nftables(gateway):
+    """Empty when the table is not there."""
+    shown = _shown(gateway, "nft", "-j", "list", "table", "inet", "coppice") or '{"nftables":[]}'
+    return [json.dumps(_lasting(entry)) for entry in json.loads(shown)["nftables"]]
 
 
 def _lasting(entry):

@@ -126,7 +126,8 @@ class Internet:
     def reaches(self, address, port=WEB_PORT):
         """Whether a connection can be made from `host` itself."""
         attempt = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
-        return subprocess.run([*self.enter(self.host), sys.executable, "-c", attempt]).returncode == 0
+        argv = [*self.enter(self.host), sys.executable, "-c", attempt]
+        return subprocess.run(argv, stderr=subprocess.DEVNULL).returncode == 0
 
     def __exit__(self, *_):
         for process in self.running:

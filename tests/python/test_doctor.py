@@ -24,11 +24,9 @@ def test_each_thing_sandboxes_need_has_its_line(gateway):
         assert any(what in line for line in lines), f"nothing about {what} in\n{done.stdout}"
 
 
-def test_a_host_that_can_make_no_sandbox_is_told_so_and_how_to_mend_it(tmp_path):
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
-    binary = shutil.copy(BINARY, tmp_path / "coppice")
+def test_a_host_that_can_make_no_sandbox_is_told_so_and_how_to_mend_it(short_dir):
+    short_dir.chmod(0o755)
+    binary = shutil.copy(BINARY, short_dir / "coppice")
     done = coppice("doctor", prefix=["setpriv", "--reuid=65534", "--clear-groups"], binary=binary)
     assert done.returncode != 0
     assert "root" in done.stdout and "panicked" not in done.stderr

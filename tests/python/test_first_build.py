@@ -2,19 +2,21 @@
 
 import socket
 import time
+from pathlib import Path
 
 import httpx
 
 from gateway import KEY
 
 NEVER_DONE = """#!/bin/sh
+echo $$ > "${0%/*}/pid"
 echo 'I: downloading packages...' >&2
 exec sleep 600
 """
 
 
 def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(
-    new_gateway, tmp_path
+    new_gateway, tmp_path, eventually
 ):
     builder = tmp_path / "mmdebstrap"
     builder.write_text(NEVER_DONE)
@@ -41,6 +43,8 @@ def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(
             time.sleep(0.1)
     assert answer.status_code == 503
     assert answer.json()["code"] == 503 and "base" in answer.json()["message"]
-    assert httpx.get(f"{gateway.url}/health", trust_env=False).status_code == 503
+    assert httpx.get(f"{gateway.url}/health", trust_env=False).status_code != 200
     assert (gateway.base / "out").read_text() == ""
+    builder_pid = int((tmp_path / "pid").read_text())
     assert gateway.end() < 5
+    eventually(lambda: not Path(f"/proc/{builder_pid}").exists())

@@ -1,11 +1,8 @@
 """Code that means harm: it hurts only its own sandbox, and ending that leaves nothing."""
 
 import io
-import shutil
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from e2b import NotEnoughSpaceException, RateLimitException, Sandbox
@@ -94,25 +91,25 @@ def quick(call):
 
 
 @pytest.fixture
-def small_disk():
+def small_disk(short_dir):
     """A file system of 600 MB, mounted at a short path."""
-    base = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
-    mount = base / "m"
+    image, mount = short_dir / "image", short_dir / "m"
     mount.mkdir()
-    image = base / "image"
     with open(image, "wb") as file:
         file.truncate(600 << 20)
     subprocess.run(["mkfs.ext4", "-qF", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, mount], check=True)
     yield mount
     subprocess.run(["umount", mount], check=True)
-    shutil.rmtree(base)
 
 
 @pytest.fixture
 def cramped_gateway(small_disk, new_gateway):
     """A gateway whose sandboxes share a small disk."""
-    return new_gateway(data_dir=small_disk / "d").start()
+    gateway = new_gateway(data_dir=small_disk / "d").start()
+    with Sandbox.create(**gateway.opts) as first:
+        first.commands.run("true")
+    return gateway
 
 
 class Endless(io.RawIOBase):

@@ -38,8 +38,6 @@ def test_fifty_sandboxes_at_once_all_answer_and_leave_nothing(gateway):
 
 @pytest.mark.timeout(120)
 def test_making_and_ending_over_and_over_leaves_nothing(gateway):
-    with Sandbox.create() as first:
-        first.commands.run("true")
     start = HostState.of(gateway)
     for _ in range(40):
         with Sandbox.create(timeout=60) as sandbox:

@@ -101,6 +101,16 @@ def test_down_ends_all_sandboxes_and_leaves_nothing(own):
     own.down()
 
 
+def test_down_of_one_gateway_does_not_disturb_another(own, sandbox):
+    busy_sandbox(own)
+    own.end()
+    own.down()
+    assert sandbox.commands.run("echo undisturbed").stdout == "undisturbed\n"
+    sandbox.kill()
+    with Sandbox.create(timeout=60) as later:
+        assert later.commands.run("echo still here").stdout == "still here\n"
+
+
 def test_a_data_directory_serves_one_gateway_at_a_time(own):
     second = coppice("serve", "--listen", "127.0.0.1:0", "--data-dir", own.data_dir, patience=20)
     assert second.returncode not in (0, None)
