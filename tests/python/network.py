@@ -84,8 +84,23 @@ class Internet:
         for space in (self.host, self.world):
             run("ip", "netns", "add", space)
             run("ip", "-n", space, "link", "set", "lo", "up")
-        run("ip", "-n", self.host, "link", "add", "up0", "type", "veth", "peer", "up0", "netns", self.world)
-        self._address(self.host, *(f"{address}/24" for address in HOST.values()), "169.254.169.1/16")
+        run(
+            "ip",
+            "-n",
+            self.host,
+            "link",
+            "add",
+            "up0",
+            "type",
+            "veth",
+            "peer",
+            "up0",
+            "netns",
+            self.world,
+        )
+        self._address(
+            self.host, *(f"{address}/24" for address in HOST.values()), "169.254.169.1/16"
+        )
         self._address(
             self.world, f"{PUBLIC}/24", f"{PRIVATE}/24", f"{RESOLVER}/24", f"{METADATA}/16"
         )
@@ -110,7 +125,13 @@ class Internet:
     def python(self, space, program, *arguments, pass_fds=()):
         """Starts a program in a namespace and waits until it says that it is up."""
         process = subprocess.Popen(
-            [*self.enter(space), sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+            [
+                *self.enter(space),
+                sys.executable,
+                "-c",
+                textwrap.dedent(program),
+                *map(str, arguments),
+            ],
             stdout=subprocess.PIPE,
             pass_fds=pass_fds,
         )

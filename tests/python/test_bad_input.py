@@ -274,7 +274,9 @@ def test_what_comes_later_says_so(http, sandbox_once, method, path):
     error(http.request(method, path.format(id=sandbox_once), json={"name": "x"}), 501)
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v2", "/v9/sandboxes", "/sandboxes/x/y/z", "/%2e%2e"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v2", "/v9/sandboxes", "/sandboxes/x/y/z", "/%2e%2e"]
+)
 def test_unknown_routes_are_404(http, path):
     error(http.get(path), 404)
 

@@ -67,7 +67,8 @@ def test_an_empty_file_stays_empty(sandbox):
 
 
 @pytest.mark.parametrize(
-    "name", ["grüße 日本.txt", 'quo"ted;=.txt', "per%20cent+plus&.txt", "new\nline", "-dash", "a" * 255]
+    "name",
+    ["grüße 日本.txt", 'quo"ted;=.txt', "per%20cent+plus&.txt", "new\nline", "-dash", "a" * 255],
 )
 def test_names_of_any_characters_are_kept(sandbox, name):
     path = f"/home/user/in/{name}"
@@ -312,7 +313,9 @@ def test_expired_and_forged_links_are_refused(sandbox):
 
 def test_envd_answers_nobody_without_its_token(sandbox, gateway):
     to_envd = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49983"}
-    message = "unauthorized access, please provide a valid access token or method signing if supported"
+    message = (
+        "unauthorized access, please provide a valid access token or method signing if supported"
+    )
     for token in ({}, {"X-Access-Token": "wrong"}):
         with gateway.http(**to_envd, **token) as http:
             answer = http.post("/process.Process/List", json={})
@@ -330,6 +333,9 @@ def test_ranges_are_served(sandbox, gateway):
     zipped = get(url, headers={"Accept-Encoding": "gzip"})
     assert zipped.text == "0123456789"
     with gateway.http() as http:
-        odd = http.post(sandbox.upload_url("z"), content=gzip.compress(b"zz")[:-6], headers={
-            "Content-Type": "application/octet-stream", "Content-Encoding": "gzip"})
+        odd = http.post(
+            sandbox.upload_url("z"),
+            content=gzip.compress(b"zz")[:-6],
+            headers={"Content-Type": "application/octet-stream", "Content-Encoding": "gzip"},
+        )
     assert odd.status_code == 400

@@ -16,14 +16,18 @@ def work(sandbox, n):
     said = [sandbox.commands.run(f"echo {n}.{turn}; cat who").stdout for turn in range(3)]
     sandbox.commands.run("sleep 300", background=True, timeout=0)
     counted = sandbox.commands.run("seq 1000 | paste -sd+ | python3 -c 'print(eval(input()))'")
-    return said == [f"{n}.{turn}\nsandbox {n}" for turn in range(3)] and counted.stdout == "500500\n"
+    return (
+        said == [f"{n}.{turn}\nsandbox {n}" for turn in range(3)] and counted.stdout == "500500\n"
+    )
 
 
 @pytest.mark.timeout(180)
 def test_fifty_sandboxes_at_once_all_answer_and_leave_nothing(gateway):
     start = HostState.of(gateway)
     with ThreadPoolExecutor(MANY) as pool:
-        made = list(pool.map(lambda n: Sandbox.create(timeout=170, metadata={"n": str(n)}), range(MANY)))
+        made = list(
+            pool.map(lambda n: Sandbox.create(timeout=170, metadata={"n": str(n)}), range(MANY))
+        )
         try:
             assert len({sandbox.sandbox_id for sandbox in made}) == MANY
             assert {sandbox.sandbox_id for sandbox in made} <= gateway.ids()

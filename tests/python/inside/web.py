@@ -101,7 +101,11 @@ class Handler(BaseHTTPRequestHandler):
     def length(size):
         if size < 126:
             return bytes([size])
-        return b"\x7e" + size.to_bytes(2, "big") if size < 1 << 16 else b"\x7f" + size.to_bytes(8, "big")
+        return (
+            b"\x7e" + size.to_bytes(2, "big")
+            if size < 1 << 16
+            else b"\x7f" + size.to_bytes(8, "big")
+        )
 
     def log_message(self, *_):
         pass
