@@ -61,8 +61,10 @@ def fetch(sandbox, target, port=WEB_PORT):
 
 def own_address(sandbox):
     """The address a sandbox sends from."""
-    script = f"import socket; s = socket.socket(2, 2); s.connect(('{PUBLIC}', 9)); print(s.getsockname()[0])"
-    return sandbox.commands.run(f'python3 -c "{script}"').stdout.strip()
+    script = (
+        f"import socket as s; c = s.socket(s.AF_INET, s.SOCK_DGRAM); c.connect(('{PUBLIC}', 9))"
+    )
+    return sandbox.commands.run(f'python3 -c "{script}; print(c.getsockname()[0])"').stdout.strip()
 
 
 def default_router(sandbox):
@@ -109,9 +111,8 @@ def test_sandboxes_cannot_reach_each_other(fenced, nat):
     with Sandbox.create(timeout=60, **fenced.outside) as other:
         other.commands.run(listener, background=True, timeout=0)
         address = own_address(other)
-        other.commands.run(
-            f"until curl -s --max-time 1 http://{address}:{WEB_PORT}/ >/dev/null; do sleep 0.1; done"
-        )
+        up = f"curl -s --max-time 1 http://{address}:{WEB_PORT}/ >/dev/null"
+        other.commands.run(f"until {up}; do sleep 0.1; done", timeout=10)
         assert address != own_address(nat)
         assert fetch(nat, address) is None
 

@@ -1,4 +1,7 @@
-"""Git in a sandbox, by commands and by the SDK's helpers; the remote is a bare repository inside."""
+"""Git in a sandbox, by commands and by the SDK's helpers.
+
+The remote is a bare repository in the same sandbox: no network is needed.
+"""
 
 import pytest
 from e2b import CommandExitException

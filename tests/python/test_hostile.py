@@ -13,11 +13,12 @@ from inside import source
 LEAVES_NOTHING = {
     "double forks": "(setsid sh -c '(sleep 600 &) & (sleep 600 &)' &) & sleep 0.5",
     "daemons": "for i in $(seq 20); do setsid nohup sleep 600 >/dev/null 2>&1 & done; sleep 0.5",
-    "ignored signals": """setsid bash -c 'trap "" TERM INT HUP QUIT; while :; do sleep 1; done' &""",
+    "ignored signals": """
+        setsid bash -c 'trap "" TERM INT HUP QUIT; while :; do sleep 1; done' &""",
     "a deleted working directory": "mkdir gone; cd gone; rmdir ../gone; setsid sleep 600 &",
     "open deleted files": "exec 3>big; rm big; head -c 50000000 /dev/zero >&3; setsid sleep 600 &",
     "a stopped process": "setsid sleep 600 & kill -STOP $!",
-    "immutable and deep directories": """
+    "deep directories that nobody may enter": """
         p=; for i in $(seq 200); do p=$p/ddddddddddddddd; done; mkdir -p ~$p
         python3 - <<'END'
 import os
@@ -25,8 +26,9 @@ for depth in range(2000):
     os.mkdir('x' * 200)
     os.chdir('x' * 200)
 END
-        sudo chattr +i ~ 2>/dev/null; chmod 000 ~""",
-    "files of strange names": r"""touch "$(printf 'a\nb')" "$(printf '\xff\xfe')" -- '-rf' '$(reboot)'""",
+        chmod 000 ~""",
+    "files of strange names": r"""
+        touch "$(printf 'a\nb')" "$(printf '\xff\xfe')" -- '-rf' '$(reboot)'""",
     "mounts": """sudo sh -c 'mount -t tmpfs none /mnt; mount --bind / /opt;
         unshare -mpf --mount-proc sleep 600 &' ; sleep 0.5""",
     "namespaces": "unshare -Urmpf sleep 600 & sudo unshare -n sleep 600 & sleep 0.5",

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+import httpx
 import pytest
 from e2b import AsyncSandbox, Sandbox, TimeoutException
 
@@ -66,7 +67,7 @@ def test_a_download_in_flight_fails(sandbox):
     next(stream)
     sandbox.kill()
     asked = time.monotonic()
-    with pytest.raises(Exception):
+    with pytest.raises(httpx.TransportError):
         list(stream)
     assert time.monotonic() - asked < 5
 
