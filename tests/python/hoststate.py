@@ -11,6 +11,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 SLOTS = Path("/run/coppice/slots")
+SANDBOX = re.compile("coppice-[0-9a-f]{32}")
 
 
 @dataclass
@@ -60,6 +61,11 @@ def processes_of(sandbox_id, part=""):
     return [pid for pid in _pids() if wanted in _read(f"/proc/{pid}/cgroup")]
 
 
+def command_lines():
+    """What every process on the host was started with."""
+    return [_read(f"/proc/{pid}/cmdline").replace("\0", " ") for pid in _pids()]
+
+
 def _read(path):
     """A file of a process, empty when the process is gone."""
     try:
@@ -79,7 +85,7 @@ def _mounts():
 def _cgroups():
     for path, directories, _ in os.walk(CGROUPS):
         yield from (os.path.join(path, name) for name in directories if name.startswith("coppice"))
-        directories[:] = [name for name in directories if not name.startswith("coppice-")]
+        directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
 
 
 def _processes(gateway_pid):

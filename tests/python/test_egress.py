@@ -27,11 +27,12 @@ def internet(host):
 def fenced(internet, gateway):
     """A gateway in the `host` namespace, with options for the SDK that lead to it."""
     fenced = Gateway("--dns", RESOLVER, prefix=internet.enter(internet.host))
-    before = HostState.of(fenced)
     try:
         fenced.start()
         url = internet.relay(fenced.address)
         fenced.outside = {"api_url": url, "sandbox_url": url, "api_key": KEY}
+        # The packet filter of the namespace stays while another gateway lives on the host.
+        before = HostState.of(fenced)
         yield fenced
         fenced.end()
         fenced.down()

@@ -262,6 +262,15 @@ def test_more_sandboxes_than_allowed_are_refused_with_when_to_try_again(new_gate
         assert http.post("/v2/sandboxes", json={"templateID": "base"}).status_code == 201
 
 
+def test_a_host_without_memory_to_spare_takes_no_more_sandboxes(new_gateway):
+    gateway = new_gateway("--memory-headroom", str(10**7)).start()
+    with gateway.http() as http:
+        answer = http.post("/v2/sandboxes", json={"templateID": "base"})
+    assert answer.status_code == 503
+    assert answer.json()["error_code"] == "sandbox_capacity_unavailable"
+    assert "Retry-After" in answer.headers and gateway.ids() == set()
+
+
 def test_the_sdk_goes_where_its_arguments_point(new_gateway):
     gateway = new_gateway().start()
     with Sandbox.create(**gateway.opts) as sandbox:
