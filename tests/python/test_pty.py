@@ -55,9 +55,9 @@ def test_a_terminal_is_resized(sandbox):
     sandbox.pty.send_stdin(handle.pid, b"trap 'echo changed' WINCH; echo re''ady\n")
     screen.wait_for(b"ready")
     sandbox.pty.resize(handle.pid, PtySize(rows=50, cols=132))
-    screen.wait_for(b"changed")
     sandbox.pty.send_stdin(handle.pid, b"stty size\n")
     screen.wait_for(b"50 132")
+    screen.wait_for(b"changed")
     sandbox.pty.kill(handle.pid)
 
 
