@@ -1,4 +1,8 @@
-"""Fixtures: the gateway all tests share, sandboxes in it, and gateways of a test's own."""
+"""Fixtures: the gateway all tests share, sandboxes in it, and gateways of a test's own.
+
+As root, with a release binary: `pytest tests/python` in an environment of `requirements.txt`, then
+`pytest tests/python -m sdk` in one of `requirements-old.txt`. `COPPICE_BIN` names another binary.
+"""
 
 import importlib.metadata
 import os
@@ -26,6 +30,17 @@ def warm(gateway):
     """One sandbox first: what a gateway opens once and keeps is not what a sandbox leaves."""
     with Sandbox.create(**gateway.opts) as sandbox:
         sandbox.commands.run("true")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Shows with a failure what the gateways of the test had to say."""
+    report = yield
+    if report.failed:
+        for name, value in item.funcargs.items():
+            if isinstance(value, Gateway):
+                report.sections.append((f"end of the log of `{name}`", value.log_tail()))
+    return report
 
 
 @pytest.fixture(scope="session")
