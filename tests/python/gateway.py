@@ -1,0 +1,133 @@
+"""A gateway under test: the real binary, with a port and a data directory of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+REPO = Path(__file__).resolve().parents[2]
+BINARY = REPO / os.environ.get("COPPICE_BIN", "target/release/coppice")
+# All gateways of a run, and later runs, share what is named by its content.
+TEMPLATES = REPO / "target" / "e2e" / "templates"
+KEY = "e2b_" + "0" * 40
+STARTED_WITH = {
+    name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "E2B_"))
+}
+
+
+def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
+    """Runs one command of the binary to its end."""
+    return subprocess.run(
+        [*prefix, binary, *argv],
+        env={**STARTED_WITH, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=patience,
+    )
+
+
+class Gateway:
+    """One data directory and, between `start` and an end, the process that serves it."""
+
+    def __init__(self, *flags, env=None, prefix=(), data_dir=None, templates=TEMPLATES):
+        # Short: unix sockets below it have 104 bytes for their whole path.
+        self.base = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
+        self.data_dir = data_dir or self.base / "d"
+        self.flags, self.env, self.prefix = flags, env or {}, prefix
+        self.listen, self.process = "127.0.0.1:0", None
+        self.data_dir.mkdir(mode=0o700, exist_ok=True)
+        templates.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.data_dir / "templates").symlink_to(templates)
+
+    def spawn(self, *more_flags):
+        """Starts the process, on the address it had before if it had one."""
+        with open(self.base / "out", "wb") as out, open(self.base / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, BINARY, "serve", "--listen", self.listen]
+                + ["--data-dir", self.data_dir, *self.flags, *more_flags],
+                env={**STARTED_WITH, **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+
+    def start(self, *more_flags, patience=60):
+        """`spawn`, and wait until it says that it can make a sandbox."""
+        self.spawn(*more_flags)
+        deadline = time.monotonic() + patience
+        while not (address := self._announced()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                state = f"ended with {self.process.poll()}"
+                raise AssertionError(f"no gateway: {state}; its log ends\n{self.log_tail()}")
+            time.sleep(0.05)
+        self.listen = address
+        return self
+
+    def _announced(self):
+        for line in (self.base / "out").read_text().splitlines(keepends=True):
+            if line.startswith("listening on http://") and line.endswith("\n"):
+                return line.strip().removeprefix("listening on http://")
+        return None
+
+    def log_tail(self, lines=60):
+        return "\n".join((self.base / "log").read_text(errors="replace").splitlines()[-lines:])
+
+    @property
+    def url(self):
+        return f"http://{self.listen}"
+
+    @property
+    def address(self):
+        host, _, port = self.listen.rpartition(":")
+        return host, int(port)
+
+    @property
+    def opts(self):
+        """What points one call of the SDK at this gateway."""
+        return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
+
+    def http(self, **headers):
+        """A plain HTTP client with the API key; a header given as None is left out."""
+        given = {"X-API-Key": KEY, **headers}
+        return httpx.Client(
+            base_url=self.url,
+            headers={name: value for name, value in given.items() if value is not None},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def ids(self):
+        """The sandboxes it lists."""
+        with self.http() as http:
+            return {listed["sandboxID"] for listed in http.get("/v2/sandboxes").json()}
+
+    def end(self, sig=signal.SIGTERM, patience=30):
+        """Ends the process; returns how long that took."""
+        if self.process is None:
+            return 0
+        asked = time.monotonic()
+        self.process.send_signal(sig)
+        self.process.wait(patience)
+        self.process = None
+        return time.monotonic() - asked
+
+    def down(self):
+        done = coppice("down", "--data-dir", self.data_dir, env=self.env, prefix=self.prefix)
+        assert done.returncode == 0, done.stderr
+
+    def remove(self):
+        """Ends it with all its sandboxes and removes its directories."""
+        try:
+            self.end()
+        finally:
+            if self.process is not None:
+                self.end(signal.SIGKILL)
+            self.down()
+            (self.data_dir / "templates").unlink()
+            shutil.rmtree(self.base)
