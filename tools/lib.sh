@@ -68,9 +68,11 @@ need_rust() {
     PATH=/usr/bin:$PATH
 }
 
-# venv DIRECTORY REQUIREMENTS: a Python environment with exactly these packages.
+# venv DIRECTORY REQUIREMENTS: a Python environment with exactly these packages; made anew when the
+# file, or one beside it that it may include, has changed.
 venv() {
-    if [ -x "$1/bin/python" ] && cmp -s "$2" "$1/requirements.txt"; then
+    wanted=$(cat "$2" "$(dirname "$2")"/requirements*.txt | cksum)
+    if [ -x "$1/bin/python" ] && [ "$(cat "$1/made-from" 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi
     need python3 python3
@@ -80,5 +82,5 @@ venv() {
     mkdir -p "$1"
     python3 -m venv "$1"
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$2"
-    cp "$2" "$1/requirements.txt"
+    printf '%s\n' "$wanted" >"$1/made-from"
 }

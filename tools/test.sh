@@ -44,10 +44,13 @@ have_tools() {
     PATH=$PATH:$(cd "$target" && pwd)/tools/bin
 }
 
-python_tests() {
-    venv tests/.venv tests/python/requirements.txt
+# sdk VENV REQUIREMENTS PYTEST-ARG...
+sdk() {
+    python=$1
+    venv "$python" "tests/python/$2"
+    shift 2
     COPPICE_BIN=$(cd "$target/release" && pwd)/coppice \
-        tests/.venv/bin/python -m pytest tests/python
+        "$python/bin/python" -m pytest tests/python "$@"
 }
 
 [ "$(id -u)" = 0 ] || fail "sandboxes take root: run this as root, e.g. with sudo -E"
@@ -62,7 +65,8 @@ step "dependencies" cargo deny --locked check bans licenses sources
 step "FreeBSD: types and lints" sh tools/freebsd-check.sh
 step "FreeBSD: a binary" sh tools/freebsd-build.sh
 step "release build" cargo build --locked --release --package coppice
-step "the E2B SDK" python_tests
+step "the newest E2B SDK" sdk tests/.venv requirements.txt
+step "an older E2B SDK" sdk tests/.venv-old requirements-old.txt -m sdk
 
 printf '\n'
 say "all of it: ok, $(($(date +%s) - began)) s"

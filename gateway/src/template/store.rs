@@ -47,9 +47,9 @@ pub enum FindError {
     #[error("there is no such template")]
     Unknown,
     /// The step the build is at.
-    #[error("the template is being built: {0}")]
+    #[error("the template base is being built: {0}")]
     Building(String),
-    #[error("the template could not be built: {0}")]
+    #[error("the template base could not be built: {0}")]
     Failed(String),
 }
 
