@@ -32,7 +32,8 @@ debian() {
     [ -n "$missing" ] || return 0
     has apt-get || fail "no apt-get here; please install:$missing"
     say "installing$missing"
-    as_root apt-get -o DPkg::Lock::Timeout=300 -q update
+    [ -n "${apt_updated:-}" ] || as_root apt-get -o DPkg::Lock::Timeout=300 -q update
+    apt_updated=yes
     # One word per package is meant.
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive \

@@ -231,8 +231,9 @@ impl Shared {
         let built = debootstrap::build(&dir, stop, &|step| self.at(step))
             .map_err(Error::from)
             .and_then(|built| self.publish(&dir, built));
-        tree::remove(&dir)?;
+        let removed = tree::remove(&dir);
         built?;
+        removed?;
         self.load()
     }
 
