@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 . tools/lib.sh
 
 debian rustc-web cargo-web rust-web-src rust-web-clippy
-# Source and compiler have to match, so no other toolchain may win.
-PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 cargo clippy --locked --workspace --all-targets \
+# Source and compiler have to match, so no other toolchain may win: by its full name, since `cargo
+# clippy` would look into ~/.cargo/bin first.
+PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 /usr/bin/cargo-clippy clippy --locked --workspace --all-targets \
     -Zbuild-std --target x86_64-unknown-freebsd --target-dir "${CARGO_TARGET_DIR:-target}/freebsd" \
     -- -D warnings

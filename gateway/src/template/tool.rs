@@ -231,4 +231,49 @@ mod tests {
         assert!(tool.run(&stop, |_| {}).is_err());
         assert!(started.elapsed() < Duration::from_secs(5));
     }
+
+    #[test]
+    fn whatever_a_program_started_ends_with_it() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces take root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let script = "setsid sh -c 'echo started; sleep 2; echo > late' & sleep 60";
+        let tool = Tool::new("sh", dir.path(), Duration::from_secs(30)).args(["-c", script]);
+        let stop = CancellationToken::new();
+        let error = tool.run(&stop, |_| stop.cancel()).unwrap_err();
+        assert!(matches!(error, Error::Stopped), "{error}");
+        thread::sleep(Duration::from_millis(2500));
+        assert!(!dir.path().join("late").exists());
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_when_its_time_is_up() {
+        let tool = Tool::new("sleep", Path::new("/"), Duration::from_millis(300)).args(["60"]);
+        let error = tool.run(&CancellationToken::new(), |_| {}).unwrap_err();
+        // Without root there are no namespaces to run it in.
+        let late = matches!(error, Error::Timeout { .. });
+        assert!(late || !nix::unistd::geteuid().is_root(), "{error}");
+    }
+
+    #[test]
+    fn the_gateway_s_own_settings_are_not_passed_on() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces take root");
+            return;
+        }
+        let seen = parking_lot::Mutex::new(String::new());
+        Tool::new("env", Path::new("/"), Duration::from_secs(10))
+            .env("GIVEN", "yes")
+            .run(&CancellationToken::new(), |line| {
+                *seen.lock() += line;
+                *seen.lock() += "\n";
+            })
+            .unwrap();
+        let seen = seen.into_inner();
+        assert!(seen.contains("GIVEN=yes") && seen.contains("PATH="), "{seen}");
+        // Cargo sets it for tests, as an operator sets COPPICE_API_KEYS.
+        assert!(!seen.contains("CARGO_MANIFEST_DIR"), "{seen}");
+    }
 }
