@@ -4,11 +4,12 @@
 //! `<data-dir>/templates/<name>.json` says which layers a name means at present. A sandbox keeps
 //! the layers it was made from, whatever its template's name means later.
 //!
-//! `store` finds templates and keeps `base` built; `debootstrap` is the recipe of `base`; `tree`
-//! measures and clears a finished root; `tool` runs the programs a build needs. Nothing here is
-//! on the path of a create but [`Store::find`].
+//! `store` finds templates by their records and keeps `base` built; `debootstrap` is the recipe of
+//! `base`; `tree` measures and clears a finished root; `tool` runs the programs a build needs.
+//! Nothing here is on the path of a create but [`Store::find`].
 
 mod debootstrap;
+mod record;
 mod sources;
 mod store;
 mod tool;

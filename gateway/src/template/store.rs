@@ -15,14 +15,15 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BASE, Template, debootstrap, tool,
+    BASE, Template, debootstrap,
+    record::{self, Record},
+    tool,
     tree::{self, failed},
 };
 use crate::backend::Limits;
@@ -35,8 +36,8 @@ pub enum Error {
     Io(#[from] tree::Error),
     #[error("template base: {0}")]
     Build(#[from] debootstrap::Error),
-    #[error("template record {path}: {source}")]
-    Record { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Record(#[from] record::Error),
     #[error("the template build ended unexpectedly")]
     Lost,
 }
@@ -51,25 +52,6 @@ pub enum FindError {
     Building(String),
     #[error("the template base could not be built: {0}")]
     Failed(String),
-}
-
-/// `<name>.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    /// Digests, the topmost first.
-    layers: Vec<String>,
-    limits: Limits,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    user: String,
-    #[serde(default)]
-    workdir: Option<String>,
-    /// The recipe it was built by.
-    recipe: String,
-    /// The version of Node in it, if any.
-    node: Option<String>,
-    built_at: DateTime<Utc>,
 }
 
 enum Build {
@@ -167,8 +149,8 @@ impl Shared {
             if path.extension().is_some_and(|ext| ext == "json")
                 && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
             {
-                let record = read_record(&path)?;
-                if let Some(template) = self.template(name, record) {
+                let record = Record::read(&path)?;
+                if let Some(template) = record.template(name, |digest| self.layer(digest)) {
                     found.insert(name.to_owned(), Arc::new(template));
                 }
             }
@@ -177,35 +159,13 @@ impl Shared {
         Ok(())
     }
 
-    /// `None` when a layer is missing: as good as no template.
-    fn template(&self, name: &str, record: Record) -> Option<Template> {
-        let mut layers = Vec::with_capacity(record.layers.len());
-        for digest in &record.layers {
-            let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
-            let layer = self.layer(digest);
-            if !is_digest || !layer.is_dir() {
-                tracing::warn!(template = name, layer = %layer.display(), "layer is missing");
-                return None;
-            }
-            layers.push(layer);
-        }
-        Some(Template {
-            id: name.to_owned(),
-            layers,
-            limits: record.limits,
-            env: record.env,
-            user: record.user,
-            workdir: record.workdir,
-        })
-    }
-
     fn layer(&self, digest: &str) -> PathBuf {
         self.dir.join("layers").join(digest)
     }
 
     fn base_is_current(&self) -> bool {
         self.found.read().contains_key(BASE)
-            && read_record(&self.dir.join("base.json"))
+            && Record::read(&self.dir.join("base.json"))
                 .is_ok_and(|record| record.recipe == debootstrap::fingerprint())
     }
 
@@ -258,10 +218,7 @@ impl Shared {
             built_at: Utc::now(),
         };
         let (draft, path) = (dir.join("base.json"), self.dir.join("base.json"));
-        let text = serde_json::to_vec_pretty(&record)
-            .map_err(|source| Error::Record { path: path.clone(), source })?;
-        fs::write(&draft, text).map_err(failed("write", &draft))?;
-        File::open(&draft).and_then(|file| file.sync_all()).map_err(failed("sync", &draft))?;
+        record.write(&draft)?;
         fs::rename(&draft, &path).map_err(failed("rename", &draft))?;
         tracing::info!(layer = %layer.display(), "template base: built");
         Ok(())
@@ -302,11 +259,6 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-fn read_record(path: &Path) -> Result<Record, Error> {
-    let text = fs::read(path).map_err(failed("read", path))?;
-    serde_json::from_slice(&text).map_err(|source| Error::Record { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
