@@ -3,12 +3,28 @@
 //! `<data-dir>/templates/layers/<digest>/` holds a root file system, named by its content;
 //! `<data-dir>/templates/<name>.json` says which layers a name means at present. A sandbox keeps
 //! the layers it was made from, whatever its template's name means later.
+//!
+//! `store` finds templates by their records and keeps `base` built; `debootstrap` is the recipe of
+//! `base`; `tree` measures and clears a finished root; `tool` runs the programs a build needs.
+//! Nothing here is on the path of a create but [`Store::find`].
+
+mod debootstrap;
+mod record;
+mod sources;
+mod store;
+mod tool;
+mod tree;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Limits;
+
+pub use store::{Error, FindError, Store};
+
+/// The template a sandbox gets when none is named.
+pub const BASE: &str = "base";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {

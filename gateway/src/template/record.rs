@@ -1,0 +1,81 @@
+//! `<name>.json`: what a template's name means at present.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Template,
+    tree::{self, failed},
+};
+use crate::backend::Limits;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Io(#[from] tree::Error),
+    #[error("template record {path}: {source}")]
+    Json { path: PathBuf, source: serde_json::Error },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    /// Digests, the topmost first.
+    pub(super) layers: Vec<String>,
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) user: String,
+    #[serde(default)]
+    pub(super) workdir: Option<String>,
+    /// The recipe it was built by.
+    pub(super) recipe: String,
+    /// The version of Node in it, if any.
+    pub(super) node: Option<String>,
+    pub(super) built_at: DateTime<Utc>,
+}
+
+impl Record {
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read(path).map_err(failed("read", path))?;
+        serde_json::from_slice(&text)
+            .map_err(|source| Error::Json { path: path.to_owned(), source })
+    }
+
+    /// Writes it through to the disk, for a rename to its place.
+    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| Error::Json { path: path.to_owned(), source })?;
+        fs::write(path, text).map_err(failed("write", path))?;
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))?;
+        Ok(())
+    }
+
+    /// `None` when a layer is missing: as good as no template.
+    pub(super) fn template(self, name: &str, layer: impl Fn(&str) -> PathBuf) -> Option<Template> {
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for digest in &self.layers {
+            let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+            let layer = layer(digest);
+            if !is_digest || !layer.is_dir() {
+                tracing::warn!(template = name, layer = %layer.display(), "layer is missing");
+                return None;
+            }
+            layers.push(layer);
+        }
+        Some(Template {
+            id: name.to_owned(),
+            layers,
+            limits: self.limits,
+            env: self.env,
+            user: self.user,
+            workdir: self.workdir,
+        })
+    }
+}

@@ -1,0 +1,87 @@
+# shellcheck shell=sh
+# What run.sh, test.sh and the FreeBSD scripts share: saying what happens, and having what is
+# needed. Sourced from the repository's root. Installs nothing that is there already, so a second
+# run makes no call to a package manager.
+
+say() { printf '==> %s\n' "$*"; }
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif has sudo; then
+        sudo "$@"
+    else
+        fail "this takes root: run it as root, or install sudo"
+    fi
+}
+
+# debian PACKAGE...: installs those that are missing.
+debian() {
+    missing=
+    for package; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+            missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    has apt-get || fail "no apt-get here; please install:$missing"
+    say "installing$missing"
+    [ -n "${apt_updated:-}" ] || as_root apt-get -o DPkg::Lock::Timeout=300 -q update
+    apt_updated=yes
+    # One word per package is meant.
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -o DPkg::Lock::Timeout=300 -q -y install --no-install-recommends $missing
+}
+
+# need COMMAND PACKAGE: installs the package only where nothing else provides the command.
+need() { has "$1" || debian "$2"; }
+
+# The oldest Rust this workspace builds with, e.g. 1.95.
+rust_wanted() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# new_enough CARGO: whether it runs, and is at least rust_wanted.
+new_enough() {
+    version=$("$1" --version 2>/dev/null | cut -d ' ' -f 2)
+    [ -n "$version" ] &&
+        [ "$(printf '%s\n%s\n' "$(rust_wanted)" "$version" | sort -V | head -n 1)" = "$(rust_wanted)" ]
+}
+
+# A C compiler links, git is what cargo and the tests use, and cargo is the user's own where it is
+# new enough, else Debian's.
+need_rust() {
+    PATH=$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin
+    need cc gcc
+    [ -e /usr/include/stdlib.h ] || debian libc6-dev
+    debian ca-certificates
+    if has cargo && new_enough cargo; then
+        return 0
+    fi
+    debian rustc-web cargo-web
+    new_enough /usr/bin/cargo ||
+        fail "Rust $(rust_wanted) or newer is needed; Debian's is $(/usr/bin/cargo --version)"
+    PATH=/usr/bin:$PATH
+}
+
+# venv DIRECTORY REQUIREMENTS: a Python environment with exactly these packages; made anew when the
+# file, or one beside it that it may include, has changed.
+venv() {
+    wanted=$(cat "$2" "$(dirname "$2")"/requirements*.txt | cksum)
+    if [ -x "$1/bin/python" ] && [ "$(cat "$1/made-from" 2>/dev/null)" = "$wanted" ]; then
+        return 0
+    fi
+    need python3 python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv
+    say "installing the packages of $2 into $1"
+    rm -rf "$1"
+    mkdir -p "$1"
+    python3 -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$2"
+    printf '%s\n' "$wanted" >"$1/made-from"
+}
