@@ -6,6 +6,9 @@
 
 #![deny(unsafe_code)]
 
+mod attach;
+pub mod control;
+mod os;
 pub mod wire;
 
 mod report;
