@@ -19,7 +19,8 @@ impl Descriptors {
     }
 
     pub fn take_all(&mut self, role: Descriptor) -> Vec<OwnedFd> {
-        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(has, _)| *has == role);
+        let (taken, left) =
+            std::mem::take(&mut self.0).into_iter().partition(|(has, _)| *has == role);
         self.0 = left;
         let taken: Vec<(Descriptor, OwnedFd)> = taken;
         taken.into_iter().map(|(_, fd)| fd).collect()
@@ -59,8 +60,12 @@ pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
     while got < 4 {
         let mut space = nix::cmsg_space!([RawFd; 64]);
         let mut parts = [IoSliceMut::new(&mut head[got..])];
-        let message =
-            recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let message = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
         for part in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raw) = part {
                 fds.extend(raw.into_iter().map(own));

@@ -157,12 +157,10 @@ fn mount_tmpfs(at: &str, flags: MsFlags, options: &str) -> Result<(), Failure> {
 /// A detached copy of the mount at `path`.
 fn detached(path: &Path) -> nix::Result<OwnedFd> {
     use std::os::{fd::FromRawFd, unix::ffi::OsStrExt};
-    let text =
-        std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let text = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: the string lives for the call, which touches no other memory of ours.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

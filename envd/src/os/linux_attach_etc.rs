@@ -26,11 +26,8 @@ pub(super) fn write(spec: &LinuxAttach) -> Result<(), Failure> {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno).step(format!("remove the template's /etc/{name}")),
         }
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(etc.as_fd(), name, flags, Mode::from_bits_truncate(0o644))
             .step(format!("make /etc/{name}"))?;
         File::from(file).write_all(text.as_bytes()).step(format!("write /etc/{name}"))?;

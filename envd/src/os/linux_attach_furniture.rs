@@ -5,14 +5,14 @@
 
 use std::{
     fs,
-    os::{
-        fd::OwnedFd,
-        unix::fs::symlink,
-    },
+    os::{fd::OwnedFd, unix::fs::symlink},
     path::{Path, PathBuf},
 };
 
-use nix::{errno::Errno, mount::{MsFlags, mount}};
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+};
 
 use super::{Step, detached, make_directory, meminfo, mount_tmpfs, move_mount, set_attributes};
 use crate::{control::Failure, wire::LinuxAttach};
@@ -97,8 +97,7 @@ fn place_devices(devices: Vec<(&'static str, OwnedFd)>, memory: u64) -> Result<(
     make_directory(Path::new("/dev/pts"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
-    mount(Some("devpts"), "/dev/pts", Some("devpts"), quiet, Some(options))
-        .step("mount devpts")?;
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), quiet, Some(options)).step("mount devpts")?;
     make_directory(Path::new("/dev/shm"))?;
     let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount_tmpfs("/dev/shm", inert, &format!("size={},mode=1777", memory / 2))?;
@@ -171,9 +170,11 @@ fn cpu_list(cpus: &[u16]) -> String {
     }
     let texts: Vec<String> = ranges
         .into_iter()
-        .map(|(first, last)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
-        })
+        .map(
+            |(first, last)| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            },
+        )
         .collect();
     texts.join(",") + "\n"
 }

@@ -69,7 +69,9 @@ fn text(total: u64, used: u64) -> String {
     ];
     lines
         .into_iter()
-        .map(|(name, bytes)| format!("{:<16}{:>10} kB\n", format!("{name}:"), bytes.min(total) / 1024))
+        .map(|(name, bytes)| {
+            format!("{:<16}{:>10} kB\n", format!("{name}:"), bytes.min(total) / 1024)
+        })
         .collect()
 }
 
@@ -80,12 +82,16 @@ mod tests {
     #[test]
     fn total_is_the_limit_and_the_rest_agrees() {
         let shown = text(1 << 30, 256 << 20);
-        assert!(shown.starts_with("MemTotal:          1048576 kB\nMemFree:            786432 kB\n"), "{shown}");
+        assert!(
+            shown.starts_with("MemTotal:          1048576 kB\nMemFree:            786432 kB\n"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn every_text_is_of_one_length() {
-        let lengths: Vec<usize> = [0, 1 << 20, u64::MAX].map(|used| text(1 << 42, used).len()).into();
+        let lengths: Vec<usize> =
+            [0, 1 << 20, u64::MAX].map(|used| text(1 << 42, used).len()).into();
         assert!(lengths.iter().all(|length| *length == lengths[0]));
     }
 }

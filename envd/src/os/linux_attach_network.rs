@@ -38,11 +38,7 @@ fn up(socket: &OwnedFd, link: &str) -> Result<(), Failure> {
     call(socket, libc::SIOCSIFFLAGS, &raw mut request).step(format!("bring {link} up"))
 }
 
-fn set_address(
-    socket: &OwnedFd,
-    what: libc::c_ulong,
-    address: Ipv4Addr,
-) -> Result<(), Failure> {
+fn set_address(socket: &OwnedFd, what: libc::c_ulong, address: Ipv4Addr) -> Result<(), Failure> {
     let mut request = request(LINK);
     request.ifr_ifru.ifru_addr = inet(address);
     call(socket, what, &raw mut request).step(format!("give {LINK} the address {address}"))
