@@ -1,127 +1,206 @@
-//! The control socket: one [`Spec`] in, with its descriptors, and one [`Attached`] out.
+//! Both ends of the control socket: how the gateway tells a fresh envd where it is, and how envd
+//! says that it serves.
+//!
+//! Blocking; the caller sets the socket's timeouts.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
 };
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::wire::{Attached, Descriptor, MAX_FRAME, Spec};
+use crate::{
+    os,
+    wire::{Attached, Descriptor, MAX_FRAME, Spec},
+};
 
-/// The descriptors that came with a spec, by role.
+/// The descriptors that came with a [`Spec`], by role.
+#[derive(Debug, Default)]
 pub struct Descriptors(Vec<(Descriptor, OwnedFd)>);
 
 impl Descriptors {
+    /// Takes the first that is left of that role.
     pub fn take(&mut self, role: Descriptor) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|(has, _)| *has == role)?;
+        let at = self.0.iter().position(|(of, _)| *of == role)?;
         Some(self.0.remove(at).1)
     }
 
+    /// Takes all that are left of that role, in the order they came.
     pub fn take_all(&mut self, role: Descriptor) -> Vec<OwnedFd> {
         let (taken, left) =
-            std::mem::take(&mut self.0).into_iter().partition(|(has, _)| *has == role);
+            std::mem::take(&mut self.0).into_iter().partition(|(of, _)| *of == role);
         self.0 = left;
         let taken: Vec<(Descriptor, OwnedFd)> = taken;
-        taken.into_iter().map(|(_, fd)| fd).collect()
+        taken.into_iter().map(|(_, descriptor)| descriptor).collect()
     }
 }
 
-/// A step of entering that failed.
-#[derive(Debug)]
+/// A step of the start that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {message}")]
 pub struct Failure {
+    /// E.g. `mount overlay at /`.
     pub step: String,
     pub errno: Option<i32>,
     pub message: String,
 }
 
-pub fn send_spec(socket: BorrowedFd<'_>, spec: &Spec, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let body = serde_json::to_vec(spec)?;
-    let mut frame = (body.len() as u32).to_be_bytes().to_vec();
-    frame.extend_from_slice(&body);
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut sent = sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(&frame)],
-        &[ControlMessage::ScmRights(&raw)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    while sent < frame.len() {
-        sent += nix::unistd::write(socket, &frame[sent..])?;
+impl Failure {
+    pub fn new(step: impl Into<String>, source: &io::Error) -> Self {
+        Self { step: step.into(), errno: source.raw_os_error(), message: source.to_string() }
     }
-    Ok(())
 }
 
-pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
-    let mut head = [0u8; 4];
-    let mut got = 0;
-    let mut fds = Vec::new();
-    while got < 4 {
-        let mut space = nix::cmsg_space!([RawFd; 64]);
-        let mut parts = [IoSliceMut::new(&mut head[got..])];
-        let message = recvmsg::<()>(
-            socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                fds.extend(raw.into_iter().map(own));
-            }
-        }
-        if message.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        got += message.bytes;
+/// The gateway's side: `descriptors` in the order of `spec.descriptors`.
+///
+/// # Errors
+/// What the socket says, or a frame that is too long.
+pub fn send_spec(
+    socket: BorrowedFd<'_>,
+    spec: &Spec,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if spec.descriptors.len() != descriptors.len() {
+        return Err(io::Error::other("as many roles as descriptors are needed"));
     }
-    let body = read_body(socket, head)?;
-    let spec: Spec = serde_json::from_slice(&body)?;
-    let descriptors = Descriptors(spec.descriptors.iter().copied().zip(fds).collect());
+    let frame = frame(spec)?;
+    os::send(socket, frame[0], descriptors)?;
+    stream(socket)?.write_all(&frame[1..])
+}
+
+/// envd's side.
+///
+/// # Errors
+/// What the socket says, a frame that is too long or not a [`Spec`], or another number of
+/// descriptors than it names.
+pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
+    let (first, descriptors) = os::receive(socket)?;
+    let mut length = [first, 0, 0, 0];
+    let mut stream = stream(socket)?;
+    stream.read_exact(&mut length[1..])?;
+    let spec: Spec = body(&mut stream, length)?;
+    if spec.descriptors.len() != descriptors.len() {
+        return Err(io::Error::other(format!(
+            "{} descriptors came, {} were named",
+            descriptors.len(),
+            spec.descriptors.len()
+        )));
+    }
+    let descriptors = Descriptors(spec.descriptors.iter().copied().zip(descriptors).collect());
     Ok((spec, descriptors))
 }
 
+/// envd's side.
+///
+/// # Errors
+/// What the socket says.
 pub fn send_attached(socket: BorrowedFd<'_>, attached: &Attached) -> io::Result<()> {
-    let body = serde_json::to_vec(attached)?;
-    let mut frame = (body.len() as u32).to_be_bytes().to_vec();
-    frame.extend_from_slice(&body);
-    let mut sent = 0;
-    while sent < frame.len() {
-        sent += nix::unistd::write(socket, &frame[sent..])?;
-    }
-    Ok(())
+    stream(socket)?.write_all(&frame(attached)?)
 }
 
+/// The gateway's side. What comes may be written by hostile code.
+///
+/// # Errors
+/// What the socket says, a frame that is too long or not an [`Attached`].
 pub fn receive_attached(socket: BorrowedFd<'_>) -> io::Result<Attached> {
-    let mut head = [0u8; 4];
-    read_exact(socket, &mut head)?;
-    Ok(serde_json::from_slice(&read_body(socket, head)?)?)
+    let mut stream = stream(socket)?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    body(&mut stream, length)
 }
 
-fn read_body(socket: BorrowedFd<'_>, head: [u8; 4]) -> io::Result<Vec<u8>> {
-    let length = u32::from_be_bytes(head);
+fn stream(socket: BorrowedFd<'_>) -> io::Result<UnixStream> {
+    Ok(UnixStream::from(socket.as_fd().try_clone_to_owned()?))
+}
+
+fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME);
+    let length = length.ok_or_else(|| too_long(frame.len() - 4))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+fn body<T: DeserializeOwned>(stream: &mut UnixStream, length: [u8; 4]) -> io::Result<T> {
+    let length = u32::from_be_bytes(length);
     if length > MAX_FRAME {
-        return Err(io::ErrorKind::InvalidData.into());
+        return Err(too_long(length as usize));
     }
-    let mut body = vec![0; length as usize];
-    read_exact(socket, &mut body)?;
-    Ok(body)
+    // Grows with what really comes.
+    let mut body = Vec::new();
+    stream.take(u64::from(length)).read_to_end(&mut body)?;
+    Ok(serde_json::from_slice(&body)?)
 }
 
-fn read_exact(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match nix::unistd::read(socket, &mut buffer[got..])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            more => got += more,
+fn too_long(length: usize) -> io::Error {
+    io::Error::other(format!("a frame of {length} bytes, at most {MAX_FRAME}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Seek};
+
+    use super::*;
+    use crate::wire::{Attach, Init, LinuxAttach, PROTOCOL};
+
+    fn spec(descriptors: Vec<Descriptor>) -> Spec {
+        Spec {
+            protocol: PROTOCOL,
+            sandbox_id: "0".repeat(32),
+            template_id: "base".into(),
+            descriptors,
+            attach: Attach::Linux(LinuxAttach {
+                hostname: "sandbox".into(),
+                memory_bytes: 1 << 30,
+                cpus: vec![0],
+                processes: 1024,
+                network: None,
+            }),
+            init: Init::default(),
         }
     }
-    Ok(())
-}
 
-#[allow(unsafe_code)]
-fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    #[test]
+    fn a_spec_arrives_with_its_descriptors_by_role() {
+        let (gateway, envd) = UnixStream::pair().unwrap();
+        let files: Vec<File> = (0..3)
+            .map(|number| {
+                let mut file = tempfile::tempfile().unwrap();
+                write!(file, "file {number}").unwrap();
+                file.rewind().unwrap();
+                file
+            })
+            .collect();
+        let roles = vec![Descriptor::UserCgroup, Descriptor::MemoryUsage, Descriptor::UserCgroup];
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        send_spec(gateway.as_fd(), &spec(roles), &borrowed).unwrap();
+
+        let (received, mut descriptors) = receive_spec(envd.as_fd()).unwrap();
+        assert_eq!(received.template_id, "base");
+        let text = |fd: OwnedFd| io::read_to_string(File::from(fd)).unwrap();
+        assert_eq!(text(descriptors.take(Descriptor::MemoryUsage).unwrap()), "file 1");
+        let cgroups = descriptors.take_all(Descriptor::UserCgroup);
+        assert_eq!(cgroups.into_iter().map(text).collect::<Vec<_>>(), ["file 0", "file 2"]);
+        assert!(descriptors.take(Descriptor::EnvdListener).is_none());
+    }
+
+    #[test]
+    fn the_answer_arrives() {
+        let (gateway, envd) = UnixStream::pair().unwrap();
+        send_attached(envd.as_fd(), &Attached::Ready { protocol: PROTOCOL }).unwrap();
+        let answer = receive_attached(gateway.as_fd()).unwrap();
+        assert!(matches!(answer, Attached::Ready { protocol: PROTOCOL }));
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused() {
+        let (gateway, mut envd) = UnixStream::pair().unwrap();
+        envd.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        assert!(receive_attached(gateway.as_fd()).is_err());
+    }
 }

@@ -6,11 +6,22 @@
 
 #![deny(unsafe_code)]
 
-mod attach;
 pub mod control;
-mod os;
+pub mod report;
+pub mod state;
+pub mod users;
 pub mod wire;
 
-mod report;
-mod state;
-mod users;
+mod attach;
+mod auth;
+mod connect;
+mod os;
+mod paths;
+mod process;
+mod rest;
+mod run;
+mod server;
+mod tunnel;
+
+pub use run::run;
+pub use server::{Listeners, serve};

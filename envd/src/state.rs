@@ -1,13 +1,17 @@
 //! What envd knows of its own sandbox, shared by all its services.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
 use parking_lot::RwLock;
 
 use crate::{
+    control::Descriptors,
+    os::Affinity,
+    process::Processes,
     report::Reports,
+    rest::Gauges,
     users::{UnknownUser, User, Users},
-    wire::{Init, Spec},
+    wire::{Attach, Descriptor, Init, Spec},
 };
 
 /// What `POST /init` can change.
@@ -37,17 +41,41 @@ pub struct Envd {
     pub sandbox_id: String,
     pub template_id: String,
     pub reports: Reports,
+    pub(crate) processes: Processes,
+    pub(crate) confines: Confines,
+    pub(crate) gauges: Gauges,
     settings: RwLock<Arc<Settings>>,
 }
 
+/// What every user process is put into before its program runs.
+pub(crate) struct Confines {
+    /// `cgroup.procs`, open for writing.
+    pub(crate) cgroups: Vec<OwnedFd>,
+    pub(crate) affinity: Option<Affinity>,
+}
+
 impl Envd {
+    /// Outside a sandbox: nothing is confined.
     pub fn new(spec: &Spec) -> Arc<Self> {
+        Self::with_descriptors(spec, &mut Descriptors::default())
+    }
+
+    /// Takes the descriptors that confine and measure user processes.
+    pub fn with_descriptors(spec: &Spec, descriptors: &mut Descriptors) -> Arc<Self> {
+        let Attach::Linux(limits) = &spec.attach;
+        let cgroups = descriptors.take_all(Descriptor::UserCgroup);
+        // Without cgroups this is no sandbox, and whose CPUs these are is not ours to say.
+        let affinity = if cgroups.is_empty() { None } else { Affinity::new(&limits.cpus) };
         let envd = Self {
             sandbox_id: spec.sandbox_id.clone(),
             template_id: spec.template_id.clone(),
             reports: Reports::default(),
+            processes: Processes::default(),
+            confines: Confines { cgroups, affinity },
+            gauges: Gauges::new(spec, descriptors),
             settings: RwLock::default(),
         };
+        envd.init(Init { env_vars: Some(BTreeMap::new()), ..Init::default() });
         envd.init(spec.init.clone());
         Arc::new(envd)
     }
@@ -62,6 +90,7 @@ impl Envd {
         let mut next = Settings::clone(&current);
         if let Some(env) = init.env_vars {
             next.env = env;
+            next.env.extend(self.identity());
         }
         if init.access_token.is_some() {
             next.access_token = init.access_token;
@@ -73,6 +102,15 @@ impl Envd {
             next.default_workdir = init.default_workdir;
         }
         *current = Arc::new(next);
+    }
+
+    /// What tells a program that it is in a sandbox, and in which.
+    pub(crate) fn identity(&self) -> [(String, String); 3] {
+        [
+            ("E2B_SANDBOX".to_owned(), "true".to_owned()),
+            ("E2B_SANDBOX_ID".to_owned(), self.sandbox_id.clone()),
+            ("E2B_TEMPLATE_ID".to_owned(), self.template_id.clone()),
+        ]
     }
 
     /// The named user, or the sandbox's default one where the name is absent or empty.

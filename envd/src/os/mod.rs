@@ -1,5 +1,22 @@
-//! The platform half of envd: the only place here that names an operating system.
+//! The system calls of envd: starting and reaping children, terminals, passing descriptors.
+//!
+//! The only place in this crate that differs by platform or uses `unsafe`. Knows nothing of the
+//! protocol.
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(target_os = "freebsd", path = "freebsd.rs")]
+mod host;
 
 #[cfg_attr(target_os = "linux", path = "linux_attach.rs")]
 #[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
 pub(crate) mod attach;
+mod child;
+mod ready;
+mod rights;
+mod terminal;
+
+pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
+pub(crate) use host::{Affinity, adopt_orphans, lean_allocator};
+pub(crate) use ready::watch;
+pub(crate) use rights::{inherited, receive, send};
+pub(crate) use terminal::{open, resize};

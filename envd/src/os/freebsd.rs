@@ -1,0 +1,34 @@
+//! FreeBSD's half.
+
+#![allow(unsafe_code)]
+
+/// Nothing to do: the gateway gives the jail its cpuset.
+#[derive(Clone, Copy)]
+pub(crate) struct Affinity;
+
+impl Affinity {
+    pub(crate) fn new(_cpus: &[u16]) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn apply(&self) {}
+}
+
+/// All our descriptors are made close-on-exec; FreeBSD before 14 cannot mark a range.
+pub(super) fn seal_descriptors() {}
+
+/// A full jail refuses the fork itself.
+pub(super) fn room_for_a_process() -> bool {
+    true
+}
+
+/// A jail has no init: whoever asks first gets its orphans.
+pub(crate) fn adopt_orphans() -> std::io::Result<()> {
+    // SAFETY: PROC_REAP_ACQUIRE takes no argument.
+    let rc =
+        unsafe { libc::procctl(libc::P_PID, 0, libc::PROC_REAP_ACQUIRE, std::ptr::null_mut()) };
+    if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// jemalloc returns what is unused by itself.
+pub(crate) fn lean_allocator() {}

@@ -1,0 +1,77 @@
+//! Linux's half.
+
+#![allow(unsafe_code)]
+
+use std::{mem, ptr};
+
+/// The CPUs a child may run on, ready for use between fork and exec.
+#[derive(Clone, Copy)]
+pub(crate) struct Affinity(libc::cpu_set_t);
+
+impl Affinity {
+    /// `None` when there is nothing to restrict.
+    pub(crate) fn new(cpus: &[u16]) -> Option<Self> {
+        if cpus.is_empty() {
+            return None;
+        }
+        // SAFETY: a cpu_set_t is a plain bit array, all zeroes is the empty set.
+        let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+        let size = 8 * mem::size_of::<libc::cpu_set_t>();
+        for cpu in cpus.iter().map(|cpu| usize::from(*cpu)).filter(|cpu| *cpu < size) {
+            // SAFETY: `cpu` was just seen to be within the set.
+            unsafe { libc::CPU_SET(cpu, &mut set) };
+        }
+        Some(Self(set))
+    }
+
+    /// Best effort: a CPU that went offline must not keep processes from starting.
+    /// Async-signal-safe.
+    pub(crate) fn apply(&self) {
+        // SAFETY: the set is ours and of the size said.
+        unsafe { libc::sched_setaffinity(0, mem::size_of_val(&self.0), &raw const self.0) };
+    }
+}
+
+/// Marks every descriptor from 3 on close-on-exec. Async-signal-safe.
+pub(super) fn seal_descriptors() {
+    // SAFETY: takes no pointers. Where the kernel lacks it, nothing is lost: all our descriptors
+    // are made close-on-exec, this is the second lock on that door.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
+/// Whether one more process can be made here; tries. Async-signal-safe.
+pub(super) fn room_for_a_process() -> bool {
+    // SAFETY: a plain fork by system call (glibc's would run its at-fork handlers), whose child
+    // does nothing but exit. The status pointer is null.
+    unsafe {
+        match libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) {
+            0 => libc::_exit(0),
+            -1 => false,
+            probe => {
+                libc::waitpid(probe as libc::pid_t, ptr::null_mut(), 0);
+                true
+            }
+        }
+    }
+}
+
+/// Pid 1 of a pid namespace gets the orphans anyway; elsewhere ask for them.
+pub(crate) fn adopt_orphans() -> std::io::Result<()> {
+    // SAFETY: takes no pointers.
+    let rc = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// One malloc arena, trimmed early: a sandbox is counted in single megabytes, and by default each
+/// thread that allocates gets an arena of its own that never shrinks.
+pub(crate) fn lean_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; called before there are threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
+    }
+}

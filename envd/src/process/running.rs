@@ -1,0 +1,175 @@
+//! One process from its start to its end.
+//!
+//! ```text
+//! running --exit--> exited --end of its pipes, or signalled--> ended
+//! ```
+//! The pipes are drained all along, whoever listens. Between exit and end, background children
+//! may still write; a process that a client signalled (or that ran out of time) does not wait for
+//! those.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use nix::{errno::Errno, sys::signal::Signal};
+use tokio::{sync::oneshot, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    children::CHILDREN,
+    exit,
+    fanout::{Fanout, Output},
+    input::Input,
+    stream::{PIPE_CHUNK, Stream, TERMINAL_CHUNK},
+};
+use crate::{connect::proto::process::process_event::EndEvent, os::Exit, state::Envd, wire::What};
+
+/// What a signalled process left in its pipes is read up to here (bytes): background children may
+/// go on filling them.
+const LEFT_BEHIND: usize = 1 << 20;
+
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) tag: Option<String>,
+    pub(super) input: Input,
+    pub(super) fanout: Fanout,
+    signalled: CancellationToken,
+    timed_out: AtomicBool,
+    end: OnceLock<EndEvent>,
+}
+
+/// Where a process's output comes from.
+pub(super) enum Sources {
+    Streams { stdout: Stream, stderr: Stream },
+    Terminal(Arc<Stream>),
+}
+
+/// A process that has just started, and what its [`watch`] needs.
+pub(super) struct Started {
+    pub(super) process: Arc<Process>,
+    pub(super) sources: Sources,
+    pub(super) exit: oneshot::Receiver<Exit>,
+    pub(super) at: Instant,
+}
+
+impl Process {
+    pub(super) fn new(pid: u32, tag: Option<String>, input: Input) -> Arc<Self> {
+        Arc::new(Self {
+            pid,
+            tag,
+            input,
+            fanout: Fanout::new(),
+            signalled: CancellationToken::new(),
+            timed_out: AtomicBool::new(false),
+            end: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        CHILDREN.signal(self.pid as libc::pid_t, signal)?;
+        self.signalled.cancel();
+        Ok(())
+    }
+
+    /// `None` while it has not ended.
+    pub(super) fn end(&self) -> Option<&EndEvent> {
+        self.end.get()
+    }
+
+    /// Whether it ended because its time was up.
+    pub(super) fn timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Acquire)
+    }
+
+    fn time_is_up(&self) {
+        self.timed_out.store(true, Ordering::Release);
+        if let Err(errno) = self.signal(Signal::SIGKILL) {
+            tracing::warn!(pid = self.pid, %errno, "cannot kill a process whose time is up");
+        }
+    }
+
+    async fn pump(
+        &self,
+        stream: &Stream,
+        limit: usize,
+        kind: fn(Bytes) -> Output,
+        release: &CancellationToken,
+    ) {
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = release.cancelled() => break,
+                chunk = stream.read(limit) => chunk,
+            };
+            if chunk.is_empty() {
+                return;
+            }
+            self.fanout.deliver(kind(chunk)).await;
+        }
+        let mut left = LEFT_BEHIND;
+        while let Some(chunk) = stream.read_now(limit.min(left)) {
+            left -= chunk.len();
+            self.fanout.deliver(kind(chunk)).await;
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn pump_all(&self, sources: Sources, release: &CancellationToken) {
+        match sources {
+            Sources::Streams { stdout, stderr } => {
+                // Each is closed as soon as it has ended.
+                tokio::join!(
+                    async move { self.pump(&stdout, PIPE_CHUNK, Output::Stdout, release).await },
+                    async move { self.pump(&stderr, PIPE_CHUNK, Output::Stderr, release).await },
+                );
+            }
+            Sources::Terminal(terminal) => {
+                self.pump(&terminal, TERMINAL_CHUNK, Output::Pty, release).await;
+            }
+        }
+    }
+}
+
+/// Sees a process through to its end.
+pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<Instant>) {
+    let Started { process, sources, exit, at, .. } = started;
+    let release = CancellationToken::new();
+    let pumps = process.pump_all(sources, &release);
+    let expired = sleep_until(deadline.unwrap_or(at).into());
+    tokio::pin!(pumps, exit, expired);
+    let mut exited = None;
+    let mut drained = false;
+    let exit = loop {
+        tokio::select! {
+            () = &mut pumps, if !drained => drained = true,
+            // The sender lives until the child has been collected.
+            exit = &mut exit, if exited.is_none() => exited = Some(exit.unwrap_or(Exit::Code(-1))),
+            () = process.signalled.cancelled(), if exited.is_some() && !release.is_cancelled() => {
+                release.cancel();
+            }
+            () = &mut expired, if deadline.is_some() && !process.timed_out() => {
+                process.time_is_up();
+            }
+        }
+        if let (Some(exit), true) = (exited, drained) {
+            break exit;
+        }
+    };
+    // Nothing can fail here: what waits to write is told that it is closed.
+    let _ = process.input.close().await;
+    envd.reports.push(What::ProcessEnded {
+        pid: process.pid,
+        exit_code: exit::code(exit),
+        duration_ms: u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
+    });
+    let _ = process.end.set(exit::event(exit));
+    envd.processes.ended(&process);
+    process.fanout.end();
+}

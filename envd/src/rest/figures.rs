@@ -1,0 +1,142 @@
+//! What `GET /metrics` shows: the limits the sandbox was given, and use as the kernel counts it.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::{
+    control::Descriptors,
+    wire::{Attach, Descriptor, Spec},
+};
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Figures {
+    ts: u64,
+    cpu_count: usize,
+    /// 100 is one CPU busy since the last look.
+    cpu_used_pct: f64,
+    mem_total: u64,
+    mem_used: u64,
+    mem_cache: u64,
+    mem_total_mib: u64,
+    mem_used_mib: u64,
+    disk_used: u64,
+    disk_total: u64,
+}
+
+/// Where the figures come from.
+pub(crate) struct Gauges {
+    cpus: usize,
+    /// `None` outside a sandbox: what the system says.
+    memory: Option<(u64, File)>,
+    cpu: Option<File>,
+    /// When CPU time was last read, and what it was (nanoseconds).
+    last: Mutex<(Instant, u64)>,
+}
+
+impl Gauges {
+    pub(crate) fn new(spec: &Spec, descriptors: &mut Descriptors) -> Self {
+        let Attach::Linux(limits) = &spec.attach;
+        let memory = descriptors.take(Descriptor::MemoryUsage).map(File::from);
+        let cpu = descriptors.take(Descriptor::CpuUsage).map(File::from);
+        let start = cpu.as_ref().and_then(|file| cpu_nanoseconds(file).ok()).unwrap_or_default();
+        Self {
+            cpus: limits.cpus.len(),
+            memory: memory.map(|file| (limits.memory_bytes, file)),
+            cpu,
+            last: Mutex::new((Instant::now(), start)),
+        }
+    }
+
+    pub(crate) fn read(&self) -> io::Result<Figures> {
+        let disk = nix::sys::statvfs::statvfs("/")?;
+        let (mem_total, mem_used, mem_cache) = match &self.memory {
+            // The kernel's count includes the cache; how much that is, it does not tell us.
+            Some((total, file)) => (*total, number(&read_anew(file)?).unwrap_or_default(), 0),
+            None => system_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        };
+        let block = disk.fragment_size() as u64;
+        let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(Figures {
+            ts,
+            cpu_count: self.cpus.max(1),
+            cpu_used_pct: self.cpu_used_pct()?,
+            mem_total,
+            mem_used,
+            mem_cache,
+            mem_total_mib: mem_total >> 20,
+            mem_used_mib: mem_used >> 20,
+            disk_used: (disk.blocks() as u64).saturating_sub(disk.blocks_free() as u64) * block,
+            disk_total: disk.blocks() as u64 * block,
+        })
+    }
+
+    fn cpu_used_pct(&self) -> io::Result<f64> {
+        let Some(file) = &self.cpu else { return Ok(0.0) };
+        let now = (Instant::now(), cpu_nanoseconds(file)?);
+        let (before, used) = std::mem::replace(&mut *self.last.lock(), now);
+        let elapsed = now.0.duration_since(before).as_secs_f64() * 1e9;
+        let percent = 100.0 * now.1.saturating_sub(used) as f64 / elapsed.max(1.0);
+        Ok((percent * 100.0).round() / 100.0)
+    }
+}
+
+/// v1's `cpuacct.usage` or v2's `cpu.stat`.
+fn cpu_nanoseconds(file: &File) -> io::Result<u64> {
+    let text = read_anew(file)?;
+    let microseconds = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+    Ok(match microseconds {
+        Some(microseconds) => number(microseconds).unwrap_or_default().saturating_mul(1000),
+        None => number(&text).unwrap_or_default(),
+    })
+}
+
+fn read_anew(file: &File) -> io::Result<String> {
+    let mut buffer = [0; 4096];
+    let length = file.read_at(&mut buffer, 0)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// Total, used and cache, from meminfo's text.
+fn system_memory(meminfo: &str) -> (u64, u64, u64) {
+    let field = |name: &str| {
+        meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok())
+            .map_or(0, |kib: u64| kib << 10)
+    };
+    let total = field("MemTotal:");
+    (total, total.saturating_sub(field("MemAvailable:")), field("Cached:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_meminfo() {
+        let text = "MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\nCached: 512 kB\n";
+        assert_eq!(system_memory(text), (2 << 20, 1 << 20, 512 << 10));
+    }
+
+    #[test]
+    fn both_kinds_of_cpu_time_are_understood() {
+        for (text, expect) in [("12345\n", 12_345), ("usage_usec 7\nuser_usec 3\n", 7000)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            assert_eq!(cpu_nanoseconds(&file).unwrap(), expect);
+        }
+    }
+}

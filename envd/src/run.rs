@@ -1,0 +1,132 @@
+//! The life of envd as a program: take the spec, enter the sandbox, serve.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    attach,
+    control::{self, Descriptors, Failure},
+    os,
+    server::{Listeners, serve},
+    state::Envd,
+    wire::{Attached, CONTROL_FD, Descriptor, PROTOCOL},
+};
+
+/// Threads for calls that block, which is the file system's.
+const BLOCKING_THREADS: usize = 8;
+
+/// Enough for any of our calls, and little where hundreds of sandboxes each have some.
+const STACK: usize = 256 << 10;
+
+/// `coppice envd`: only the gateway starts this, with the control socket at
+/// [`CONTROL_FD`](crate::wire::CONTROL_FD).
+pub fn run() -> ExitCode {
+    os::lean_allocator();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
+    let control = match os::inherited(CONTROL_FD) {
+        Ok(control) => control,
+        Err(error) => {
+            tracing::error!(%error, "no control socket: envd is started by the gateway only");
+            return ExitCode::FAILURE;
+        }
+    };
+    match enter(control.as_fd()) {
+        Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
+        Err(failure) => refuse(control.as_fd(), failure),
+    }
+}
+
+/// From the host into the sandbox, on the only thread.
+fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Failure> {
+    let (spec, mut descriptors) =
+        control::receive_spec(control).map_err(|error| Failure::new("receive the spec", &error))?;
+    if spec.protocol != PROTOCOL {
+        return Err(Failure {
+            step: "compare versions".into(),
+            errno: None,
+            message: format!("the gateway speaks {}, this envd {PROTOCOL}", spec.protocol),
+        });
+    }
+    attach::enter(&spec, &mut descriptors)?;
+    if let Err(error) = os::adopt_orphans() {
+        tracing::warn!(%error, "orphans will not come to us");
+    }
+    let listeners = listeners(&mut descriptors)?;
+    let envd = Envd::with_descriptors(&spec, &mut descriptors);
+    if let Err(error) = leave_notes(&envd) {
+        tracing::warn!(%error, "cannot write the sandbox's identity to /run/e2b");
+    }
+    Ok((envd, listeners))
+}
+
+fn serve_for_ever(control: OwnedFd, envd: Arc<Envd>, listeners: [UnixListener; 3]) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(control.as_fd(), Failure::new("start the runtime", &error)),
+    };
+    let served = runtime.block_on(async {
+        let [envd_socket, tunnel, report] = listeners;
+        let listeners = Listeners {
+            envd: tokio::net::UnixListener::from_std(envd_socket)?,
+            tunnel: tokio::net::UnixListener::from_std(tunnel)?,
+            report: tokio::net::UnixListener::from_std(report)?,
+        };
+        // Whoever connects from now on is queued until it is accepted.
+        control::send_attached(control.as_fd(), &Attached::Ready { protocol: PROTOCOL })?;
+        drop(control);
+        serve(envd, listeners).await
+    });
+    if let Err(error) = served {
+        tracing::error!(%error, "cannot serve");
+    }
+    ExitCode::FAILURE
+}
+
+fn refuse(control: BorrowedFd<'_>, failure: Failure) -> ExitCode {
+    tracing::error!(step = failure.step, errno = failure.errno, "{}", failure.message);
+    let Failure { step, errno, message } = failure;
+    if let Err(error) = control::send_attached(control, &Attached::Failed { step, errno, message })
+    {
+        tracing::error!(%error, "cannot tell the gateway");
+    }
+    ExitCode::FAILURE
+}
+
+fn listeners(descriptors: &mut Descriptors) -> Result<[UnixListener; 3], Failure> {
+    let mut take = |role| {
+        let listener = descriptors
+            .take(role)
+            .ok_or_else(|| io::Error::other(format!("no {role:?} came with the spec")))
+            .map(UnixListener::from)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        listener.map_err(|error| Failure::new("listen", &error))
+    };
+    Ok([
+        take(Descriptor::EnvdListener)?,
+        take(Descriptor::TunnelListener)?,
+        take(Descriptor::ReportListener)?,
+    ])
+}
+
+/// `/run/e2b`: the identity for programs that look for files.
+fn leave_notes(envd: &Envd) -> io::Result<()> {
+    fs::create_dir_all("/run/e2b")?;
+    for (name, value) in envd.identity() {
+        fs::write(format!("/run/e2b/.{name}"), value)?;
+    }
+    Ok(())
+}
