@@ -34,7 +34,6 @@ const ENVD_MEMORY: u64 = 512 << 20;
 const ENVD_PROCESSES: u64 = 1024;
 const CPU_PERIOD_US: u64 = 100_000;
 
-const PARENT_PREFIX: &str = "coppice-gw-";
 const LEAVES: [&str; 2] = ["envd", "user"];
 
 pub(super) struct Cgroups {
@@ -191,16 +190,9 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Whether another gateway has prepared this host.
-    pub(super) fn other_gateways(&self) -> bool {
-        self.plan
-            .hierarchies
-            .iter()
-            .filter_map(|hierarchy| fs::read_dir(&hierarchy.mount).ok())
-            .flatten()
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .any(|name| name.starts_with(PARENT_PREFIX) && name != self.parent)
+    /// The name of this gateway's parent directories.
+    pub(super) fn parent(&self) -> &str {
+        &self.parent
     }
 
     fn cell(&self, hierarchy: &Hierarchy, id: SandboxId) -> PathBuf {
@@ -215,7 +207,7 @@ impl Cgroups {
 
 fn parent_name(data_dir: &Path) -> String {
     let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
-    format!("{PARENT_PREFIX}{}", hex::encode(&digest[..4]))
+    format!("coppice-gw-{}", hex::encode(&digest[..4]))
 }
 
 fn make(path: &Path, may_exist: bool) -> Result<(), Error> {

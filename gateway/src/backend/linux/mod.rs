@@ -96,7 +96,7 @@ impl Backend for Host {
     async fn prepare(&self) -> Result<(), Error> {
         let inner = &self.0;
         inner.cgroups.prepare()?;
-        inner.slots.prepare()?;
+        inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
         nft::load(&inner.settings.dns).await?;
         for (slot, owner) in inner.slots.list() {
@@ -150,13 +150,11 @@ impl Backend for Host {
 
     async fn retire(&self) -> Result<(), Error> {
         self.0.cgroups.retire()?;
-        if self.0.cgroups.other_gateways() || !self.0.slots.list().is_empty() {
+        if !self.0.slots.retire(self.0.cgroups.parent()) {
             return Ok(());
         }
         nft::unload().await?;
-        forwarding::restore()?;
-        self.0.slots.retire();
-        Ok(())
+        forwarding::restore()
     }
 
     fn probe(&self, planned: usize) -> Vec<Check> {

@@ -70,8 +70,12 @@ impl Slots {
         Self { directory: SLOTS.into(), next: AtomicU32::new(0) }
     }
 
-    pub(super) fn prepare(&self) -> Result<(), Error> {
-        fs::create_dir_all(&self.directory).call("mkdir", self.directory.display())
+    /// Makes the directory, with this gateway in its list.
+    pub(super) fn prepare(&self, gateway: &str) -> Result<(), Error> {
+        for path in [self.directory.clone(), self.gateways().join(gateway)] {
+            fs::create_dir_all(&path).call("mkdir", path.display())?;
+        }
+        Ok(())
     }
 
     pub(super) fn take(&self, owner: &Owner) -> Result<Slot, Error> {
@@ -126,10 +130,20 @@ impl Slots {
             .collect()
     }
 
-    /// Removes the directory when it is empty.
-    pub(super) fn retire(&self) {
-        let _ = fs::remove_dir(&self.directory);
-        let _ = fs::remove_dir(RUN);
+    /// Strikes this gateway off the list, and says whether it was the last of the host and no
+    /// sandbox of any is left.
+    pub(super) fn retire(&self, gateway: &str) -> bool {
+        let gateways = self.gateways();
+        let _ = fs::remove_dir(gateways.join(gateway));
+        let last = |path: &Path| match fs::remove_dir(path) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        last(&self.directory) && last(&gateways)
+    }
+
+    fn gateways(&self) -> PathBuf {
+        self.directory.with_file_name("gateways")
     }
 
     fn path(&self, slot: Slot) -> PathBuf {
@@ -143,7 +157,8 @@ mod tests {
 
     fn slots() -> (tempfile::TempDir, Slots) {
         let directory = tempfile::tempdir().unwrap();
-        let slots = Slots { directory: directory.path().into(), next: AtomicU32::new(0) };
+        let slots = Slots { directory: directory.path().join("slots"), next: AtomicU32::new(0) };
+        slots.prepare("one").unwrap();
         (directory, slots)
     }
 
@@ -165,9 +180,22 @@ mod tests {
 
     #[test]
     fn two_gateways_share_no_slot_either() {
-        let (directory, slots) = slots();
-        let other = Slots { directory: directory.path().into(), next: AtomicU32::new(0) };
+        let (_directory, slots) = slots();
+        let other = Slots { directory: slots.directory.clone(), next: AtomicU32::new(0) };
         assert_ne!(slots.take(&owner()).unwrap(), other.take(&owner()).unwrap());
+    }
+
+    #[test]
+    fn only_the_last_gateway_clears_the_host() {
+        let (_directory, slots) = slots();
+        slots.prepare("two").unwrap();
+        assert!(!slots.retire("one"));
+        slots.prepare("one").unwrap();
+        let slot = slots.take(&owner()).unwrap();
+        assert!(!slots.retire("two"));
+        slots.free(slot).unwrap();
+        assert!(slots.retire("one"));
+        assert!(slots.retire("one"));
     }
 
     #[test]
