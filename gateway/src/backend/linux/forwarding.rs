@@ -21,15 +21,10 @@ pub(super) fn turn_on() -> Result<(), Error> {
     fs::write(SETTING, "1").call("write 1 to", SETTING)
 }
 
-/// Only what we turned on is turned off. Nothing else is left under `/run` then.
+/// Only what we turned on is turned off.
 pub(super) fn restore() -> Result<(), Error> {
     let path = remembered();
-    if let Ok(before) = fs::read_to_string(&path) {
-        fs::write(SETTING, before).call("write", SETTING)?;
-        fs::remove_file(&path).call("unlink", path.display())?;
-    }
-    match fs::remove_dir(RUN) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).call("rmdir", RUN),
-        _ => Ok(()),
-    }
+    let Ok(before) = fs::read_to_string(&path) else { return Ok(()) };
+    fs::write(SETTING, before).call("write", SETTING)?;
+    fs::remove_file(&path).call("unlink", path.display())
 }

@@ -11,6 +11,7 @@ mod clone;
 mod error;
 mod forwarding;
 mod idmap;
+mod joining;
 mod mountinfo;
 mod net;
 mod nft;
@@ -98,6 +99,7 @@ impl Backend for Host {
         inner.cgroups.prepare()?;
         inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
+        joining::turn_on()?;
         nft::load(&inner.settings.dns).await?;
         for (slot, owner) in inner.slots.list() {
             let ours = owner.data_dir == inner.settings.data_dir;
@@ -154,7 +156,14 @@ impl Backend for Host {
             return Ok(());
         }
         nft::unload().await?;
-        forwarding::restore()
+        joining::restore()?;
+        forwarding::restore()?;
+        match std::fs::remove_dir(slot::RUN) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).call("rmdir", slot::RUN)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn probe(&self, planned: usize) -> Vec<Check> {

@@ -15,6 +15,7 @@ use super::{
     cgroup_plan::Plan,
     clone, forwarding,
     idmap::{self, Access},
+    joining,
 };
 use crate::backend::{Check, Settings, Verdict};
 
@@ -26,6 +27,7 @@ const CONNECTIONS_EACH: u64 = 128;
 pub(super) fn all(settings: &Settings, plan: &Plan, planned: usize) -> Vec<Check> {
     let planned = planned as u64;
     let mut checks = vec![root(), namespaces(planned), cgroups(plan), cgroup_kill(plan)];
+    checks.push(joining_check());
     checks.extend([overlayfs(), idmapped_mounts(&settings.data_dir)]);
     checks.push(program("mmdebstrap", "builds the base template", Verdict::Warn));
     checks.push(program("nft", "lets sandboxes reach the network", Verdict::Bad));
@@ -104,6 +106,16 @@ fn cgroup_kill(plan: &Plan) -> Check {
         }
         _ => check("cgroup.kill", Verdict::Good, v2.mount.display().to_string()),
     }
+}
+
+/// Turned on by `serve` itself.
+fn joining_check() -> Check {
+    let found = match joining::is_cheap() {
+        Some(true) => "favordynmods is on",
+        Some(false) => "favordynmods is off; serve turns it on from Linux 6.0",
+        None => "without cgroup v2 every command starts some milliseconds later",
+    };
+    check("cgroup moves", Verdict::Good, found)
 }
 
 fn overlayfs() -> Check {
