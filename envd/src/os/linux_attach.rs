@@ -24,7 +24,7 @@ use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::stat::Mode,
+    sys::stat::{Mode, umask},
     unistd::{chdir, fchdir, mkdir, pivot_root, sethostname},
 };
 
@@ -73,7 +73,7 @@ impl<T> Step<T> for std::io::Result<T> {
 }
 
 pub(crate) fn enter(spec: &LinuxAttach, descriptors: &mut Descriptors) -> Result<(), Failure> {
-    nix::sys::stat::umask(Mode::empty());
+    umask(Mode::from_bits_truncate(0o022));
     unshare(CloneFlags::CLONE_NEWCGROUP).step("unshare the cgroup namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).step("make / private")?;
@@ -94,9 +94,7 @@ pub(crate) fn enter(spec: &LinuxAttach, descriptors: &mut Descriptors) -> Result
 
     etc::write(spec)?;
     sethostname(&spec.hostname).step("set the host name")?;
-    network::configure(spec.network.as_ref())?;
-    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
-    Ok(())
+    network::configure(spec.network.as_ref())
 }
 
 /// Mounts the overlay and says where.

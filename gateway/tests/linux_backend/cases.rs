@@ -24,6 +24,7 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
     cases![
         nothing_of_the_host_is_seen_inside,
         limits_are_shown_and_kept,
+        whatever_code_inside_did_its_end_is_quick,
         twenty_in_a_row_leave_nothing,
         ten_at_once_leave_nothing,
         destroying_twice_at_once_or_what_never_was_succeeds,
@@ -62,15 +63,42 @@ async fn nothing_of_the_host_is_seen_inside(world: &World) {
     world.destroy(id).await;
 }
 
+/// Deaf to what is not SIGKILL, half of them stopped, and none with our output open.
+const FILL_PROCESS_TABLE: &str = "trap '' TERM HUP INT
+    exec 3>&2 </dev/null >/dev/null 2>/tmp/said
+    (i=0; while [ $i -lt 100 ]; do
+        sleep 1000 3>&- &
+        [ $((i % 2)) = 0 ] && kill -STOP $!
+        i=$((i+1))
+    done) 3>&-
+    read said </tmp/said
+    echo $said >&3";
+
 async fn limits_are_shown_and_kept(world: &World) {
     let (id, _cell) = world.create(NetworkMode::None).await;
     let meminfo = world.inside(id, "cat /proc/meminfo");
     assert!(meminfo.starts_with("MemTotal:           262144 kB\n"), "{meminfo}");
     let online = world.inside(id, "cat /sys/devices/system/cpu/online");
     assert!(online.trim().parse::<u16>().is_ok(), "{online}");
+    // Doubling a text soon passes any limit.
+    let eaten = world.inside(id, "(x=aaaaaaaa; while :; do x=$x$x; done); echo then $?");
+    assert!(eaten.contains("then 137"), "{eaten}");
+    let forked = world.inside(id, FILL_PROCESS_TABLE);
+    assert!(forked.contains("fork"), "{forked}");
     // No link but loopback.
-    let links = world.inside(id, "cat /proc/net/dev");
+    let links = fs::read_to_string(format!("/proc/{}/net/dev", world.pid(id))).unwrap();
     assert!(links.contains("lo:") && !links.contains("eth0"), "{links}");
+    world.destroy(id).await;
+}
+
+async fn whatever_code_inside_did_its_end_is_quick(world: &World) {
+    let (id, cell) = world.create(NetworkMode::Nat).await;
+    world.inside(id, "mkdir /tmp/gone; cd /tmp/gone; rm -r /tmp/gone; exec sleep 1000 >/dev/null 2>&1 </dev/null &");
+    world.inside(id, FILL_PROCESS_TABLE);
+    let began = Instant::now();
+    world.host.destroy(id).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    cell.ended.cancelled().await;
     world.destroy(id).await;
 }
 

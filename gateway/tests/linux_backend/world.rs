@@ -123,11 +123,20 @@ impl World {
         procs.lines().next().expect("a process").parse().unwrap()
     }
 
-    /// What a shell in all the namespaces of the sandbox says.
+    /// What a shell in all the namespaces of the sandbox says, and under its limits: started as
+    /// envd starts its processes, by joining the cgroups of `user`.
     pub(crate) fn inside(&self, id: SandboxId, script: &str) -> String {
         let pid = self.pid(id).to_string();
-        let output = Command::new("nsenter")
-            .args(["--target", &pid, "--all", "--root", "--wd", "--", "/bin/sh", "-c", script])
+        let join: String = self
+            .parents()
+            .iter()
+            .map(|parent| parent.join(id.cell_name()).join("user/cgroup.procs"))
+            .map(|procs| format!("echo 0 > {};", procs.display()))
+            .collect();
+        let enter =
+            format!("{join} exec nsenter --target {pid} --all --root --wd -- /bin/sh -c \"$0\"");
+        let output = Command::new("timeout")
+            .args(["-s", "KILL", "20", "/bin/sh", "-c", &enter, script])
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .output()
