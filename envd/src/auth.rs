@@ -89,11 +89,14 @@ pub(crate) fn check_files(
 
 /// The user an RPC runs as: Basic auth's, or the sandbox's default.
 pub(crate) fn user(envd: &Envd, headers: &HeaderMap) -> Result<User, ConnectError> {
-    let name =
-        headers.get(header::AUTHORIZATION).and_then(|value| basic_user(value.to_str().ok()?));
-    envd.user(name.as_deref()).map_err(|unknown| {
+    envd.user(user_name(headers).as_deref()).map_err(|unknown| {
         ConnectError::unauthenticated(format!("invalid username: '{}'", unknown.0))
     })
+}
+
+/// Basic authentication's user; any other scheme names none.
+pub(crate) fn user_name(headers: &HeaderMap) -> Option<String> {
+    basic_user(headers.get(header::AUTHORIZATION)?.to_str().ok()?)
 }
 
 /// `None`: no token is configured.

@@ -15,6 +15,8 @@ pub mod wire;
 mod attach;
 mod auth;
 mod connect;
+mod files;
+mod filesystem;
 mod os;
 mod paths;
 mod process;

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::{
     attach,
     control::{self, Descriptors, Failure},
@@ -30,6 +32,7 @@ const STACK: usize = 256 << 10;
 /// [`CONTROL_FD`](crate::wire::CONTROL_FD).
 pub fn run() -> ExitCode {
     os::lean_allocator();
+    raise_descriptor_limit();
     tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     let control = match os::inherited(CONTROL_FD) {
         Ok(control) => control,
@@ -41,6 +44,15 @@ pub fn run() -> ExitCode {
     match enter(control.as_fd()) {
         Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
         Err(failure) => refuse(control.as_fd(), failure),
+    }
+}
+
+/// Every process of the sandbox takes a few of ours; its own limit is set when it starts.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        eprintln!("cannot raise the limit on descriptors: {errno}");
     }
 }
 

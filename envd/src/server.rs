@@ -20,7 +20,8 @@ use tokio::{
 };
 
 use crate::{
-    auth, connect,
+    auth, connect, files,
+    filesystem::FilesystemService,
     process::{CHILDREN, ProcessService},
     rest,
     state::Envd,
@@ -58,7 +59,9 @@ pub async fn serve(envd: Arc<Envd>, listeners: Listeners) -> io::Result<()> {
 
 /// Everything on envd's own port.
 pub(crate) fn router(envd: Arc<Envd>) -> Router {
-    let services = Services::new().add_service(Arc::new(ProcessService(envd.clone())));
+    let services = Services::new()
+        .add_service(Arc::new(ProcessService(envd.clone())))
+        .add_service(Arc::new(FilesystemService::new(envd.clone())));
     let limits = Limits::default()
         .with_max_message_size(MAX_MESSAGE)
         .with_max_request_body_size(MAX_MESSAGE);
@@ -68,9 +71,11 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
         .with_compression(CompressionRegistry::new())
         .with_compression_policy(CompressionPolicy::disabled());
     let rpc = Router::new()
-        .route_service("/process.Process/{method}", rpc)
+        .route_service("/process.Process/{method}", rpc.clone())
+        .route_service("/filesystem.Filesystem/{method}", rpc)
         .layer(middleware::from_fn(connect::take_stream_timeout));
     rest::routes()
+        .merge(files::routes())
         .merge(rpc)
         .layer(middleware::from_fn_with_state(envd.clone(), auth::require_token))
         .layer(middleware::from_fn(allow_browsers))

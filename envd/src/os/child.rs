@@ -209,9 +209,7 @@ unsafe fn prepare_and_exec(plan: &Plan<'_>, pointers: &Pointers) -> Step {
         if libc::chdir(plan.directory.as_ptr()) < 0 {
             return Step::Directory;
         }
-        for signal in 1..=128 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        host::default_signals();
         let mut none: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());

@@ -17,6 +17,14 @@ impl Affinity {
 /// All our descriptors are made close-on-exec; FreeBSD before 14 cannot mark a range.
 pub(super) fn seal_descriptors() {}
 
+/// Nothing ignored, nothing handled. Async-signal-safe.
+pub(super) fn default_signals() {
+    for signal in 1..=126 {
+        // SAFETY: no handler is installed, only the default restored.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// A full jail refuses the fork itself.
 pub(super) fn room_for_a_process() -> bool {
     true

@@ -41,6 +41,25 @@ pub(super) fn seal_descriptors() {
     }
 }
 
+/// Nothing ignored, nothing handled. Async-signal-safe.
+pub(super) fn default_signals() {
+    // The kernel's sigaction, all zeroes, is the default; glibc's wrapper would skip two signals
+    // that it keeps for itself, and those can come to us ignored.
+    let default = [0_u64; 8];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads no more than its sigaction, which is smaller than `default`.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                mem::size_of::<u64>(),
+            );
+        }
+    }
+}
+
 /// Whether one more process can be made here; tries. Async-signal-safe.
 pub(super) fn room_for_a_process() -> bool {
     // SAFETY: a plain fork by system call (glibc's would run its at-fork handlers), whose child

@@ -13,12 +13,13 @@ use super::{
     fanout::{Feed, Output},
     running::Process,
 };
-use crate::{
-    connect::proto::process::{
+use crate::connect::{
+    keepalive_interval,
+    proto::process::{
         ProcessEvent,
         process_event::{DataEvent, Event, KeepAlive, StartEvent, data_event},
     },
-    connect::{keepalive_interval, stream_timeout},
+    stream_timeout,
 };
 
 /// One client's view of one process.

@@ -2,7 +2,7 @@
 //!
 //! A process that does not read must not hold up more than its own clients, nor those for ever.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -22,7 +22,7 @@ const MAX_WAITING: usize = 8;
 pub(super) struct Input {
     channel: Channel,
     waiting: Semaphore,
-    /// Cancelled by close, so that it need not queue behind writes that wait.
+    /// Cancelled by the end, so that it need not queue behind writes that wait.
     closed: CancellationToken,
 }
 
@@ -30,7 +30,8 @@ enum Channel {
     /// Locked by whoever writes, in the order they came.
     Pipe(Mutex<Option<Stream>>),
     Terminal {
-        stream: Arc<Stream>,
+        /// `None` after the end: an open side of a terminal is a scarce thing.
+        stream: parking_lot::Mutex<Option<Arc<Stream>>>,
         writing: Mutex<()>,
     },
     Closed,
@@ -58,6 +59,7 @@ impl Input {
     }
 
     pub(super) fn terminal(stream: Arc<Stream>) -> Self {
+        let stream = parking_lot::Mutex::new(Some(stream));
         Self::new(Channel::Terminal { stream, writing: Mutex::new(()) })
     }
 
@@ -85,33 +87,43 @@ impl Input {
     }
 
     pub(super) async fn write_terminal(&self, bytes: &[u8]) -> Result<(), Error> {
-        let Channel::Terminal { stream, writing } = &self.channel else {
-            return Err(Error::NoTerminal);
-        };
+        let (terminal, writing) = self.terminal_side()?;
         self.patiently(async {
             let _turn = writing.lock().await;
-            stream.write_all(bytes).await.map_err(Error::Io)
+            terminal.write_all(bytes).await.map_err(Error::Io)
         })
         .await
     }
 
     pub(super) fn resize(&self, cols: u16, rows: u16) -> Result<(), Error> {
-        let Channel::Terminal { stream, .. } = &self.channel else {
-            return Err(Error::NoTerminal);
-        };
-        use std::os::fd::AsFd;
-        os::resize(stream.as_fd(), cols, rows).map_err(Error::Io)
+        let (terminal, _) = self.terminal_side()?;
+        os::resize(terminal.as_fd(), cols, rows).map_err(Error::Io)
     }
 
-    /// The process reads its end of file. Writes that wait fail.
+    /// A client's wish: the process reads its end of file. Writes that wait fail.
     pub(super) async fn close(&self) -> Result<(), Error> {
+        if let Channel::Terminal { .. } = &self.channel {
+            return Err(Error::IsTerminal);
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Lets go of the pipe or terminal.
+    pub(super) async fn end(&self) {
         self.closed.cancel();
         match &self.channel {
-            Channel::Terminal { .. } => return Err(Error::IsTerminal),
             Channel::Pipe(pipe) => drop(pipe.lock().await.take()),
+            Channel::Terminal { stream, .. } => drop(stream.lock().take()),
             Channel::Closed => {}
         }
-        Ok(())
+    }
+
+    fn terminal_side(&self) -> Result<(Arc<Stream>, &Mutex<()>), Error> {
+        let Channel::Terminal { stream, writing } = &self.channel else {
+            return Err(Error::NoTerminal);
+        };
+        Ok((stream.lock().clone().ok_or(Error::Closed)?, writing))
     }
 
     async fn patiently(&self, write: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {

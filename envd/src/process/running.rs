@@ -162,8 +162,7 @@ pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<In
             break exit;
         }
     };
-    // Nothing can fail here: what waits to write is told that it is closed.
-    let _ = process.input.close().await;
+    process.input.end().await;
     envd.reports.push(What::ProcessEnded {
         pid: process.pid,
         exit_code: exit::code(exit),

@@ -1,0 +1,251 @@
+//! `GET /files`.
+
+use std::{
+    fs::{File, Metadata, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use async_compression::tokio::bufread::GzipEncoder;
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, BufReader, ReadBuf};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    Asked, bad_request,
+    encoding::{self, Encoding},
+    internal,
+    range::{self, Part},
+};
+use crate::{rest::RestError, state::Envd, wire::What};
+
+/// Read from disk and handed on at once (bytes).
+const CHUNK: usize = 128 << 10;
+
+pub(super) async fn download(
+    asked: &Asked,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, RestError> {
+    let path = asked.resolve(asked.path.as_deref().unwrap_or_default())?;
+    let opening = path.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
+    let (file, found) = opened.map_err(|error| internal(error.to_string()))??;
+    let modified = modified(&found).map(http_date);
+
+    let conditional =
+        [header::RANGE, header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_NONE_MATCH]
+            .iter()
+            .any(|name| headers.contains_key(name));
+    let accept = text(headers, header::ACCEPT_ENCODING);
+    let encoding = encoding::choose(accept, conditional).map_err(|_| {
+        let text = "error parsing Accept-Encoding: no acceptable encoding found, supported: gzip, identity";
+        RestError::new(StatusCode::NOT_ACCEPTABLE, text)
+    })?;
+
+    let mut response = if not_modified(headers, &found) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let reported = (method == Method::GET).then(|| asked.envd.clone());
+        let body = Contents { file: File::into(file), length: found.len(), reported };
+        match encoding {
+            Encoding::Gzip => body.compressed(),
+            Encoding::Identity => {
+                // A range of a file that has changed since is of no use to the client.
+                let same = match text(headers, header::IF_RANGE) {
+                    Some(since) => modified.as_deref() == Some(since),
+                    None => true,
+                };
+                let range = text(headers, header::RANGE).filter(|_| same);
+                body.plain(range).await.map_err(|error| {
+                    internal(format!("error reading file '{}': {error}", path.display()))
+                })?
+            }
+        }
+    };
+
+    let answer = response.headers_mut();
+    answer.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    answer.insert(header::CONTENT_DISPOSITION, disposition(&path));
+    if let Some(modified) = modified.and_then(|date| HeaderValue::try_from(date).ok()) {
+        answer.insert(header::LAST_MODIFIED, modified);
+    }
+    if response.status().is_success() {
+        let kind = HeaderValue::from_static(content_type(&path));
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    Ok(response)
+}
+
+/// Regular files only: anything else might answer never.
+fn open(path: &Path) -> Result<(File, Metadata), RestError> {
+    let shown = path.display();
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            RestError::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist"))
+        }
+        _ => internal(format!("error opening file '{shown}': {error}")),
+    };
+    check(path, &std::fs::metadata(path).map_err(failed)?)?;
+    // Should a pipe have come in its place, opening does not wait for the other end.
+    let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    check(path, &found)?;
+    Ok((file, found))
+}
+
+fn check(path: &Path, found: &Metadata) -> Result<(), RestError> {
+    let shown = path.display();
+    if found.is_dir() {
+        Err(bad_request(format!("path '{shown}' is a directory")))
+    } else if !found.is_file() {
+        Err(bad_request(format!("path '{shown}' is not a regular file")))
+    } else {
+        Ok(())
+    }
+}
+
+struct Contents {
+    file: tokio::fs::File,
+    length: u64,
+    reported: Option<Arc<Envd>>,
+}
+
+impl Contents {
+    /// With its length, which also ends it should the file grow meanwhile.
+    async fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
+        let (status, bytes) = match range::part(range, self.length) {
+            Part::Whole => (StatusCode::OK, 0..self.length),
+            Part::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+            Part::Unsatisfiable => {
+                let range = [(header::CONTENT_RANGE, format!("bytes */{}", self.length))];
+                let text = "the requested range lies beyond the end of the file";
+                let error = RestError::new(StatusCode::RANGE_NOT_SATISFIABLE, text);
+                return Ok((range, error).into_response());
+            }
+        };
+        if bytes.start > 0 {
+            self.file.seek(io::SeekFrom::Start(bytes.start)).await?;
+        }
+        let length = bytes.end - bytes.start;
+        let content_range = (status == StatusCode::PARTIAL_CONTENT)
+            .then(|| format!("bytes {}-{}/{}", bytes.start, bytes.end - 1, self.length));
+        let file = Counted { inner: self.file.take(length), bytes: 0, reported: self.reported };
+        let body = Body::from_stream(ReaderStream::with_capacity(file, CHUNK));
+        let mut response =
+            (status, [(header::CONTENT_LENGTH, length.to_string())], body).into_response();
+        response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if let Some(range) = content_range.and_then(|range| HeaderValue::try_from(range).ok()) {
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
+        }
+        Ok(response)
+    }
+
+    fn compressed(self) -> Response {
+        let file = Counted { inner: self.file, bytes: 0, reported: self.reported };
+        let compressed = GzipEncoder::new(BufReader::with_capacity(CHUNK, file));
+        let body = Body::from_stream(ReaderStream::with_capacity(compressed, CHUNK));
+        ([(header::CONTENT_ENCODING, "gzip")], body).into_response()
+    }
+}
+
+/// Reports what was read when the client has it, or has gone.
+struct Counted<R> {
+    inner: R,
+    bytes: u64,
+    reported: Option<Arc<Envd>>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        self.bytes += (buffer.filled().len() - before) as u64;
+        polled
+    }
+}
+
+impl<R> Drop for Counted<R> {
+    fn drop(&mut self) {
+        if let Some(envd) = &self.reported {
+            envd.reports.push(What::FileRead { bytes: self.bytes });
+        }
+    }
+}
+
+fn not_modified(headers: &HeaderMap, found: &Metadata) -> bool {
+    // There are no entity tags here, so that only "any" can match one.
+    if let Some(tags) = text(headers, header::IF_NONE_MATCH) {
+        return tags.trim() == "*";
+    }
+    let since = text(headers, header::IF_MODIFIED_SINCE)
+        .and_then(|date| DateTime::parse_from_rfc2822(date).ok());
+    match (since, modified(found)) {
+        (Some(since), Some(modified)) => modified.timestamp() <= since.timestamp(),
+        _ => false,
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// A file's clock may say anything; what no calendar holds is left out.
+fn modified(found: &Metadata) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(found.mtime(), 0)
+}
+
+fn http_date(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// `inline; filename=…`, with whatever a header cannot hold percent-encoded.
+fn disposition(path: &Path) -> HeaderValue {
+    let name = PathBuf::from(path.file_name().unwrap_or_default());
+    let name = name.to_string_lossy();
+    let simple = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let value = if name.bytes().all(simple) {
+        format!("inline; filename={name}")
+    } else {
+        let encoded =
+            percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
+        format!("inline; filename*=utf-8''{encoded}")
+    };
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("inline"))
+}
+
+/// What a browser should show rather than save.
+fn content_type(path: &Path) -> &'static str {
+    match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default() {
+        "txt" | "log" | "md" | "py" | "rs" | "sh" | "toml" | "yaml" | "yml" => {
+            "text/plain; charset=utf-8"
+        }
+        "html" | "htm" => "text/html; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "csv" => "text/csv; charset=utf-8",
+        "js" | "mjs" => "text/javascript; charset=utf-8",
+        "json" => "application/json",
+        "pdf" => "application/pdf",
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "gif" => "image/gif",
+        "svg" => "image/svg+xml",
+        "webp" => "image/webp",
+        _ => "application/octet-stream",
+    }
+}

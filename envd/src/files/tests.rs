@@ -1,0 +1,353 @@
+//! `/files` as clients meet it, on a real disk.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+
+use axum::{
+    body::to_bytes,
+    http::{Request, Response},
+};
+use futures_util::stream;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::{
+    filesystem::tests::{directory, envd},
+    wire::What,
+};
+
+async fn send(request: Request<Body>) -> Response<Body> {
+    routes().with_state(envd()).oneshot(request).await.unwrap()
+}
+
+async fn body(response: Response<Body>) -> Vec<u8> {
+    to_bytes(response.into_body(), 64 << 20).await.unwrap().into()
+}
+
+async fn answer(response: Response<Body>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&body(response).await).unwrap())
+}
+
+fn uri(path: &Path) -> String {
+    let path = percent_encoding::utf8_percent_encode(
+        path.to_str().unwrap(),
+        percent_encoding::NON_ALPHANUMERIC,
+    );
+    format!("/files?path={path}")
+}
+
+async fn get_with(path: &Path, headers: &[(&str, &str)]) -> Response<Body> {
+    let mut request = Request::get(uri(path));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send(request.body(Body::empty()).unwrap()).await
+}
+
+fn octets(path: &Path) -> axum::http::request::Builder {
+    Request::post(uri(path)).header("content-type", "application/octet-stream")
+}
+
+fn multipart(uri: &str, parts: &[(&str, &str, &str)]) -> Request<Body> {
+    let mut body = String::new();
+    for (name, filename, content) in parts {
+        body += &format!(
+            "--b0\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{filename}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n{content}\r\n"
+        );
+    }
+    body += "--b0--\r\n";
+    let kind = "multipart/form-data; boundary=b0";
+    Request::post(uri).header("content-type", kind).body(Body::from(body)).unwrap()
+}
+
+fn file(content: &[u8]) -> (TempDir, PathBuf) {
+    let home = directory();
+    let path = home.path().join("file.txt");
+    fs::write(&path, content).unwrap();
+    (home, path)
+}
+
+fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_file_comes_with_its_length() {
+    let (_home, path) = file(b"hello");
+    let response = get_with(&path, &[]).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(header(&response, "content-length"), "5");
+    assert_eq!(header(&response, "vary"), "Accept-Encoding");
+    assert_eq!(header(&response, "content-disposition"), "inline; filename=file.txt");
+    assert_eq!(body(response).await, b"hello");
+    let (_home, empty) = file(b"");
+    let response = get_with(&empty, &[]).await;
+    assert_eq!(header(&response, "content-length"), "0");
+    assert_eq!(body(response).await, b"");
+    let request = Request::head(uri(&path)).body(Body::empty()).unwrap();
+    let response = send(request).await;
+    assert_eq!((response.status().as_u16(), header(&response, "content-length")), (200, "5"));
+}
+
+#[tokio::test]
+async fn a_file_is_compressed_for_those_who_ask() {
+    let content = "abc".repeat(100_000);
+    let (_home, path) = file(content.as_bytes());
+    let response = get_with(&path, &[("accept-encoding", "gzip, deflate, br, zstd")]).await;
+    assert_eq!(header(&response, "content-encoding"), "gzip");
+    assert_eq!(header(&response, "content-length"), "");
+    let packed = body(response).await;
+    assert!(packed.len() < content.len() / 10);
+    assert_eq!(unzip(&packed).await, content.as_bytes());
+    let response = get_with(&path, &[("accept-encoding", "*;q=0")]).await;
+    assert_eq!(response.status(), 406);
+}
+
+async fn unzip(packed: &[u8]) -> Vec<u8> {
+    use tokio::io::AsyncReadExt as _;
+    let mut content = Vec::new();
+    let mut decoder = async_compression::tokio::bufread::GzipDecoder::new(packed);
+    decoder.read_to_end(&mut content).await.unwrap();
+    content
+}
+
+async fn zip(content: &[u8]) -> Vec<u8> {
+    use tokio::io::AsyncReadExt as _;
+    let mut packed = Vec::new();
+    let mut encoder = async_compression::tokio::bufread::GzipEncoder::new(content);
+    encoder.read_to_end(&mut packed).await.unwrap();
+    packed
+}
+
+#[tokio::test]
+async fn a_range_is_a_part_and_never_compressed() {
+    let (_home, path) = file(b"0123456789");
+    let range = [("range", "bytes=2-4"), ("accept-encoding", "gzip")];
+    let response = get_with(&path, &range).await;
+    assert_eq!(response.status(), 206);
+    assert_eq!(header(&response, "content-range"), "bytes 2-4/10");
+    assert_eq!(header(&response, "content-length"), "3");
+    assert_eq!(body(response).await, b"234");
+    let response = get_with(&path, &[("range", "bytes=10-")]).await;
+    assert_eq!(
+        (response.status().as_u16(), header(&response, "content-range")),
+        (416, "bytes */10")
+    );
+    let modified = header(&get_with(&path, &[]).await, "last-modified").to_owned();
+    let response = get_with(&path, &[("if-modified-since", &modified)]).await;
+    assert_eq!(response.status(), 304);
+    let stale = [("range", "bytes=2-4"), ("if-range", "Thu, 01 Jan 1970 00:00:00 GMT")];
+    assert_eq!(get_with(&path, &stale).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_not_a_file_is_refused_at_once() {
+    let home = directory();
+    let (root, missing) = (home.path(), home.path().join("missing"));
+    let pipe = root.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (path, status, message) in [
+        (missing.as_path(), 404, format!("path '{}' does not exist", missing.display())),
+        (root, 400, format!("path '{}' is a directory", root.display())),
+        (&pipe, 400, format!("path '{}' is not a regular file", pipe.display())),
+        (Path::new("/dev/zero"), 400, "path '/dev/zero' is not a regular file".into()),
+    ] {
+        let found = answer(get_with(path, &[]).await).await;
+        assert_eq!(found, (status, json!({"code": status, "message": message})));
+    }
+    for (path, message) in [
+        (root, format!("path is a directory: {}", root.display())),
+        (&pipe, format!("path is not a regular file: {}", pipe.display())),
+    ] {
+        let found = answer(send(octets(path).body(Body::from("x")).unwrap()).await).await;
+        assert_eq!(found, (400, json!({"code": 400, "message": message})));
+    }
+    let ghost = Request::get("/files?username=ghost&path=x").body(Body::empty()).unwrap();
+    let text = "error looking up user 'ghost': user: unknown user ghost";
+    assert_eq!(answer(send(ghost).await).await, (401, json!({"code": 401, "message": text})));
+}
+
+#[tokio::test]
+async fn a_body_becomes_a_file_of_the_user() {
+    let home = directory();
+    let path = home.path().join("a/b/ü.bin");
+    let chunks = stream::iter((0..300).map(|_| Ok::<_, std::io::Error>(vec![7u8; 4096])));
+    let request = Request::post(format!("{}&username=daemon", uri(&path)))
+        .header("content-type", "application/octet-stream")
+        .body(Body::from_stream(chunks))
+        .unwrap();
+    let (status, written) = answer(send(request).await).await;
+    let expect = json!([{"path": path, "name": "ü.bin", "type": "file"}]);
+    assert_eq!((status, written), (200, expect));
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!((found.len(), found.uid(), found.mode() & 0o777), (300 * 4096, 1, 0o644));
+    assert_eq!(fs::metadata(home.path().join("a")).unwrap().uid(), 1);
+}
+
+#[tokio::test]
+async fn an_overwritten_file_keeps_its_inode_and_loses_its_rest() {
+    let (_home, path) = file(b"a long content");
+    let inode = fs::metadata(&path).unwrap().ino();
+    let packed = zip(b"short").await;
+    let request = octets(&path).header("content-encoding", "gzip").body(Body::from(packed));
+    assert_eq!(send(request.unwrap()).await.status(), 200);
+    assert_eq!(fs::read(&path).unwrap(), b"short");
+    assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+}
+
+#[tokio::test]
+async fn metadata_is_replaced_by_each_upload() {
+    let (_home, path) = file(b"");
+    let request = octets(&path).header("X-Metadata-Author", "me").header("x-metadata-b", "2");
+    let (_, written) = answer(send(request.body(Body::from("x")).unwrap()).await).await;
+    assert_eq!(written[0]["metadata"], json!({"author": "me", "b": "2"}));
+    assert_eq!(xattr::get(&path, "user.e2b.author").unwrap(), Some(b"me".to_vec()));
+    let (_, written) = answer(send(octets(&path).body(Body::from("x")).unwrap()).await).await;
+    assert_eq!(written[0].get("metadata"), None);
+    assert_eq!(xattr::get(&path, "user.e2b.author").unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_form_carries_many_files_with_whole_paths() {
+    let home = directory();
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    let big = "x".repeat(3 << 20);
+    let parts = [
+        ("file", at("a.txt"), "one"),
+        ("comment", at("ignored"), big.as_str()),
+        ("file", at("deep/ü/b.txt"), big.as_str()),
+        ("file", at("empty"), ""),
+    ];
+    let parts: Vec<_> = parts.iter().map(|(a, b, c)| (*a, b.as_str(), *c)).collect();
+    let (status, written) = answer(send(multipart("/files", &parts)).await).await;
+    assert_eq!(status, 200, "{written}");
+    let names: Vec<_> = written.as_array().unwrap().iter().map(|file| &file["name"]).collect();
+    assert_eq!(names, ["a.txt", "b.txt", "empty"]);
+    assert_eq!(fs::read(at("a.txt")).unwrap(), b"one");
+    assert_eq!(fs::read(at("deep/ü/b.txt")).unwrap(), big.as_bytes());
+    assert_eq!(fs::read(at("empty")).unwrap(), b"");
+    assert!(!Path::new(&at("ignored")).exists());
+}
+
+#[tokio::test]
+async fn the_path_of_the_query_wins_for_one_file() {
+    let home = directory();
+    let path = home.path().join("chosen");
+    let one = [("file", "/nowhere/else", "one")];
+    let (status, written) = answer(send(multipart(&uri(&path), &one)).await).await;
+    assert_eq!((status, &written[0]["path"]), (200, &json!(path)));
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    let two = [("file", "a", "first"), ("file", "b", "second")];
+    let (status, _) = answer(send(multipart(&uri(&path), &two)).await).await;
+    assert_eq!((status, fs::read(&path).unwrap()), (400, b"first".to_vec()));
+}
+
+#[tokio::test]
+async fn uploads_that_make_no_sense_are_refused() {
+    let home = directory();
+    let path = home.path().join("x");
+    let none = Request::post("/files").header("content-type", "application/octet-stream");
+    let kind = Request::post(uri(&path)).header("content-type", "text/plain");
+    let coding = octets(&path).header("content-encoding", "br");
+    let broken = octets(&path).header("content-encoding", "gzip");
+    let control = octets(&path).header("x-metadata-k", "\u{fc}");
+    for request in [none, kind, coding, broken, control] {
+        let found = answer(send(request.body(Body::from("not gzip")).unwrap()).await).await;
+        assert_eq!((found.0, &found.1["code"]), (400, &json!(400)), "{}", found.1);
+    }
+    let empty = answer(send(multipart("/files", &[("other", "a", "b")])).await).await;
+    assert_eq!(empty.0, 400);
+    gone(&path).await;
+}
+
+/// A failed upload's file is removed behind the answer's back.
+async fn gone(path: &Path) {
+    for _ in 0..100 {
+        if !path.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("'{}' is still there", path.display());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_half_of_a_new_file() {
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{UnixListener, UnixStream},
+    };
+    let home = directory();
+    let (socket, path) = (home.path().join("s"), home.path().join("new"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(async move {
+        axum::serve(listener, routes().with_state(envd())).await.unwrap();
+    });
+    let mut client = UnixStream::connect(&socket).await.unwrap();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\n\
+         content-length: 9999999\r\n\r\n",
+        uri(&path)
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&vec![1; 2 << 20]).await.unwrap();
+    for _ in 0..500 {
+        if fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(fs::metadata(&path).unwrap().len() > 0);
+    drop(client);
+    gone(&path).await;
+    server.abort();
+}
+
+#[tokio::test]
+async fn bytes_read_and_written_are_reported() {
+    let (_home, path) = file(b"hello");
+    let envd = envd();
+    let router = routes().with_state(envd.clone());
+    let request = Request::get(uri(&path)).body(Body::empty()).unwrap();
+    body(router.clone().oneshot(request).await.unwrap()).await;
+    let request = octets(&path).body(Body::from("abc")).unwrap();
+    body(router.oneshot(request).await.unwrap()).await;
+    let told: Vec<_> = envd.reports.after(0).await.into_iter().map(|report| report.what).collect();
+    assert_eq!(told, [What::FileRead { bytes: 5 }, What::FileWritten { bytes: 3 }]);
+}
+
+/// Runs itself again on a filesystem of its own, in a mount namespace that ends with the process.
+#[tokio::test]
+async fn a_full_disk_is_507_and_leaves_nothing_behind() {
+    const SMALL_DISK: &str = "COPPICE_TEST_SMALL_DISK";
+    let Some(disk) = std::env::var_os(SMALL_DISK) else {
+        let home = directory();
+        let script = "mount -t tmpfs -o size=1m tmpfs \"$1\" || exit 77; \
+            exec \"$2\" --exact files::tests::a_full_disk_is_507_and_leaves_nothing_behind";
+        let run = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+            .args([home.path(), &std::env::current_exe().unwrap()])
+            .env(SMALL_DISK, home.path())
+            .output();
+        return match run {
+            Ok(run) if run.status.success() => {}
+            Ok(run) if run.status.code() != Some(77) => {
+                panic!("{}", String::from_utf8_lossy(&run.stdout))
+            }
+            cannot => {
+                assert!(std::env::var_os("CI").is_none(), "cannot mount a tmpfs: {cannot:?}");
+                println!("skipped: cannot mount a tmpfs in a mount namespace: {cannot:?}");
+            }
+        };
+    };
+    let path = Path::new(&disk).join("new");
+    let request = octets(&path).body(Body::from(vec![1; 3 << 20])).unwrap();
+    let (status, error) = answer(send(request).await).await;
+    assert_eq!(status, 507, "{error}");
+    let text = "attempted to write 3145728 bytes: not enough disk space available";
+    assert_eq!(error["message"], text);
+    gone(&path).await;
+}
