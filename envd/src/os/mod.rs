@@ -7,6 +7,9 @@
 #[cfg_attr(target_os = "freebsd", path = "freebsd.rs")]
 mod host;
 
+#[cfg_attr(target_os = "linux", path = "linux_attach.rs")]
+#[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
+pub(crate) mod attach;
 mod child;
 mod ready;
 mod rights;

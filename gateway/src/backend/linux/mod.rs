@@ -1,4 +1,300 @@
-//! The linux backend.
+//! Linux: user, mount, pid, net, uts, ipc and cgroup namespaces around an overlay.
+//!
+//! A sandbox is its cgroups (what lives), its slot (uid range, address, link) and the sockets in
+//! its directory. Nothing is kept in memory but a shortcut from id to slot; no program is started
+//! when a sandbox is made or ended.
+
+mod cell;
+mod cgroup;
+mod cgroup_plan;
+mod clone;
+mod error;
+mod forwarding;
+mod idmap;
+mod joining;
+mod mountinfo;
+mod net;
+mod nft;
+mod probe;
+mod process;
+mod slot;
+mod turns;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use self::{
+    cgroup::Cgroups,
+    clone::Image,
+    error::Call,
+    net::Links,
+    slot::{Owner, Slot, Slots},
+    turns::Turns,
+};
+use super::{Backend, Cell, CellSpec, Check, Error, NetworkMode, Settings};
+use crate::sandbox::SandboxId;
+
+/// For all processes of a sandbox to end and its cgroups to be free.
+const DYING: Duration = Duration::from_secs(5);
 
 /// This host.
-pub struct Host;
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    cgroups: Cgroups,
+    image: Image,
+    slots: Slots,
+    links: Links,
+    turns: Turns,
+    taken: Mutex<HashMap<SandboxId, Slot>>,
+    cpus: Vec<u16>,
+    next_cpu: AtomicUsize,
+}
+
+impl Host {
+    /// # Errors
+    /// When the host lacks what no sandbox can be without; [`Backend::probe`] tells more.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Inner {
+            cgroups: Cgroups::detect(&settings.data_dir)?,
+            image: Image::take()?,
+            slots: Slots::new(),
+            links: Links::default(),
+            turns: Turns::default(),
+            taken: Mutex::default(),
+            cpus: host_cpus()?,
+            next_cpu: AtomicUsize::new(0),
+            settings,
+        })))
+    }
+}
+
+#[async_trait]
+impl Backend for Host {
+    fn name(&self) -> &'static str {
+        "linux"
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        let inner = &self.0;
+        inner.cgroups.prepare()?;
+        inner.slots.prepare(inner.cgroups.parent())?;
+        forwarding::turn_on()?;
+        joining::turn_on()?;
+        nft::load(&inner.settings.dns).await?;
+        for (slot, owner) in inner.slots.list() {
+            let ours = owner.data_dir == inner.settings.data_dir;
+            let cgroups = inner.cgroups.of(&owner.data_dir);
+            if cgroups.exists(owner.id) {
+                if ours {
+                    inner.taken.lock().insert(owner.id, slot);
+                }
+            } else if ours || !owner.data_dir.exists() {
+                inner.links.remove(slot).await?;
+                inner.slots.free(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to its end when the caller goes away, and is then undone.
+    async fn create(&self, spec: CellSpec) -> Result<Cell, Error> {
+        let inner = Arc::clone(&self.0);
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let id = spec.id;
+            let made = inner.turns.take(id, inner.make(spec)).await;
+            if let Err(Ok(_)) = tell.send(made) {
+                inner.turns.take(id, inner.end_or_log(id)).await;
+            }
+        });
+        told.await.map_err(std::io::Error::other).call("make", "sandbox")?
+    }
+
+    async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
+        self.0.turns.take(id, self.0.end(id)).await
+    }
+
+    async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
+        let first = process::first_of(|| self.0.cgroups.envd_processes(id));
+        first.map(|pidfd| watch(id, pidfd)).transpose()
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, Error> {
+        let mut ids = self.0.cgroups.list();
+        let slots = self.0.slots.list().into_iter();
+        ids.extend(slots.filter_map(|(_, owner)| {
+            (owner.data_dir == self.0.settings.data_dir).then_some(owner.id)
+        }));
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    async fn retire(&self) -> Result<(), Error> {
+        self.0.cgroups.retire()?;
+        if !self.0.slots.retire(self.0.cgroups.parent()) {
+            return Ok(());
+        }
+        nft::unload().await?;
+        joining::restore()?;
+        forwarding::restore()?;
+        match std::fs::remove_dir(slot::RUN) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).call("rmdir", slot::RUN)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn probe(&self, planned: usize) -> Vec<Check> {
+        probe::all(&self.0.settings, self.0.cgroups.plan(), planned)
+    }
+}
+
+impl Inner {
+    async fn make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
+        let id = spec.id;
+        if self.cgroups.exists(id) || self.taken.lock().contains_key(&id) {
+            return Err(Error::Unsupported(format!("sandbox {id} is there already")));
+        }
+        let made = self.try_make(spec).await;
+        if made.is_err() {
+            self.end_or_log(id).await;
+        }
+        made
+    }
+
+    async fn try_make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
+        let id = spec.id;
+        let owner = Owner { id, data_dir: self.settings.data_dir.clone() };
+        let slot = self.slots.take(&owner)?;
+        self.taken.lock().insert(id, slot);
+
+        let inner = Arc::clone(self);
+        let (staged, spec) = blocking(move || {
+            let directory = inner.directory(id);
+            let staged = cell::stage(&inner.cgroups, &inner.image, directory, &spec, slot)?;
+            Ok((staged, spec))
+        })
+        .await?;
+        if spec.network == NetworkMode::Nat {
+            self.links.create(slot, staged.child.pid).await?;
+        }
+        let cpus = self.choose_cpus(spec.limits.cpus);
+        let attach = cell::attach(&spec, cpus, &self.settings.dns, slot);
+        let pidfd = blocking(move || cell::start(staged, spec, attach)).await?;
+        watch(id, pidfd)
+    }
+
+    /// Ends whatever there is of a sandbox.
+    async fn end(self: &Arc<Self>, id: SandboxId) -> Result<(), Error> {
+        let slot = self.slot_of(id);
+        let inner = Arc::clone(self);
+        let processes = blocking(move || inner.end_processes(id));
+        let link = async {
+            match slot {
+                Some(slot) => self.links.remove(slot).await,
+                None => Ok(()),
+            }
+        };
+        let (processes, link) = tokio::join!(processes, link);
+        processes?;
+        link?;
+        cell::remove_sockets(&self.directory(id))?;
+        // Last: from here on the uid range and the address may be another's.
+        if let Some(slot) = slot {
+            self.slots.free(slot)?;
+            self.taken.lock().remove(&id);
+        }
+        Ok(())
+    }
+
+    fn end_processes(&self, id: SandboxId) -> Result<(), Error> {
+        if !self.cgroups.exists(id) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + DYING;
+        let first = process::first_of(|| self.cgroups.envd_processes(id));
+        self.cgroups.kill(id);
+        if let Some(first) = first {
+            process::kill(&first);
+            if !process::wait(&first, deadline) {
+                return Err(Error::Timeout("the end of a sandbox's processes", DYING));
+            }
+        }
+        self.cgroups.remove(id, deadline)
+    }
+
+    async fn end_or_log(self: &Arc<Self>, id: SandboxId) {
+        if let Err(error) = self.end(id).await {
+            error!(sandbox = %id, %error, "could not undo the making of a sandbox");
+        }
+    }
+
+    fn slot_of(&self, id: SandboxId) -> Option<Slot> {
+        let known = self.taken.lock().get(&id).copied();
+        known.or_else(|| {
+            let mut slots = self.slots.list().into_iter();
+            slots.find(|(_, owner)| owner.id == id).map(|(slot, _)| slot)
+        })
+    }
+
+    fn directory(&self, id: SandboxId) -> PathBuf {
+        self.settings.data_dir.join("sandboxes").join(id.to_string())
+    }
+
+    /// As many CPUs as the sandbox may use, spread over the host.
+    fn choose_cpus(&self, wanted: u32) -> Vec<u16> {
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).max(1);
+        if wanted >= self.cpus.len() {
+            return self.cpus.clone();
+        }
+        let start = self.next_cpu.fetch_add(wanted, Ordering::Relaxed);
+        let mut chosen: Vec<u16> =
+            (0..wanted).map(|n| self.cpus[start.wrapping_add(n) % self.cpus.len()]).collect();
+        chosen.sort_unstable();
+        chosen
+    }
+}
+
+fn watch(id: SandboxId, pidfd: std::os::fd::OwnedFd) -> Result<Cell, Error> {
+    let ended = CancellationToken::new();
+    process::watch(pidfd, ended.clone()).call("watch", id)?;
+    Ok(Cell { ended })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(std::io::Error::other).call("run", "a blocking task")?
+}
+
+fn host_cpus() -> Result<Vec<u16>, Error> {
+    let set = sched_getaffinity(Pid::from_raw(0)).call("sched_getaffinity", "gateway")?;
+    let cpus = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
+    let cpus: Vec<u16> = cpus.filter_map(|cpu| u16::try_from(cpu).ok()).collect();
+    if cpus.is_empty() {
+        warn!("no cpu is allowed to the gateway");
+    }
+    Ok(cpus)
+}

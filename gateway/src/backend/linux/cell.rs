@@ -1,0 +1,180 @@
+//! Making a sandbox's kernel half, up to envd's answer. Undoing a failure is the caller's.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{fs::DirBuilderExt, fs::OpenOptionsExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use envd::{
+    control,
+    wire::{Attach, Attached, Descriptor, LinuxAttach, LinuxNetwork, PROTOCOL, Spec},
+};
+
+use super::{
+    cgroup::Cgroups,
+    clone::{self, Child, Image},
+    error::Call,
+    idmap::{self, Access},
+    slot::{GATEWAY, Slot},
+};
+use crate::backend::{CellSpec, Error, NetworkMode};
+
+/// For each step of the conversation with a fresh envd, which has none but its own mounts to do.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const SOCKETS: [(&str, Descriptor); 3] = [
+    ("envd.sock", Descriptor::EnvdListener),
+    ("tunnel.sock", Descriptor::TunnelListener),
+    ("report.sock", Descriptor::ReportListener),
+];
+const LOG: &str = "envd.log";
+
+/// A child in its namespaces and cgroups, which has not run anything yet.
+pub(super) struct Staged {
+    pub(super) child: Child,
+    descriptors: Vec<(Descriptor, OwnedFd)>,
+    directory: PathBuf,
+}
+
+/// Makes all of a sandbox that does not concern the network. Blocks.
+pub(super) fn stage(
+    cgroups: &Cgroups,
+    image: &Image,
+    directory: PathBuf,
+    spec: &CellSpec,
+    slot: Slot,
+) -> Result<Staged, Error> {
+    let mut descriptors = Vec::new();
+    for (name, role) in SOCKETS {
+        let path = directory.join(name);
+        let listener = UnixListener::bind(&path).call("bind", path.display())?;
+        descriptors.push((role, listener.into()));
+    }
+    let layer = directory.join("layer");
+    for part in ["upper", "work"] {
+        let path = layer.join(part);
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&path).call("mkdir", path.display())?;
+    }
+    let log = open_log(&directory)?;
+
+    let group = cgroups.create(spec.id, spec.limits)?;
+    let child = clone::spawn(image, &log, group.envd.as_ref())?;
+    child.join(&group.envd_v1)?;
+    let namespace = child.map_ids(slot.first_uid())?;
+    for path in &spec.template.layers {
+        let mount = idmap::mount(path, namespace.as_fd(), Access::ReadOnly)?;
+        descriptors.push((Descriptor::LowerLayer, mount));
+    }
+    let mount = idmap::mount(&layer, namespace.as_fd(), Access::ReadWrite)?;
+    descriptors.push((Descriptor::WritableLayer, mount));
+    let procs = group.user_procs.into_iter();
+    descriptors.extend(procs.map(|procs| (Descriptor::UserCgroup, procs)));
+    descriptors.push((Descriptor::MemoryUsage, group.memory_usage));
+    descriptors.push((Descriptor::CpuUsage, group.cpu_usage));
+    Ok(Staged { child, descriptors, directory })
+}
+
+/// Appended to: a sandbox's log outlives the gateway.
+fn open_log(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(LOG);
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    options.open(&path).call("open", path.display())
+}
+
+/// How envd is to enter.
+pub(super) fn attach(
+    spec: &CellSpec,
+    cpus: Vec<u16>,
+    dns: &[std::net::IpAddr],
+    slot: Slot,
+) -> LinuxAttach {
+    LinuxAttach {
+        hostname: spec.id.to_string(),
+        memory_bytes: spec.limits.memory_bytes,
+        cpus,
+        processes: spec.limits.processes,
+        network: match spec.network {
+            NetworkMode::None => None,
+            NetworkMode::Nat => Some(LinuxNetwork {
+                address: slot.address(),
+                gateway: GATEWAY,
+                dns: dns.iter().copied().filter(std::net::IpAddr::is_ipv4).collect(),
+            }),
+        },
+    }
+}
+
+/// Lets the child go and hears whether it serves. Blocks, for a bounded time.
+pub(super) fn start(staged: Staged, spec: CellSpec, attach: LinuxAttach) -> Result<OwnedFd, Error> {
+    let Staged { mut child, descriptors, directory } = staged;
+    child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    let spec = Spec {
+        protocol: PROTOCOL,
+        sandbox_id: spec.id.to_string(),
+        template_id: spec.template.id.clone(),
+        descriptors: descriptors.iter().map(|(role, _)| *role).collect(),
+        attach: Attach::Linux(attach),
+        init: spec.init,
+    };
+    let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| fd.as_fd()).collect();
+    let talk = |child: &mut Child| {
+        child.control.write_all(b"g")?;
+        control::send_spec(child.control.as_fd(), &spec, &fds)?;
+        control::receive_attached(child.control.as_fd())
+    };
+    match talk(&mut child) {
+        Ok(Attached::Ready { protocol: PROTOCOL }) => {
+            child.release().ok_or_else(|| Error::Unsupported("a child without a pidfd".into()))
+        }
+        Ok(Attached::Ready { protocol }) => Err(Error::Attach {
+            step: "speak the gateway's protocol".into(),
+            message: format!("the gateway speaks version {PROTOCOL}, envd {protocol}"),
+        }),
+        Ok(Attached::Failed { step, message, .. }) => Err(Error::Attach { step, message }),
+        Err(source) => Err(match source.kind() {
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+                Error::Timeout("envd's answer", PATIENCE)
+            }
+            _ => Error::Attach {
+                step: "answer".into(),
+                message: format!("{source}; its log ends: {}", log_end(&directory)),
+            },
+        }),
+    }
+}
+
+fn log_end(directory: &Path) -> String {
+    const LENGTH: u64 = 600;
+    let read = || {
+        let mut log = File::open(directory.join(LOG))?;
+        let length = log.metadata()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(LENGTH)))?;
+        let mut text = Vec::new();
+        log.take(LENGTH).read_to_end(&mut text)?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&text).trim().to_owned())
+    };
+    read().unwrap_or_else(|error| error.to_string())
+}
+
+/// Removes the sockets, which nobody serves any more.
+pub(super) fn remove_sockets(directory: &Path) -> Result<(), Error> {
+    for (name, _) in SOCKETS {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).call("unlink", path.display());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! The cgroups of sandboxes.
+//!
+//! ```text
+//! <hierarchy>/coppice-gw-<data dir>/coppice-<id>/envd   envd alone, with a margin of its own
+//!                                               /user   all else, with the sandbox's limits
+//! ```
+//!
+//! The parent names the data directory, so that what a gateway owns is read from the kernel.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::errno::Errno;
+use sha2::{Digest, Sha256};
+
+use super::{
+    cgroup_plan::{Controller, Hierarchy, Plan, Version, v2_mount},
+    error::Call,
+    mountinfo,
+};
+use crate::{
+    backend::{Error, Limits},
+    sandbox::SandboxId,
+};
+
+/// What envd itself may take beside its sandbox: its buffers, its threads, the file cache of what
+/// it writes. Bounded, because root in the sandbox may get hold of it.
+const ENVD_MEMORY: u64 = 512 << 20;
+const ENVD_PROCESSES: u64 = 1024;
+const CPU_PERIOD_US: u64 = 100_000;
+
+const LEAVES: [&str; 2] = ["envd", "user"];
+
+pub(super) struct Cgroups {
+    plan: Plan,
+    parent: String,
+}
+
+/// The cgroups of a new sandbox, as its making needs them.
+pub(super) struct Group {
+    /// v2's `envd` directory, for clone3.
+    pub(super) envd: Option<OwnedFd>,
+    /// `cgroup.procs` of v1's `envd` directories.
+    pub(super) envd_v1: Vec<PathBuf>,
+    pub(super) user_procs: Vec<OwnedFd>,
+    pub(super) memory_usage: OwnedFd,
+    pub(super) cpu_usage: OwnedFd,
+}
+
+impl Cgroups {
+    pub(super) fn detect(data_dir: &Path) -> Result<Self, Error> {
+        let path = "/proc/self/mountinfo";
+        let mounts = mountinfo::parse(&fs::read_to_string(path).call("read", path)?);
+        let controllers = v2_mount(&mounts)
+            .map(|mount| fs::read_to_string(mount.join("cgroup.controllers")))
+            .transpose()
+            .call("read", "cgroup.controllers")?
+            .unwrap_or_default();
+        let plan = Plan::new(&mounts, &controllers).map_err(Error::Unsupported)?;
+        Ok(Self { plan, parent: parent_name(data_dir) })
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        for hierarchy in &self.plan.hierarchies {
+            delegate(hierarchy, &hierarchy.mount)?;
+            let parent = hierarchy.mount.join(&self.parent);
+            make(&parent, true)?;
+            delegate(hierarchy, &parent)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn create(&self, id: SandboxId, limits: Limits) -> Result<Group, Error> {
+        let margin =
+            Limits { cpus: limits.cpus, memory_bytes: ENVD_MEMORY, processes: ENVD_PROCESSES };
+        let mut envd = None;
+        let mut envd_v1 = Vec::new();
+        let mut user_procs = Vec::new();
+        for hierarchy in &self.plan.hierarchies {
+            let cell = self.cell(hierarchy, id);
+            make(&cell, false)?;
+            delegate(hierarchy, &cell)?;
+            for (leaf, limits) in LEAVES.into_iter().zip([margin, limits]) {
+                let leaf = cell.join(leaf);
+                make(&leaf, false)?;
+                limit(hierarchy, &leaf, limits)?;
+            }
+            let procs = cell.join("user/cgroup.procs");
+            user_procs.push(open(&procs, true)?);
+            match hierarchy.version {
+                Version::V1 => envd_v1.push(cell.join("envd/cgroup.procs")),
+                Version::V2 => envd = Some(open_directory(&cell.join("envd"))?),
+            }
+        }
+        let memory = self
+            .plan
+            .of(Controller::Memory)
+            .ok_or_else(|| Error::Unsupported("no memory controller".into()))?;
+        let memory_file = match memory.version {
+            Version::V1 => "user/memory.usage_in_bytes",
+            Version::V2 => "user/memory.current",
+        };
+        let memory_usage = open(&self.cell(memory, id).join(memory_file), false)?;
+        let cpu_file = match (&self.plan.cpuacct, self.plan.v2()) {
+            (None, Some(v2)) => self.cell(v2, id).join("user/cpu.stat"),
+            (cpuacct, _) => {
+                let mount = cpuacct.as_deref().unwrap_or(Path::new("/sys/fs/cgroup/cpuacct"));
+                mount.join(&self.parent).join(id.cell_name()).join("user/cpuacct.usage")
+            }
+        };
+        let cpu_usage = open(&cpu_file, false)?;
+        Ok(Group { envd, envd_v1, user_procs, memory_usage, cpu_usage })
+    }
+
+    /// Processes in the leaf of envd: envd, and for an instant each process it starts.
+    pub(super) fn envd_processes(&self, id: SandboxId) -> Vec<i32> {
+        let Some(hierarchy) = self.plan.hierarchies.first() else { return Vec::new() };
+        fs::read_to_string(self.cell(hierarchy, id).join("envd/cgroup.procs"))
+            .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
+            .unwrap_or_default()
+    }
+
+    /// SIGKILL to all at once, the frozen included; v2 since Linux 5.14.
+    pub(super) fn kill(&self, id: SandboxId) {
+        if let Some(v2) = self.plan.v2() {
+            let cell = self.cell(v2, id);
+            let _ = fs::write(cell.join("cgroup.kill"), "1");
+            let _ = fs::write(cell.join("cgroup.freeze"), "0");
+        }
+    }
+
+    /// Removes the cgroups of a sandbox whose processes are dying, in the time left.
+    pub(super) fn remove(&self, id: SandboxId, deadline: Instant) -> Result<(), Error> {
+        for hierarchy in &self.plan.hierarchies {
+            let cell = self.cell(hierarchy, id);
+            let mut pause = Duration::from_micros(200);
+            while let Err(error) = remove_tree(&cell) {
+                // Linux: a cgroup is busy for a moment after its last process has ended.
+                if Instant::now() > deadline {
+                    return Err(error).call("rmdir", cell.display());
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn exists(&self, id: SandboxId) -> bool {
+        self.plan.hierarchies.iter().any(|hierarchy| self.cell(hierarchy, id).exists())
+    }
+
+    /// The sandboxes with a cgroup in any hierarchy.
+    pub(super) fn list(&self) -> Vec<SandboxId> {
+        let mut ids: Vec<SandboxId> = self
+            .plan
+            .hierarchies
+            .iter()
+            .filter_map(|hierarchy| fs::read_dir(hierarchy.mount.join(&self.parent)).ok())
+            .flatten()
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_prefix("coppice-")?.parse().ok()
+            })
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Removes the parent directories.
+    pub(super) fn retire(&self) -> Result<(), Error> {
+        for hierarchy in &self.plan.hierarchies {
+            let parent = hierarchy.mount.join(&self.parent);
+            match fs::remove_dir(&parent) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).call("rmdir", parent.display());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of this gateway's parent directories.
+    pub(super) fn parent(&self) -> &str {
+        &self.parent
+    }
+
+    fn cell(&self, hierarchy: &Hierarchy, id: SandboxId) -> PathBuf {
+        hierarchy.mount.join(&self.parent).join(id.cell_name())
+    }
+
+    /// The cgroups of another data directory on this host.
+    pub(super) fn of(&self, data_dir: &Path) -> Self {
+        Self { plan: self.plan.clone(), parent: parent_name(data_dir) }
+    }
+}
+
+fn parent_name(data_dir: &Path) -> String {
+    let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+    format!("coppice-gw-{}", hex::encode(&digest[..4]))
+}
+
+fn make(path: &Path, may_exist: bool) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Err(error) if !(may_exist && error.kind() == io::ErrorKind::AlreadyExists) => {
+            Err(error).call("mkdir", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets the children of a v2 cgroup have the controllers we use.
+fn delegate(hierarchy: &Hierarchy, cgroup: &Path) -> Result<(), Error> {
+    if hierarchy.version == Version::V1 || hierarchy.controllers.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        hierarchy.controllers.iter().map(|controller| format!("+{}", controller.name())).collect();
+    write(&cgroup.join("cgroup.subtree_control"), &names.join(" "))
+}
+
+fn limit(hierarchy: &Hierarchy, leaf: &Path, limits: Limits) -> Result<(), Error> {
+    let memory = limits.memory_bytes.to_string();
+    let quota = u64::from(limits.cpus.max(1)) * CPU_PERIOD_US;
+    for controller in &hierarchy.controllers {
+        match (controller, hierarchy.version) {
+            (Controller::Memory, Version::V1) => {
+                write(&leaf.join("memory.limit_in_bytes"), &memory)?;
+                optional(&leaf.join("memory.memsw.limit_in_bytes"), &memory)?;
+            }
+            (Controller::Memory, Version::V2) => {
+                write(&leaf.join("memory.max"), &memory)?;
+                optional(&leaf.join("memory.swap.max"), "0")?;
+            }
+            (Controller::Pids, _) => {
+                write(&leaf.join("pids.max"), &limits.processes.to_string())?;
+            }
+            (Controller::Cpu, Version::V1) => {
+                write(&leaf.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+                write(&leaf.join("cpu.cfs_quota_us"), &quota.to_string())?;
+            }
+            (Controller::Cpu, Version::V2) => {
+                write(&leaf.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).call("write", format_args!("{text} to {}", path.display()))
+}
+
+/// Kernels without swap accounting have no such file.
+fn optional(path: &Path, text: &str) -> Result<(), Error> {
+    match write(path, text) {
+        Err(Error::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {
+    let file = OpenOptions::new().read(!write).write(write).open(path);
+    file.map(OwnedFd::from).call("open", path.display())
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let file: io::Result<File> = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    file.map(OwnedFd::from).call("open", path.display())
+}
+
+/// Children first; a tree that is not there is a success.
+fn remove_tree(cgroup: &Path) -> io::Result<()> {
+    match fs::remove_dir(cgroup) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {}
+        Err(error) => return Err(error),
+    }
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_data_directory_has_a_parent_of_its_own() {
+        let one = parent_name(Path::new("/var/a"));
+        assert_eq!(one, parent_name(Path::new("/var/a")));
+        assert_ne!(one, parent_name(Path::new("/var/b")));
+        assert_eq!(one.len(), "coppice-gw-".len() + 8);
+    }
+}

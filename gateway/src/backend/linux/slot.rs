@@ -1,0 +1,209 @@
+//! Slots: host-wide numbers, one for each sandbox of any gateway, from which its uid range, its
+//! IPv4 address and its link's name follow.
+//!
+//! A slot is the file `/run/coppice/slots/<n>`, made by link(2): whoever makes it first has it.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Call;
+use crate::{backend::Error, sandbox::SandboxId};
+
+pub(super) const RUN: &str = "/run/coppice";
+const SLOTS: &str = "/run/coppice/slots";
+
+/// As many as there are ranges of 65,536 user ids from [`FIRST_UID`] on, roughly.
+const MAX: u32 = 60_000;
+const FIRST_UID: u32 = 0x1000_0000;
+/// Ids of a sandbox.
+pub(super) const UIDS: u32 = 65_536;
+
+/// The block RFC 2544 sets aside for benchmarks: nothing real is there.
+pub(super) const NETWORK: &str = "198.18.0.0/15";
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const FIRST_ADDRESS: u32 = u32::from_be_bytes([198, 18, 0, 16]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u32);
+
+impl Slot {
+    pub(super) fn first_uid(self) -> u32 {
+        FIRST_UID + self.0 * UIDS
+    }
+
+    pub(super) fn address(self) -> Ipv4Addr {
+        Ipv4Addr::from(FIRST_ADDRESS + self.0)
+    }
+
+    /// Name of the veth on the host.
+    pub(super) fn link(self) -> String {
+        format!("coppice{}", self.0)
+    }
+
+    /// Its index; chosen here, so that it need not be asked for.
+    pub(super) fn link_index(self) -> u32 {
+        0x0100_0000 + self.0
+    }
+}
+
+/// Whose a slot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owner {
+    pub(super) id: SandboxId,
+    pub(super) data_dir: PathBuf,
+}
+
+pub(super) struct Slots {
+    directory: PathBuf,
+    /// Where to look next: a number just freed rests, as peers may remember its address.
+    next: AtomicU32,
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self { directory: SLOTS.into(), next: AtomicU32::new(0) }
+    }
+
+    /// Makes the directory, with this gateway in its list.
+    pub(super) fn prepare(&self, gateway: &str) -> Result<(), Error> {
+        for path in [self.directory.clone(), self.gateways().join(gateway)] {
+            fs::create_dir_all(&path).call("mkdir", path.display())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take(&self, owner: &Owner) -> Result<Slot, Error> {
+        let text = serde_json::to_vec(owner).map_err(io::Error::from).call("encode", owner.id)?;
+        let draft = self.directory.join(format!(".{}", owner.id));
+        fs::write(&draft, text).call("write", draft.display())?;
+        let taken = self.link(&draft);
+        let removed = fs::remove_file(&draft).call("unlink", draft.display());
+        let slot = taken?;
+        removed?;
+        Ok(slot)
+    }
+
+    fn link(&self, draft: &Path) -> Result<Slot, Error> {
+        let start = self.next.load(Ordering::Relaxed);
+        for slot in (start..MAX).chain(0..start).map(Slot) {
+            let path = self.path(slot);
+            match fs::hard_link(draft, &path) {
+                Ok(()) => {
+                    self.next.store((slot.0 + 1) % MAX, Ordering::Relaxed);
+                    return Ok(slot);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).call("link", path.display()),
+            }
+        }
+        Err(Error::Full(format!("all {MAX} slots in {} are taken", self.directory.display())))
+    }
+
+    pub(super) fn free(&self, slot: Slot) -> Result<(), Error> {
+        let path = self.path(slot);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).call("unlink", path.display())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn owner(&self, slot: Slot) -> Option<Owner> {
+        serde_json::from_slice(&fs::read(self.path(slot)).ok()?).ok()
+    }
+
+    /// All that are taken, by whomever.
+    pub(super) fn list(&self) -> Vec<(Slot, Owner)> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        entries
+            .filter_map(|entry| {
+                let slot = Slot(entry.ok()?.file_name().to_str()?.parse().ok()?);
+                Some((slot, self.owner(slot)?))
+            })
+            .collect()
+    }
+
+    /// Strikes this gateway off the list, and says whether it was the last of the host and no
+    /// sandbox of any is left.
+    pub(super) fn retire(&self, gateway: &str) -> bool {
+        let gateways = self.gateways();
+        let _ = fs::remove_dir(gateways.join(gateway));
+        let last = |path: &Path| match fs::remove_dir(path) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        last(&self.directory) && last(&gateways)
+    }
+
+    fn gateways(&self) -> PathBuf {
+        self.directory.with_file_name("gateways")
+    }
+
+    fn path(&self, slot: Slot) -> PathBuf {
+        self.directory.join(slot.0.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots() -> (tempfile::TempDir, Slots) {
+        let directory = tempfile::tempdir().unwrap();
+        let slots = Slots { directory: directory.path().join("slots"), next: AtomicU32::new(0) };
+        slots.prepare("one").unwrap();
+        (directory, slots)
+    }
+
+    fn owner() -> Owner {
+        Owner { id: SandboxId::random(), data_dir: "/data".into() }
+    }
+
+    #[test]
+    fn nobody_shares_a_slot() {
+        let (_directory, slots) = slots();
+        let (one, two) = (owner(), owner());
+        let (first, second) = (slots.take(&one).unwrap(), slots.take(&two).unwrap());
+        assert_ne!(first, second);
+        assert_eq!(slots.owner(first), Some(one));
+        slots.free(first).unwrap();
+        slots.free(first).unwrap();
+        assert_eq!(slots.list(), [(second, two)]);
+    }
+
+    #[test]
+    fn two_gateways_share_no_slot_either() {
+        let (_directory, slots) = slots();
+        let other = Slots { directory: slots.directory.clone(), next: AtomicU32::new(0) };
+        assert_ne!(slots.take(&owner()).unwrap(), other.take(&owner()).unwrap());
+    }
+
+    #[test]
+    fn only_the_last_gateway_clears_the_host() {
+        let (_directory, slots) = slots();
+        slots.prepare("two").unwrap();
+        assert!(!slots.retire("one"));
+        slots.prepare("one").unwrap();
+        let slot = slots.take(&owner()).unwrap();
+        assert!(!slots.retire("two"));
+        slots.free(slot).unwrap();
+        assert!(slots.retire("one"));
+        assert!(slots.retire("one"));
+    }
+
+    #[test]
+    fn the_last_slot_is_within_every_range() {
+        let last = Slot(MAX - 1);
+        assert!(last.first_uid().checked_add(UIDS).is_some());
+        assert_eq!(last.address().octets()[..1], [198]);
+        assert!(u32::from(last.address()) < u32::from(Ipv4Addr::new(198, 20, 0, 0)));
+        assert!(last.link().len() < libc::IFNAMSIZ);
+    }
+}
