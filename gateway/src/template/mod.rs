@@ -4,11 +4,15 @@
 //! `<data-dir>/templates/<name>.json` says which layers a name means at present. A sandbox keeps
 //! the layers it was made from, whatever its template's name means later.
 
+mod store;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Limits;
+
+pub use store::{Error, FindError, Store};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
