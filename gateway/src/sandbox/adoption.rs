@@ -45,6 +45,11 @@ impl Sandboxes {
         Ok(ids.len())
     }
 
+    /// Undoes what the host was prepared with. For when no sandbox is left.
+    pub async fn retire(&self) -> Result<(), Error> {
+        Ok(self.0.backend.retire().await?)
+    }
+
     fn directories(&self) -> Result<Vec<(SandboxId, PathBuf)>, Error> {
         let home = &self.0.home;
         let failed = |e| Error::io("cannot read", home, e);

@@ -110,6 +110,12 @@ impl Sandboxes {
         self.0.registry.running(id).ok_or(Error::NotFound(id))
     }
 
+    /// What a sandbox of that template would be made from now.
+    pub fn template(&self, name: &str) -> Result<Arc<Template>, Error> {
+        let found = (self.0.find_template)(name);
+        found.map_err(|source| Error::Template { name: name.to_owned(), source })
+    }
+
     /// Makes a sandbox and returns when its envd answers. The same `key` again gives the same
     /// sandbox.
     pub async fn create(&self, wanted: Wanted, key: Option<&str>) -> Result<Arc<Sandbox>, Error> {
@@ -146,8 +152,7 @@ impl Sandboxes {
     }
 
     async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
-        let template = (self.0.find_template)(&wanted.template)
-            .map_err(|source| Error::Template { name: wanted.template.clone(), source })?;
+        let template = self.template(&wanted.template)?;
         let id = SandboxId::random();
         let place = self.admit(id)?;
         let dir = self.0.home.join(id.to_string());

@@ -161,10 +161,6 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    pub(super) fn unwanted(&self) -> bool {
-        self.unwanted.is_cancelled()
-    }
-
     /// Makes the sandbox visible, unless it became unwanted meanwhile.
     pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
         let mut places = self.registry.places.write();
