@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     thread,
@@ -15,6 +15,10 @@ use nix::{sys::signal::kill, unistd::Pid};
 const SUN_PATH: usize = 104;
 /// The longest of the sockets below a data directory.
 const LONGEST_SOCKET: &str = "/sandboxes/00000000000000000000000000000000/tunnel.sock";
+
+/// How long a gateway may take from locking to writing its id, and how often that is looked for.
+const SETTLES: Duration = Duration::from_millis(50);
+const TRIES: usize = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,24 +84,28 @@ pub fn user(path: &Path) -> Result<Option<Pid>, Error> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed("cannot open", &path)(e)),
     };
-    match file.try_lock() {
-        Ok(()) => return Ok(None),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(e)) => return Err(failed("cannot lock", &path)(e)),
-    }
-    // Its holder writes its id right after locking: what stands there by then is the holder's.
-    thread::sleep(Duration::from_millis(50));
     let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed("cannot read", &path))?;
-    match text.trim().parse() {
-        Ok(pid) if pid > 1 && kill(Pid::from_raw(pid), None).is_ok() => {
-            Ok(Some(Pid::from_raw(pid)))
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(failed("cannot lock", &path)(e)),
         }
-        _ => {
-            let source = io::Error::other(format!("its holder is not process {text:?}"));
-            Err(failed("cannot tell who locked", &path)(source))
+        // Its holder writes its id right after locking, and wipes it right before letting go:
+        // what stands there after a while is a holder's, or the lock is free the next time.
+        thread::sleep(SETTLES);
+        text.clear();
+        file.rewind().map_err(failed("cannot read", &path))?;
+        file.read_to_string(&mut text).map_err(failed("cannot read", &path))?;
+        match text.trim().parse() {
+            Ok(pid) if pid > 1 && kill(Pid::from_raw(pid), None).is_ok() => {
+                return Ok(Some(Pid::from_raw(pid)));
+            }
+            _ => {}
         }
     }
+    let source = io::Error::other(format!("no gateway is process {:?}", text.trim()));
+    Err(failed("locked, but not by a gateway of this host:", &path)(source))
 }
 
 fn make_private(path: &Path) -> Result<(), Error> {

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context;
 use coppice::{
-    backend::Backend,
     config::{self, Config, Flags},
     data_dir::{self, DataDir},
     template::Store,

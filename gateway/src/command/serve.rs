@@ -37,16 +37,16 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         );
     }
     let data_dir = DataDir::claim(&config.data_dir)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
     let host = super::host(&config, data_dir.path())?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
     let templates = Store::open(data_dir.path())?;
     let sandboxes = super::sandboxes(&config, data_dir.path(), host, templates.clone());
     sandboxes.adopt_all().await?;
 
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
-    let address = listener.local_addr()?;
     let domain = config.domain.clone().unwrap_or_else(|| format!("localhost:{}", address.port()));
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),

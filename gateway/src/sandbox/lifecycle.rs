@@ -1,4 +1,4 @@
-//! Making and prolonging sandboxes; how they end is in [`super::ending`].
+//! Making sandboxes; how they are prolonged and end is in files of their own.
 //!
 //! Every transition runs in a task of its own: a client that hangs up half-way changes nothing.
 
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use envd::wire::Init;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,7 @@ use super::{
     Error, Facts, Registry, Sandbox, SandboxId,
     deadlines::Deadlines,
     registry::Reservation,
+    renewal::after,
     repeats::{Repeats, Ticket, Turn},
     trash::Trash,
 };
@@ -70,7 +71,7 @@ pub(super) struct Shared {
     pub(super) trash: Arc<Trash>,
     find_template: FindTemplate,
     follow: Follow,
-    rules: Rules,
+    pub(super) rules: Rules,
     repeats: Repeats,
     /// Transitions and record writes under way.
     pub(super) tasks: TaskTracker,
@@ -253,62 +254,6 @@ impl Sandboxes {
         self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         (self.0.follow)(sandbox.clone());
     }
-
-    /// Sets the deadline to `timeout` from now, sooner or later than it was, but not beyond the
-    /// longest life a sandbox may have.
-    pub fn set_timeout(&self, id: SandboxId, timeout: Duration) -> Result<(), Error> {
-        self.renew(id, timeout, |_, new| new).map(drop)
-    }
-
-    /// Like [`Self::set_timeout`], but never sooner than it was.
-    pub fn extend(&self, id: SandboxId, timeout: Duration) -> Result<Arc<Sandbox>, Error> {
-        self.renew(id, timeout, DateTime::max)
-    }
-
-    fn renew(
-        &self,
-        id: SandboxId,
-        timeout: Duration,
-        choose: fn(DateTime<Utc>, DateTime<Utc>) -> DateTime<Utc>,
-    ) -> Result<Arc<Sandbox>, Error> {
-        let sandbox = self.running(id)?;
-        let now = Utc::now();
-        let latest = after(sandbox.facts().started_at, self.0.rules.max_life);
-        if latest <= now {
-            return Err(Error::TooOld(id));
-        }
-        let new = after(now, timeout).min(latest);
-        sandbox.deadline.renew(|old| choose(old, new)).map_err(|_| Error::NotFound(id))?;
-        self.0.deadlines.watch(id, &sandbox.deadline);
-        self.record_soon(&sandbox);
-        Ok(sandbox)
-    }
-
-    async fn record(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
-        let sandbox = sandbox.clone();
-        let write = self.0.tasks.spawn_blocking(move || sandbox.save());
-        write.await.map_err(|e| Error::BrokenOff(e.to_string()))?
-    }
-
-    /// Writes the record without keeping anybody waiting; many changes make one write.
-    fn record_soon(&self, sandbox: &Arc<Sandbox>) {
-        if sandbox.unsaved.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let sandbox = sandbox.clone();
-        self.0.tasks.spawn_blocking(move || {
-            if let Err(error) = sandbox.save()
-                && sandbox.ends_at().is_some()
-            {
-                tracing::error!(sandbox = %sandbox.id(), "{error}");
-            }
-        });
-    }
-}
-
-fn after(start: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
-    let wait = chrono::Duration::from_std(wait).unwrap_or(chrono::Duration::MAX);
-    start.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 /// What only the sandbox's owner knows.
@@ -462,31 +407,6 @@ mod tests {
         .expect("both end within a second");
         bed.sandboxes.kill(kept.id()).await.unwrap();
         bed.until_nothing_is_left().await;
-    }
-
-    #[tokio::test]
-    async fn timeouts_shorten_and_lengthen_extensions_only_lengthen_and_life_is_bounded() {
-        let bed = bed(Rules { max_life: Duration::from_secs(100), ..testing::rules() });
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        let (id, start) = (sandbox.id(), sandbox.facts().started_at);
-        let left = || (sandbox.ends_at().unwrap() - start).num_seconds();
-        bed.sandboxes.set_timeout(id, Duration::from_secs(20)).unwrap();
-        assert!((19..=21).contains(&left()));
-        bed.sandboxes.extend(id, Duration::from_secs(5)).unwrap();
-        assert!((19..=21).contains(&left()));
-        bed.sandboxes.extend(id, Duration::from_secs(50)).unwrap();
-        assert!((49..=51).contains(&left()));
-        bed.sandboxes.set_timeout(id, Duration::from_secs(u64::from(u32::MAX))).unwrap();
-        assert!((99..=100).contains(&left()));
-        bed.sandboxes.0.tasks.close();
-        bed.sandboxes.0.tasks.wait().await;
-        let text = std::fs::read(sandbox.dir().join("sandbox.json")).unwrap();
-        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        let saved: DateTime<Utc> = serde_json::from_value(record["deadline"].clone()).unwrap();
-        assert_eq!(saved, sandbox.ends_at().unwrap());
-        bed.sandboxes.set_timeout(id, Duration::ZERO).unwrap();
-        tokio::time::timeout(Duration::from_secs(1), sandbox.cut().cancelled()).await.unwrap();
-        assert!(matches!(bed.sandboxes.extend(id, Duration::ZERO), Err(Error::NotFound(_))));
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod id;
 mod lifecycle;
 mod record;
 mod registry;
+mod renewal;
 mod repeats;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -44,7 +44,7 @@ fn fails(calls: &AtomicUsize) -> Result<(), Error> {
         Ok(_) => Err(Error::Call {
             call: "clone3",
             target: "secret path".into(),
-            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+            source: std::io::ErrorKind::WouldBlock.into(),
         }),
         Err(_) => Ok(()),
     }
