@@ -3,5 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod data;
+pub mod error;
+pub mod front_door;
 pub mod sandbox;
+pub mod serve;
 pub mod template;

@@ -19,6 +19,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    pub fn new(id: SandboxId, dir: PathBuf, envd_token: String) -> Self {
+        Self { id, dir, envd_token, cut: CancellationToken::new() }
+    }
+
     pub fn id(&self) -> SandboxId {
         self.id
     }
@@ -46,6 +50,10 @@ pub struct Registry {
 }
 
 impl Registry {
+    pub fn insert(&self, sandbox: Sandbox) {
+        self.sandboxes.write().insert(sandbox.id, Arc::new(sandbox));
+    }
+
     /// The running sandbox of that id.
     pub fn running(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         self.sandboxes.read().get(&id).cloned()
