@@ -9,11 +9,8 @@ async fn answers(bytes: impl Into<Vec<u8>>) -> World {
     world.raw_port(8080, move |mut stream| {
         let bytes = bytes.clone();
         async move {
-            let mut head = [0; 4096];
-            let _ = stream.read(&mut head).await;
+            take_request(&mut stream).await;
             let _ = stream.write_all(&bytes).await;
-            let _ = stream.shutdown().await;
-            while stream.read(&mut head).await.unwrap_or(0) > 0 {}
         }
     });
     world
@@ -53,12 +50,10 @@ async fn what_is_not_a_response_is_a_bad_gateway() {
 #[tokio::test]
 async fn endless_informational_responses_do_not_end_in_memory() {
     let world = World::new().await;
-    world.raw_port(
-        8080,
-        async |mut stream| {
-            while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {}
-        },
-    );
+    world.raw_port(8080, async |mut stream| {
+        take_request(&mut stream).await;
+        while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {}
+    });
     let mut client = world.send(8080, "GET / HTTP/1.1", "").await;
     let silence = timeout(Duration::from_millis(500), client.stream.read_u8()).await;
     assert!(silence.is_err());
@@ -85,8 +80,7 @@ async fn a_kept_connection_that_has_closed_is_replaced() {
             async move {
                 // Serves two requests and hangs up without saying so.
                 for _ in 0..2 {
-                    let mut head = [0; 4096];
-                    let _ = stream.read(&mut head).await;
+                    take_request(&mut stream).await;
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
                 }
             }

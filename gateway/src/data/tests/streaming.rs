@@ -42,7 +42,7 @@ async fn chunks_arrive_one_by_one_both_ways() {
 #[tokio::test]
 async fn server_sent_events_are_not_held_back() {
     let (events, body) = channel();
-    let body = parking_lot::Mutex::new(Some(body));
+    let body = Arc::new(parking_lot::Mutex::new(Some(body)));
     let router = Router::new().fallback(any(move || {
         let body = body.lock().take().unwrap();
         async { ([("content-type", "text/event-stream")], body) }
@@ -154,6 +154,7 @@ async fn who_does_not_read_stops_who_writes() {
         move |mut stream| {
             let taken = taken.clone();
             async move {
+                take_request(&mut stream).await;
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 taken.store(fill(&mut stream).await, Ordering::Release);
             }
