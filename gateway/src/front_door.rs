@@ -68,10 +68,9 @@ impl FrontDoor {
             };
         }
         match Credential::of(request.method(), request.uri(), request.headers()) {
-            Some(credential) => match credential.sandbox(&self.registry) {
-                Some(sandbox) => Ok(Destination::Sandbox(sandbox, ENVD_PORT)),
-                None => Err(DataPlaneError::Signature),
-            },
+            Some(credential) => {
+                Ok(Destination::Sandbox(credential.sandbox(&self.registry)?, ENVD_PORT))
+            }
             None => Ok(Destination::Control),
         }
     }

@@ -79,6 +79,11 @@ impl Pools {
         pool
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// Closes what is idle, and forgets the pool when it is cut or unused.
     async fn tend(self, pool: Arc<Pool>) {
         let cut = pool.sandbox.cut();

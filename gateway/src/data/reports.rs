@@ -126,3 +126,86 @@ impl Follower<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncReadExt,
+        net::{UnixListener, UnixStream},
+        sync::mpsc,
+    };
+
+    use super::*;
+    use crate::data::tests::insert;
+    use crate::sandbox::{Registry, SandboxId};
+
+    /// A sandbox whose report stream is the test's: yields each connection with the number the
+    /// gateway asked from.
+    fn followed() -> (Arc<Sandbox>, mpsc::Receiver<(u64, UnixStream)>, tempfile::TempDir) {
+        let (dir, registry, id) =
+            (tempfile::tempdir().unwrap(), Registry::default(), SandboxId::random());
+        insert(&registry, id, dir.path());
+        let listener = UnixListener::bind(dir.path().join("report.sock")).unwrap();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let from = stream.read_u64().await.unwrap();
+                if sender.send((from, stream)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        (registry.running(id).unwrap(), receiver, dir)
+    }
+
+    fn report(seq: u64) -> String {
+        format!("{{\"seq\":{seq},\"at\":1,\"type\":\"file_read\",\"bytes\":1}}\n")
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_resumed_where_it_broke() {
+        let (sandbox, mut connections, _dir) = followed();
+        let follower = tokio::spawn(follow(sandbox.clone()));
+        for (from, seq) in [(0, 1), (1, 7), (7, 8)] {
+            let (asked, mut stream) = connections.recv().await.unwrap();
+            assert_eq!(asked, from);
+            stream.write_all(report(seq).as_bytes()).await.unwrap();
+        }
+        sandbox.cut().cancel();
+        timeout(Duration::from_secs(1), follower).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn malformed_reports_end_the_connection() {
+        let (sandbox, mut connections, _dir) = followed();
+        tokio::spawn(follow(sandbox.clone()));
+        for wrong in ["garbage\n", "\n", "\u{0}\u{ff}\n", &"x".repeat(MAX_REPORT * 2), &report(0)] {
+            let (asked, mut stream) = connections.recv().await.unwrap();
+            assert_eq!(asked, 0);
+            // May meet the end already.
+            let _ = stream.write_all(wrong.as_bytes()).await;
+            let end = timeout(Duration::from_secs(1), stream.read(&mut [0])).await.unwrap();
+            assert!(!matches!(end, Ok(1)), "{wrong}");
+        }
+        sandbox.cut().cancel();
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_read_at_a_bounded_rate() {
+        let (sandbox, mut connections, _dir) = followed();
+        tokio::spawn(follow(sandbox.clone()));
+        let (_, mut stream) = connections.recv().await.unwrap();
+        let mut written = 0;
+        let flood = async {
+            for seq in 1.. {
+                stream.write_all(report(seq).as_bytes()).await.unwrap();
+                written = seq;
+            }
+        };
+        let _ = timeout(Duration::from_millis(1500), flood).await;
+        // Two seconds' worth, and what the socket and the line buffer hold.
+        assert!(written < 30_000, "{written}");
+        sandbox.cut().cancel();
+    }
+}

@@ -10,7 +10,10 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::sandbox::{Registry, Sandbox};
+use crate::{
+    error::DataPlaneError,
+    sandbox::{Registry, Sandbox},
+};
 
 const PREFIX: &[u8] = b"v1_";
 
@@ -55,8 +58,18 @@ impl<'a> Credential<'a> {
     }
 
     /// The running sandbox this belongs to.
-    pub fn sandbox(&self, registry: &Registry) -> Option<Arc<Sandbox>> {
-        let running = registry.all_running();
+    ///
+    /// # Errors
+    /// It belongs to none.
+    pub fn sandbox(&self, registry: &Registry) -> Result<Arc<Sandbox>, DataPlaneError> {
+        let found = self.search(registry.all_running());
+        found.ok_or(match self {
+            Self::Signed(_) => DataPlaneError::Signature,
+            Self::Token(_) => DataPlaneError::AccessToken,
+        })
+    }
+
+    fn search(&self, running: Vec<Arc<Sandbox>>) -> Option<Arc<Sandbox>> {
         match self {
             Self::Token(token) => running.into_iter().find(|sandbox| {
                 let own = sandbox.envd_token().as_bytes();

@@ -24,6 +24,9 @@ pub enum DataPlaneError {
     /// No sandbox's token makes the signature of a URL without a sandbox in it.
     #[error("invalid signature")]
     Signature,
+    /// The same, of a token sent in a header.
+    #[error("access token present in header but does not match")]
+    AccessToken,
     /// A route of envd's that is for the gateway alone.
     #[error("not found")]
     Internal,
@@ -67,7 +70,7 @@ impl DataPlaneError {
             | Self::Port
             | Self::Host
             | Self::TransferEncoding => StatusCode::BAD_REQUEST,
-            Self::Signature => StatusCode::UNAUTHORIZED,
+            Self::Signature | Self::AccessToken => StatusCode::UNAUTHORIZED,
             Self::Internal => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound { .. }

@@ -162,3 +162,25 @@ async fn idle_connections_go_with_the_sandbox() {
     world.cut();
     timeout(Duration::from_millis(500), gone.notified()).await.expect("closed");
 }
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_sandbox_that_is_cut_or_unused() {
+    let (registry, pools) = (Registry::default(), crate::data::pool::Pools::default());
+    let dir = tempfile::tempdir().unwrap();
+    for cut in [true, false] {
+        let id = SandboxId::random();
+        insert(&registry, id, dir.path());
+        let sandbox = registry.running(id).unwrap();
+        drop(pools.of(&sandbox));
+        assert_eq!(pools.len(), 1);
+        if cut {
+            sandbox.cut().cancel();
+        }
+        let gone = async {
+            while pools.len() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(if cut { 1 } else { 10 }), gone).await.expect("forgotten");
+    }
+}

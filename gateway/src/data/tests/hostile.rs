@@ -109,3 +109,30 @@ async fn a_tunnel_that_answers_nonsense_is_unreachable() {
         assert!(answer.body.contains("did not accept"), "{}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_gets_through() {
+    let world = World::new().await;
+    world.raw_port(8080, async |mut stream| {
+        take_request(&mut stream).await;
+        let refusal = b"HTTP/1.1 413 Too Big\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig";
+        let _ = stream.write_all(refusal).await;
+    });
+    let mut client = world.send(8080, "POST / HTTP/1.1", "Content-Length: 1000000\r\n").await;
+    client.write("the first of many").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.body.as_str()), (413, "big"));
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_answer_like_any_other() {
+    let world = World::with(Router::new().fallback(async || "no")).await;
+    for port in [49983, 8080] {
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        let mut client = world.send(port, "GET / HTTP/1.1", headers).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "no"));
+        client.write(&format!("GET / HTTP/1.1\r\nHost: g\r\n{}\r\n", world.to(port))).await;
+        assert_eq!(client.answer().await.body, "no");
+    }
+}

@@ -29,7 +29,7 @@ use crate::{
 const TOKEN: &str = "token-of-envd";
 
 /// The one place that knows how a running sandbox gets into the registry.
-fn insert(registry: &Registry, id: SandboxId, dir: &std::path::Path) {
+pub(super) fn insert(registry: &Registry, id: SandboxId, dir: &std::path::Path) {
     registry.insert(Sandbox::new(id, dir.to_owned(), TOKEN.into()));
 }
 

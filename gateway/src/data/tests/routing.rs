@@ -133,6 +133,8 @@ async fn signed_urls_find_their_sandbox() {
         .write(&format!("GET /files HTTP/1.1\r\nHost: g\r\nX-Access-Token: {TOKEN}\r\n\r\n"))
         .await;
     assert_eq!(client.answer().await.body, "GET /files g");
+    client.write("GET /files HTTP/1.1\r\nHost: g\r\nX-Access-Token: wrong\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 401);
 }
 
 #[tokio::test]
