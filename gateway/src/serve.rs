@@ -64,12 +64,14 @@ impl Default for Limits {
 const MAX_BUFFER: usize = 128 * 1024;
 /// Most headers of an HTTP/2 request (bytes).
 const MAX_HEADER_LIST: u32 = 64 * 1024;
-/// An SDK opens one stream per running command.
-const MAX_STREAMS: u32 = 1024;
+/// An SDK opens one stream per running command, and another connection when these are used up.
+const MAX_STREAMS: u32 = 256;
 /// A stream whose reader has stopped must not hold up the others: the connection's window is many
 /// streams' windows.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Held of one stream's response for a client that does not read.
+const SEND_BUFFER: usize = 64 * 1024;
 /// Between a sign of life asked of a silent peer and the next.
 const PROBE: Duration = Duration::from_secs(30);
 /// After an error of `accept` that will not go away by itself, as `EMFILE`.
@@ -123,7 +125,8 @@ impl Server {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADER_LIST)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER);
         Self {
             limits,
             http,

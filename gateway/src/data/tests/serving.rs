@@ -8,8 +8,8 @@ use super::*;
 fn quick() -> Limits {
     Limits {
         head: Duration::from_millis(200),
-        idle: Duration::from_secs(1),
-        drain: Duration::from_millis(500),
+        idle: Duration::from_secs(3),
+        drain: Duration::from_secs(2),
         ..Limits::default()
     }
 }
@@ -21,7 +21,7 @@ async fn a_head_that_takes_too_long_ends_the_connection() {
         let (mut client, started) = (world.connect().await, Instant::now());
         client.write(sent).await;
         let _ = client.ending().await;
-        assert!(started.elapsed() < Duration::from_millis(600), "{sent}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{sent}");
     }
 }
 
@@ -36,14 +36,14 @@ async fn a_kept_connection_may_idle_for_longer_than_a_head_may_take() {
     }
     let started = Instant::now();
     assert_eq!(client.ending().await.unwrap(), 0);
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() > Duration::from_secs(2));
 }
 
 #[tokio::test]
 async fn a_slow_response_is_waited_for() {
     let world = World::within(quick()).await;
     world.envd(Router::new().fallback(any(async || {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         "late"
     })));
     assert_eq!(world.ask(49983, "GET / HTTP/1.1").await.body, "late");
@@ -82,7 +82,7 @@ async fn stopping_lets_requests_finish_and_drops_what_does_not() {
             .route(
                 "/slow",
                 any(async || {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                     "done"
                 }),
             )
@@ -101,8 +101,10 @@ async fn stopping_lets_requests_finish_and_drops_what_does_not() {
     let started = Instant::now();
     world.stop.cancel();
     assert_eq!(idle.ending().await.unwrap(), 0);
-    assert!(started.elapsed() < Duration::from_millis(150));
-    assert!(TcpStream::connect(world.gateway).await.is_err());
+    assert!(started.elapsed() < Duration::from_millis(800));
+    while TcpStream::connect(world.gateway).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     for client in &mut slow {
         assert_eq!(client.answer().await.body, "done");
     }
@@ -110,5 +112,5 @@ async fn stopping_lets_requests_finish_and_drops_what_does_not() {
     while !world.server.is_finished() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() < Duration::from_secs(4));
 }
