@@ -51,6 +51,23 @@ async fn open_streams_are_reset() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_are_reset_at_once_and_new_ones_refused() {
+    let world = World::with(stalling()).await;
+    let mut clients = Vec::new();
+    for port in [49983, 8080].repeat(100) {
+        clients.push(world.send(port, "GET / HTTP/1.1", "").await);
+    }
+    for client in &mut clients {
+        client.until("first\r\n").await;
+    }
+    world.cut();
+    assert_eq!(world.ask(49983, "GET /health HTTP/1.1").await.body, world.not_found());
+    for client in &mut clients {
+        client.assert_reset().await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_whose_client_does_not_read_is_reset_too() {
     let world = World::new().await;
