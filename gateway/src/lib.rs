@@ -6,10 +6,13 @@ pub mod auth;
 pub mod backend;
 pub mod config;
 pub mod control;
+pub mod data;
 pub mod data_dir;
 pub mod error;
+pub mod front_door;
 pub mod ops;
 pub mod sandbox;
+pub mod serve;
 pub mod template;
 
 use std::{sync::Arc, time::Duration};
@@ -74,5 +77,5 @@ pub fn router(gateway: Gateway) -> Router {
 
 /// What goes along with every sandbox from the moment it is visible, made or adopted.
 pub fn follow(sandbox: Arc<Sandbox>) {
-    tracing::debug!(sandbox = %sandbox.id(), "visible");
+    tokio::spawn(data::reports::follow(sandbox));
 }

@@ -8,6 +8,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Config, Flags},
     data_dir::DataDir,
+    front_door::FrontDoor,
     template::Store,
 };
 use tokio::{
@@ -51,7 +52,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),
         keys: config.keys,
-        domain: domain.clone(),
+        domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir.path()).context("cannot measure the data-dir")?,
     });
@@ -60,7 +61,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let sandboxes = sandboxes.clone();
         async move { sandboxes.keep_tidy().await }
     });
-    let server = tokio::spawn(listen(listener, coppice::router(gateway), stop.clone()));
+    let registry = sandboxes.registry().clone();
+    let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));
+    let server = tokio::spawn(coppice::serve::run(listener, front_door, stop.clone()));
     let ready = tokio::select! {
         made = announce(&templates, address) => made,
         () = stop.cancelled() => Ok(()),
@@ -78,14 +81,6 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     tidy.abort();
     ready.map(|()| ExitCode::SUCCESS)
-}
-
-async fn listen(listener: TcpListener, control: axum::Router, stop: CancellationToken) {
-    let served =
-        axum::serve(listener, control).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(e) = served {
-        tracing::error!("serving ended: {e}");
-    }
 }
 
 /// Says so on stdout as soon as a sandbox can be made.

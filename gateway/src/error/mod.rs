@@ -3,6 +3,8 @@
 //! The body is always E2B's `{"code", "message"}`, `code` being the HTTP status. What went wrong
 //! inside is logged once, by [`log_internal`], and never told.
 
+mod data_plane;
+
 use axum::{
     Json,
     extract::Request,
@@ -13,6 +15,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::{backend, sandbox, template::FindError};
+
+pub use data_plane::DataPlaneError;
 
 /// Seconds after which a client had better try again.
 const RETRY_FULL: u32 = 1;

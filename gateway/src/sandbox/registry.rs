@@ -127,7 +127,7 @@ impl Registry {
     }
 
     /// Makes a sandbox of before a restart visible.
-    pub(super) fn readmit(&self, sandbox: Arc<Sandbox>) {
+    pub(crate) fn readmit(&self, sandbox: Arc<Sandbox>) {
         self.places.write().insert(sandbox.id(), Place::Running(sandbox));
     }
 

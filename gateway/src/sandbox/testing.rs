@@ -124,6 +124,12 @@ pub(crate) fn sandbox() -> Arc<Sandbox> {
     Arc::new(Sandbox::new(facts(), PathBuf::from("/nowhere"), deadline))
 }
 
+pub(crate) fn sandbox_in(id: SandboxId, dir: &Path, envd_token: &str) -> Arc<Sandbox> {
+    let facts = Facts { id, envd_token: envd_token.to_owned(), ..facts() };
+    let deadline = Utc::now() + chrono::Duration::hours(1);
+    Arc::new(Sandbox::new(facts, dir.to_owned(), deadline))
+}
+
 pub(crate) fn wanted() -> Wanted {
     Wanted {
         template: "base".into(),
