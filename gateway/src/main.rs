@@ -1,3 +1,44 @@
 //! The command line.
 
-fn main() {}
+#![deny(unsafe_code)]
+
+mod command;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use coppice::config::Flags;
+
+/// Sandboxes over the E2B API on hardware you own
+#[derive(Parser)]
+#[command(name = "coppice", version)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API
+    Serve(Flags),
+    /// Look the host over and say what is missing
+    Doctor(Flags),
+    /// Stop the gateway and end all its sandboxes; templates stay
+    Down(Flags),
+    /// What runs inside a sandbox; the gateway starts it
+    #[command(hide = true)]
+    Envd,
+}
+
+fn main() -> ExitCode {
+    let done = match Line::parse().command {
+        Command::Serve(flags) => command::serve::run(flags),
+        Command::Doctor(flags) => command::doctor::run(flags),
+        Command::Down(flags) => command::down::run(flags),
+        Command::Envd => command::envd(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("coppice: {error:#}");
+        ExitCode::FAILURE
+    })
+}

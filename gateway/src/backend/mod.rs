@@ -6,6 +6,7 @@
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
+mod memory;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -16,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{sandbox::SandboxId, template::Template};
 
 pub use host::Host;
+pub use memory::{available_memory, disk_size};
+
+/// The backend this program was built with: [`Backend::name`] of [`Host`].
+pub const BUILT_IN: &str = if cfg!(target_os = "freebsd") { "jail" } else { "linux" };
 
 /// What a sandbox may use at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

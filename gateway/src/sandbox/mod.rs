@@ -1,7 +1,34 @@
 //! Sandboxes as the gateway knows them: identity, record, deadline, end. No HTTP, no OS.
+//!
+//! ```text
+//!              admitted               record written
+//!   create ───────────────▶ creating ───────────────▶ running
+//!                               │                        │ kill, deadline, envd's death
+//!                               │ kill                   ▼
+//!                               └──────────────────▶ ending ──▶ gone
+//! ```
+//!
+//! *Creating* takes a place and cannot be seen. *Running* is all a client ever sees. *Ending*
+//! begins with one atomic swap, which decides who ends the sandbox: from that instant it is
+//! invisible and its streams are cut; only then are its processes ended. What cannot be removed
+//! at once is tried again until it can.
 
+mod adoption;
+mod deadlines;
+mod ending;
+mod error;
 mod id;
+mod lifecycle;
+mod record;
 mod registry;
+mod renewal;
+mod repeats;
+#[cfg(test)]
+pub(crate) mod testing;
+mod trash;
 
+pub use error::Error;
 pub use id::{InvalidId, SandboxId};
+pub use lifecycle::{FindTemplate, Follow, Rules, Sandboxes, Wanted};
+pub use record::Facts;
 pub use registry::{Registry, Sandbox};

@@ -3,24 +3,46 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
-use parking_lot::RwLock;
+use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use super::SandboxId;
+use super::{Error, Facts, SandboxId, deadlines::Deadline, record::Record};
 
+/// A sandbox that has been visible at least once.
 pub struct Sandbox {
-    id: SandboxId,
+    facts: Facts,
     dir: PathBuf,
-    envd_token: String,
     cut: CancellationToken,
+    pub(super) deadline: Deadline,
+    /// A write of the record is on its way that will see what is changed now.
+    pub(super) unsaved: AtomicBool,
+    /// Held while the record is written, so that the latest state is the last one written.
+    saving: Mutex<()>,
 }
 
 impl Sandbox {
+    pub(crate) fn new(facts: Facts, dir: PathBuf, deadline: DateTime<Utc>) -> Self {
+        Self {
+            facts,
+            dir,
+            cut: CancellationToken::new(),
+            deadline: Deadline::new(deadline),
+            unsaved: AtomicBool::new(false),
+            saving: Mutex::new(()),
+        }
+    }
+
     pub fn id(&self) -> SandboxId {
-        self.id
+        self.facts.id
+    }
+
+    /// What it was made from and with.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Holds `sandbox.json`, the sockets `envd.sock`, `tunnel.sock` and `report.sock`, and the
@@ -30,7 +52,12 @@ impl Sandbox {
     }
 
     pub fn envd_token(&self) -> &str {
-        &self.envd_token
+        &self.facts.envd_token
+    }
+
+    /// When it ends by itself; `None` when it has ended.
+    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+        self.deadline.at().ok()
     }
 
     /// Cancelled the instant the sandbox stops running, before its processes are ended: whoever
@@ -38,21 +65,164 @@ impl Sandbox {
     pub fn cut(&self) -> &CancellationToken {
         &self.cut
     }
+
+    /// Writes the record as it stands, unless the sandbox has ended. Blocks.
+    pub(super) fn save(&self) -> Result<(), Error> {
+        let _saving = self.saving.lock();
+        self.unsaved.store(false, std::sync::atomic::Ordering::Release);
+        match self.deadline.at() {
+            Ok(deadline) => Record::new(self.facts.clone(), deadline).write(&self.dir),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Where a sandbox stands; see the diagram of this module's parent.
+enum Place {
+    /// The first token is cancelled by whoever wants it ended, the second when it is.
+    Creating {
+        unwanted: CancellationToken,
+        gone: CancellationToken,
+    },
+    Running(Arc<Sandbox>),
+    Ending,
 }
 
 #[derive(Default)]
 pub struct Registry {
-    sandboxes: RwLock<HashMap<SandboxId, Arc<Sandbox>>>,
+    places: RwLock<HashMap<SandboxId, Place>>,
 }
 
 impl Registry {
     /// The running sandbox of that id.
     pub fn running(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
-        self.sandboxes.read().get(&id).cloned()
+        match self.places.read().get(&id) {
+            Some(Place::Running(sandbox)) if !sandbox.deadline.ended() => Some(sandbox.clone()),
+            _ => None,
+        }
     }
 
     /// All running sandboxes, in no order.
     pub fn all_running(&self) -> Vec<Arc<Sandbox>> {
-        self.sandboxes.read().values().cloned().collect()
+        let places = self.places.read();
+        let running = places.values().filter_map(|place| match place {
+            Place::Running(sandbox) if !sandbox.deadline.ended() => Some(sandbox.clone()),
+            _ => None,
+        });
+        running.collect()
+    }
+
+    /// Takes a place for a sandbox to be made, if fewer than `most` are made or running.
+    pub(super) fn reserve(self: &Arc<Self>, id: SandboxId, most: usize) -> Option<Reservation> {
+        let unwanted = CancellationToken::new();
+        let gone = CancellationToken::new();
+        let mut places = self.places.write();
+        let taken = places.values().filter(|place| !matches!(place, Place::Ending)).count();
+        if taken >= most {
+            return None;
+        }
+        places.insert(id, Place::Creating { unwanted: unwanted.clone(), gone: gone.clone() });
+        drop(places);
+        Some(Reservation { registry: self.clone(), id, unwanted, gone })
+    }
+
+    /// Makes a sandbox of before a restart visible.
+    pub(crate) fn readmit(&self, sandbox: Arc<Sandbox>) {
+        self.places.write().insert(sandbox.id(), Place::Running(sandbox));
+    }
+
+    /// Declares a sandbox that is being made unwanted; the answer is cancelled when it is gone.
+    pub(super) fn abandon(&self, id: SandboxId) -> Option<CancellationToken> {
+        match self.places.read().get(&id) {
+            Some(Place::Creating { unwanted, gone }) => {
+                unwanted.cancel();
+                Some(gone.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// No longer visible, still there.
+    pub(super) fn hide(&self, id: SandboxId) {
+        self.places.write().insert(id, Place::Ending);
+    }
+
+    pub(super) fn forget(&self, id: SandboxId) {
+        self.places.write().remove(&id);
+    }
+}
+
+/// The place of a sandbox that is being made; given back when dropped.
+pub(super) struct Reservation {
+    registry: Arc<Registry>,
+    id: SandboxId,
+    unwanted: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl Reservation {
+    /// Makes the sandbox visible, unless it became unwanted meanwhile.
+    pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
+        let mut places = self.registry.places.write();
+        // Decided under the lock that `abandon` reads under: no kill falls between.
+        if self.unwanted.is_cancelled() {
+            drop(places);
+            return Err(self);
+        }
+        places.insert(self.id, Place::Running(sandbox.clone()));
+        drop(places);
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut places = self.registry.places.write();
+        if matches!(places.get(&self.id), Some(Place::Creating { .. })) {
+            places.remove(&self.id);
+        }
+        drop(places);
+        self.gone.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::testing;
+
+    fn sandbox(id: SandboxId) -> Arc<Sandbox> {
+        let facts = Facts { id, ..testing::facts() };
+        let deadline = Utc::now() + chrono::Duration::seconds(60);
+        Arc::new(Sandbox::new(facts, PathBuf::from("/nowhere"), deadline))
+    }
+
+    #[test]
+    fn a_place_is_taken_while_a_sandbox_is_made_and_given_back_when_that_fails() {
+        let registry = Arc::new(Registry::default());
+        let (first, second) = (SandboxId::random(), SandboxId::random());
+        let reservation = registry.reserve(first, 1).unwrap();
+        assert!(registry.running(first).is_none());
+        assert!(registry.reserve(second, 1).is_none());
+        drop(reservation);
+        let reservation = registry.reserve(second, 1).unwrap();
+        assert!(reservation.fill(&sandbox(second)).is_ok());
+        assert!(registry.running(second).is_some());
+        assert!(registry.reserve(first, 1).is_none());
+        registry.hide(second);
+        assert!(registry.running(second).is_none() && registry.all_running().is_empty());
+        assert!(registry.reserve(first, 1).is_some());
+    }
+
+    #[test]
+    fn a_sandbox_abandoned_while_it_is_made_never_becomes_visible() {
+        let registry = Arc::new(Registry::default());
+        let id = SandboxId::random();
+        let reservation = registry.reserve(id, 1).unwrap();
+        let gone = registry.abandon(id).unwrap();
+        let Err(reservation) = reservation.fill(&sandbox(id)) else { panic!("became visible") };
+        assert!(registry.running(id).is_none() && !gone.is_cancelled());
+        drop(reservation);
+        assert!(gone.is_cancelled());
     }
 }

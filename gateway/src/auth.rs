@@ -1,0 +1,149 @@
+//! Who may use the control plane: holders of an API key.
+//!
+//! Keys are compared by hash in constant time; in memory there are only hashes.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::Response,
+};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::error::ApiError;
+
+const PREFIX: &str = "e2b_";
+/// 128 bits.
+const LEAST_DIGITS: usize = 32;
+
+/// The keys that are let in.
+#[derive(Clone)]
+pub struct Keys(Arc<[[u8; 32]]>);
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "line {line}: not an API key: {why}; a key is `e2b_` and at least 32 lower-case hex digits, \
+     such as `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\"` prints"
+)]
+pub struct InvalidKey {
+    pub line: usize,
+    why: &'static str,
+}
+
+impl Keys {
+    /// One key a line (or separated by commas); what follows a `#` is a comment.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let mut hashes = Vec::new();
+        for (n, line) in text.lines().enumerate() {
+            let line = line.split_once('#').map_or(line, |(keys, _)| keys);
+            for key in line.split([',', ' ', '\t']).filter(|key| !key.is_empty()) {
+                check(key).map_err(|why| InvalidKey { line: n + 1, why })?;
+                hashes.push(hash(key));
+            }
+        }
+        Ok(Self(hashes.into()))
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0.iter().chain(other.0.iter()).copied().collect())
+    }
+
+    /// Without any key every key is let in.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn admit(&self, key: &str) -> bool {
+        let presented = hash(key);
+        // All are compared, whichever matches.
+        let known = self.0.iter().fold(Choice::from(0), |known, key| known | key.ct_eq(&presented));
+        self.is_empty() || known.into()
+    }
+}
+
+fn hash(key: &str) -> [u8; 32] {
+    *blake3::hash(key.as_bytes()).as_bytes()
+}
+
+fn check(key: &str) -> Result<(), &'static str> {
+    let digits = key.strip_prefix(PREFIX).ok_or("it does not begin with `e2b_`")?;
+    if !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("something in it is not a lower-case hex digit");
+    }
+    if digits.len() < LEAST_DIGITS {
+        return Err("it is too short to be secret");
+    }
+    Ok(())
+}
+
+/// `X-API-KEY: <key>`, or `Authorization: Bearer <key>`.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let bearer = || {
+        let (scheme, key) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim_start())
+    };
+    let key = text("x-api-key").filter(|key| !key.is_empty()).or_else(bearer)?;
+    (!key.is_empty()).then_some(key)
+}
+
+/// Middleware: lets requests with a known key through.
+pub async fn require_key(
+    State(keys): State<Keys>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let Some(key) = presented(request.headers()) else {
+        return Err(ApiError::unauthorized("authorization header is missing"));
+    };
+    if !keys.admit(key) {
+        return Err(ApiError::unauthorized("invalid API key"));
+    }
+    Ok(next.run(request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
+
+    #[test]
+    fn keys_stand_one_a_line_with_comments() {
+        let other = format!("e2b_{}", "f".repeat(32));
+        let keys = Keys::parse(&format!("# ours\n{KEY} # of alice\n\n{other}\n")).unwrap();
+        assert!(keys.admit(KEY) && keys.admit(&other));
+        for wrong in ["", "e2b_", &KEY[..20], &KEY.to_uppercase()] {
+            assert!(!keys.admit(wrong), "{wrong}");
+        }
+        assert!(Keys::parse("# nothing\n").unwrap().admit("anything"));
+    }
+
+    #[test]
+    fn a_malformed_key_is_refused_with_its_line_but_not_repeated() {
+        for (text, why) in [
+            (format!("{KEY}\nhunter2"), "does not begin"),
+            (format!("{KEY}\ne2b_0123"), "too short"),
+            (format!("{KEY}\ne2b_{}", "G".repeat(40)), "lower-case hex"),
+        ] {
+            let error = Keys::parse(&text).err().unwrap().to_string();
+            assert!(error.starts_with("line 2:") && error.contains(why), "{error}");
+            assert!(!error.contains(text.lines().last().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_either_header() {
+        let headers = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
+        };
+        assert_eq!(presented(&headers("x-api-key", "k")), Some("k"));
+        assert_eq!(presented(&headers("authorization", "Bearer k")), Some("k"));
+        assert_eq!(presented(&headers("authorization", "bearer k")), Some("k"));
+        assert_eq!(presented(&headers("authorization", "")), None);
+        assert_eq!(presented(&headers("authorization", "Bearer ")), None);
+        assert_eq!(presented(&HeaderMap::new()), None);
+    }
+}

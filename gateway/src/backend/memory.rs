@@ -1,0 +1,44 @@
+//! What the host has left.
+
+use std::{fs, io, path::Path};
+
+/// Memory (bytes) that programs could still claim without swapping; `None` where the system has
+/// no such figure.
+pub fn available_memory() -> Option<u64> {
+    parse_available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Size (bytes) of the file system that holds `path`.
+pub fn disk_size(path: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    // The fields' widths differ by system.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let (blocks, size) = (stat.blocks() as u64, stat.fragment_size() as u64);
+    Ok(blocks.saturating_mul(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_from_meminfo() {
+        let meminfo = "MemTotal:       16384 kB\nMemAvailable:    8192 kB\nBuffers: 1 kB\n";
+        assert_eq!(parse_available(meminfo), Some(8 << 20));
+        for wrong in ["", "MemAvailable: 5", "MemAvailable: x kB", "MemTotal: 5 kB"] {
+            assert_eq!(parse_available(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_file_system_is_found_by_any_path_on_it() {
+        assert!(disk_size(&std::env::temp_dir()).unwrap() > 0);
+        assert!(disk_size(Path::new("/no/such/place")).is_err());
+    }
+}

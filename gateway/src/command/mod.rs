@@ -1,0 +1,59 @@
+//! What each command wires together.
+
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod serve;
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use coppice::{
+    backend::{Host, Settings},
+    config::{Config, LogFormat},
+    sandbox::{Rules, Sandboxes},
+    template::Store,
+};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+/// For what a command left running when it is done: deletions that the next start goes on with.
+const LEFTOVERS: Duration = Duration::from_millis(200);
+
+pub(crate) fn envd() -> anyhow::Result<ExitCode> {
+    anyhow::bail!("envd is not there yet")
+}
+
+/// To stderr: stdout is for what other programs read.
+fn log(config: &Config) {
+    let level = config.log_level;
+    // Libraries speak of every frame below their own warnings.
+    let filter = EnvFilter::new(format!("warn,coppice={level}"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn host(config: &Config, data_dir: &Path) -> anyhow::Result<Host> {
+    let settings = Settings { data_dir: data_dir.to_owned(), dns: config.dns.clone() };
+    Host::new(settings).context("the backend cannot be used")
+}
+
+fn sandboxes(config: &Config, data_dir: &Path, host: Host, templates: Arc<Store>) -> Sandboxes {
+    let rules = Rules {
+        max_sandboxes: config.max_sandboxes,
+        memory_headroom: config.memory_headroom,
+        max_life: config.max_timeout,
+        network: config.network,
+    };
+    let find = Box::new(move |name: &str| templates.find(name));
+    Sandboxes::new(data_dir, Arc::new(host), rules, find, coppice::follow)
+}

@@ -1,0 +1,439 @@
+//! The gateway's settings: flags beat the environment, the environment beats the file.
+//!
+//! A setting has one name everywhere: `--max-sandboxes`, `COPPICE_MAX_SANDBOXES`, and the key
+//! `max-sandboxes` of the TOML file. This module reads and checks; what a setting does is said
+//! where it is used.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Display,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    auth::Keys,
+    backend::{self, NetworkMode},
+};
+
+mod resolvers;
+
+/// Every setting that a flag, a variable or a line of the file can give.
+const NAMES: [&str; 14] = [
+    "listen",
+    "data-dir",
+    "backend",
+    "domain",
+    "api-keys-file",
+    "log-level",
+    "log-format",
+    "stop-sandboxes-on-exit",
+    "max-sandboxes",
+    "max-timeout",
+    "memory-headroom",
+    "network",
+    "dns",
+    "config",
+];
+/// Only from the environment: a command line is seen by every user of the host.
+const KEYS_VARIABLE: &str = "COPPICE_API_KEYS";
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// All a gateway is told.
+#[derive(Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    /// Under which sandboxes are reached, `<port>-<id>.<domain>`; may carry a port.
+    pub domain: Option<String>,
+    pub keys: Keys,
+    pub log_level: tracing::Level,
+    pub log_format: LogFormat,
+    pub stop_sandboxes_on_exit: bool,
+    pub max_sandboxes: usize,
+    pub max_timeout: Duration,
+    /// Bytes.
+    pub memory_headroom: u64,
+    pub network: NetworkMode,
+    /// Empty: none was found.
+    pub dns: Vec<IpAddr>,
+}
+
+/// As given on the command line.
+#[derive(clap::Args, Debug, Default)]
+pub struct Flags {
+    /// Address to listen on [env: COPPICE_LISTEN] [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Where everything is kept, at most 48 bytes long [env: COPPICE_DATA_DIR] [default: var]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// What sandboxes are made of: auto, jail (FreeBSD) or linux [env: COPPICE_BACKEND] [default: auto]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Sandboxes are reached under PORT-ID.DOMAIN [env: COPPICE_DOMAIN] [default: localhost:PORT]
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
+    /// File of API keys, one a line; more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
+    #[arg(long, value_name = "FILE")]
+    api_keys_file: Option<String>,
+    /// error, warn, info, debug or trace [env: COPPICE_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [env: COPPICE_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// End all sandboxes when the gateway stops [env: COPPICE_STOP_SANDBOXES_ON_EXIT] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    stop_sandboxes_on_exit: Option<String>,
+    /// Most sandboxes at once [env: COPPICE_MAX_SANDBOXES] [default: 200]
+    #[arg(long, value_name = "N")]
+    max_sandboxes: Option<String>,
+    /// The longest a sandbox may live, in hours [env: COPPICE_MAX_TIMEOUT] [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    max_timeout: Option<String>,
+    /// Memory of the host to leave alone, in MiB [env: COPPICE_MEMORY_HEADROOM] [default: 256]
+    #[arg(long, value_name = "MIB")]
+    memory_headroom: Option<String>,
+    /// For sandboxes that do not say: nat or none [env: COPPICE_NETWORK] [default: nat]
+    #[arg(long, value_name = "MODE")]
+    network: Option<String>,
+    /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
+    #[arg(long, value_name = "IP,IP")]
+    dns: Option<String>,
+    /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+impl Flags {
+    fn named(self) -> BTreeMap<&'static str, String> {
+        let values = [
+            self.listen,
+            self.data_dir,
+            self.backend,
+            self.domain,
+            self.api_keys_file,
+            self.log_level,
+            self.log_format,
+            self.stop_sandboxes_on_exit,
+            self.max_sandboxes,
+            self.max_timeout,
+            self.memory_headroom,
+            self.network,
+            self.dns,
+            self.config,
+        ];
+        NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// The settings of this process.
+pub fn load(flags: Flags) -> Result<Config, Error> {
+    read(flags.named(), |name| env::var(name).ok())
+}
+
+fn read(
+    flags: BTreeMap<&'static str, String>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Config, Error> {
+    let mut given = Given::new(flags, &variable)?;
+
+    given.take("backend", "auto", |text| match text {
+        "auto" => Ok(()),
+        name if name == backend::BUILT_IN => Ok(()),
+        "jail" | "linux" => Err(format!("auto or {}, on this system", backend::BUILT_IN)),
+        _ => Err("auto, jail or linux".to_owned()),
+    })?;
+    let listen: SocketAddr = given.take("listen", "127.0.0.1:3000", |text| {
+        text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
+    })?;
+    let keys = given.keys(variable(KEYS_VARIABLE))?;
+    if keys.is_empty() && !listen.ip().is_loopback() {
+        return Err(Error(format!(
+            "listen: {listen} can be reached from elsewhere, so API keys are needed: put one into a \
+             file, `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\" > keys`, and give --api-keys-file \
+             keys; or listen on 127.0.0.1"
+        )));
+    }
+    Ok(Config {
+        listen,
+        keys,
+        data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
+        domain: given.take("domain", "", domain)?,
+        log_level: given.take("log-level", "info", |text| match text {
+            "error" => Ok(tracing::Level::ERROR),
+            "warn" => Ok(tracing::Level::WARN),
+            "info" => Ok(tracing::Level::INFO),
+            "debug" => Ok(tracing::Level::DEBUG),
+            "trace" => Ok(tracing::Level::TRACE),
+            _ => Err("error, warn, info, debug or trace".to_owned()),
+        })?,
+        log_format: given.take("log-format", "text", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("text or json".to_owned()),
+        })?,
+        stop_sandboxes_on_exit: given.take("stop-sandboxes-on-exit", "false", |text| {
+            text.parse().map_err(|_| "true or false".to_owned())
+        })?,
+        max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
+        max_timeout: Duration::from_secs(given.number("max-timeout", "24", 1, 8760)? as u64 * 3600),
+        memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
+        network: given.take("network", "nat", |text| match text {
+            "nat" => Ok(NetworkMode::Nat),
+            "none" => Ok(NetworkMode::None),
+            _ => Err("nat or none".to_owned()),
+        })?,
+        dns: match given.take("dns", "", addresses)? {
+            none if none.is_empty() => resolvers::of_this_host(),
+            given => given,
+        },
+    })
+}
+
+/// What was given, by name, and where, for the message of an error.
+struct Given(BTreeMap<String, (String, String)>);
+
+impl Given {
+    fn new(
+        flags: BTreeMap<&'static str, String>,
+        variable: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let mut given = BTreeMap::new();
+        for name in NAMES {
+            let of_env = format!("COPPICE_{}", name.replace('-', "_").to_uppercase());
+            if let Some(value) = variable(&of_env).filter(|value| !value.is_empty()) {
+                given.insert(name.to_owned(), (value, of_env));
+            }
+        }
+        for (name, value) in flags {
+            given.insert(name.to_owned(), (value, format!("--{name}")));
+        }
+        if let Some((path, place)) = given.get("config").cloned() {
+            for (name, value) in read_file(Path::new(&path), &place)? {
+                let place = format!("{name} in {path}");
+                given.entry(name).or_insert((value, place));
+            }
+        }
+        Ok(Self(given))
+    }
+
+    /// The setting `name` or its default, made into what it means; `parse` fails with what is
+    /// allowed.
+    fn take<T>(
+        &mut self,
+        name: &str,
+        default: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, Error> {
+        let given = self.0.remove(name);
+        let (value, place) = given.unwrap_or_else(|| (default.to_owned(), name.to_owned()));
+        parse(&value).map_err(|allowed| Error(format!("{place}: {value:?} is not {allowed}")))
+    }
+
+    fn number(
+        &mut self,
+        name: &str,
+        default: &str,
+        least: usize,
+        most: usize,
+    ) -> Result<usize, Error> {
+        self.take(name, default, |text| {
+            let number = text.parse().ok().filter(|n| (least..=most).contains(n));
+            number.ok_or_else(|| format!("a whole number from {least} to {most}"))
+        })
+    }
+
+    fn keys(&mut self, of_env: Option<String>) -> Result<Keys, Error> {
+        let of_env = Keys::parse(&of_env.unwrap_or_default())
+            .map_err(|e| Error(format!("{KEYS_VARIABLE}: {e}")))?;
+        let Some((path, place)) = self.0.remove("api-keys-file") else { return Ok(of_env) };
+        let text = fs::read_to_string(&path)
+            .map_err(|e| Error(format!("{place}: cannot read {path}: {e}")))?;
+        let of_file = Keys::parse(&text).map_err(|e| Error(format!("{place}: {path}: {e}")))?;
+        if of_file.is_empty() {
+            return Err(Error(format!("{place}: there is no key in {path}")));
+        }
+        Ok(of_file.and(of_env))
+    }
+}
+
+fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
+    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
+    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
+    let entries = table.into_iter().map(|(name, value)| {
+        if name == "config" || !NAMES.contains(&name.as_str()) {
+            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
+            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
+        }
+        match text_of(&value) {
+            Some(text) => Ok((name, text)),
+            None => Err(wrong(&format!(
+                "{name} must be a string, a number, true or false, or a list of strings"
+            ))),
+        }
+    });
+    entries.collect()
+}
+
+fn text_of(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(yes) => Some(yes.to_string()),
+        toml::Value::Array(list) => {
+            let texts: Option<Vec<&str>> = list.iter().map(toml::Value::as_str).collect();
+            Some(texts?.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    parts
+        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
+        .collect()
+}
+
+/// Lower-case labels, with a port if sandboxes are not reached on the usual one.
+fn domain(text: &str) -> Result<Option<String>, String> {
+    let allowed = "a name such as sandboxes.example.org, or one with a port, without a scheme";
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let lower = text.to_ascii_lowercase();
+    let (name, port) = lower.split_once(':').map_or((&*lower, None), |(n, p)| (n, Some(p)));
+    let label = |label: &str| {
+        let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(inside)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let port_is_one = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    if name.len() > 200 || !name.split('.').all(label) || !port_is_one {
+        return Err(allowed.to_owned());
+    }
+    Ok(Some(lower))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Pairs<'a> = &'a [(&'static str, &'a str)];
+
+    fn config(flags: Pairs, variables: Pairs) -> Result<Config, Error> {
+        let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        read(flags, |name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let toml = "listen = \"127.0.0.1:1\"\nmax-sandboxes = 7\nnetwork = \"none\"\n\
+                    stop-sandboxes-on-exit = true\ndns = [\"192.0.2.1\", \"192.0.2.2\"]\n";
+        fs::write(file.path(), toml).unwrap();
+        let path = file.path().to_str().unwrap();
+        let environment = [("COPPICE_LISTEN", "127.0.0.1:2"), ("COPPICE_MAX_SANDBOXES", "8")];
+        let all = config(&[("listen", "127.0.0.1:3"), ("config", path)], &environment).unwrap();
+        assert_eq!(all.listen.port(), 3);
+        assert_eq!(all.max_sandboxes, 8);
+        assert_eq!(all.network, NetworkMode::None);
+        assert!(all.stop_sandboxes_on_exit);
+        assert_eq!(all.dns.len(), 2);
+        assert_eq!(all.max_timeout, Duration::from_secs(24 * 3600));
+        assert_eq!(all.data_dir, Path::new("var"));
+        let empty = config(&[], &[("COPPICE_LISTEN", ""), ("COPPICE_DOMAIN", "")]).unwrap();
+        assert_eq!((empty.listen.port(), empty.domain), (3000, None));
+    }
+
+    #[test]
+    fn every_wrong_value_is_refused_with_its_setting_and_what_is_allowed() {
+        for (flag, value, expected) in [
+            ("listen", "localhost", "--listen: \"localhost\" is not an IP address and a port"),
+            ("listen", "127.0.0.1:99999", "127.0.0.1:3000"),
+            ("backend", "docker", "auto, jail or linux"),
+            ("log-level", "loud", "error, warn, info, debug or trace"),
+            ("log-format", "xml", "text or json"),
+            ("stop-sandboxes-on-exit", "yes", "true or false"),
+            ("max-sandboxes", "0", "a whole number from 1 to 100000"),
+            ("max-sandboxes", "-1", "--max-sandboxes"),
+            ("max-timeout", "1.5", "a whole number from 1 to 8760"),
+            ("memory-headroom", "1G", "a whole number"),
+            ("network", "inherit", "nat or none"),
+            ("dns", "one.one", "IP addresses"),
+            ("domain", "https://x.org", "without a scheme"),
+            ("domain", "*.x.org", "a name such as"),
+            ("domain", "x.org:0", "a name such as"),
+            ("api-keys-file", "/no/such/file", "--api-keys-file: cannot read /no/such/file"),
+            ("config", "/no/such/file", "--config: /no/such/file"),
+        ] {
+            let error = config(&[(flag, value)], &[]).err().expect(value).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = config(&[], &[("COPPICE_MAX_TIMEOUT", "x")]).err().unwrap().to_string();
+        assert!(error.starts_with("COPPICE_MAX_TIMEOUT:"), "{error}");
+        let error = config(&[], &[("COPPICE_API_KEYS", "e2b_12")]).err().unwrap().to_string();
+        assert!(error.starts_with("COPPICE_API_KEYS:") && error.contains("too short"), "{error}");
+    }
+
+    #[test]
+    fn another_systems_backend_is_refused() {
+        let other = if backend::BUILT_IN == "linux" { "jail" } else { "linux" };
+        let error = config(&[("backend", other)], &[]).err().unwrap().to_string();
+        assert!(error.contains("on this system"), "{error}");
+        assert!(config(&[("backend", backend::BUILT_IN)], &[]).is_ok());
+    }
+
+    #[test]
+    fn unknown_keys_and_malformed_files_are_refused_with_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        for (toml, expected) in [
+            ("max_sandboxes = 5", "there is no setting \"max_sandboxes\", only listen"),
+            ("listen = ", path),
+            ("listen = 1.5", "listen must be"),
+            ("max-sandboxes = \"many\"", "max-sandboxes in "),
+        ] {
+            fs::write(file.path(), toml).unwrap();
+            let error = config(&[("config", path)], &[]).err().expect(toml).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_keys_only_loopback_is_listened_on() {
+        let key = format!("e2b_{}", "0".repeat(40));
+        for listen in ["0.0.0.0:3000", "[::]:3000", "192.0.2.1:3000"] {
+            let error = config(&[("listen", listen)], &[]).err().unwrap().to_string();
+            assert!(error.contains("--api-keys-file"), "{error}");
+            assert!(config(&[("listen", listen)], &[("COPPICE_API_KEYS", &key)]).is_ok());
+        }
+        assert!(config(&[("listen", "[::1]:3000")], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_domain_may_carry_a_port_and_is_lower_case() {
+        let given = config(&[("domain", "Sbx.Example.test:8443")], &[]).unwrap();
+        assert_eq!(given.domain.as_deref(), Some("sbx.example.test:8443"));
+    }
+}

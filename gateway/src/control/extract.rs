@@ -1,0 +1,98 @@
+//! Requests taken apart, with refusals in E2B's shape.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request},
+    http::{StatusCode, request::Parts},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::MAX_BODY;
+use crate::{error::ApiError, sandbox::SandboxId};
+
+/// The body, a JSON object, whatever its content type and however it was framed.
+///
+/// As `Option`, for bodies that may be absent.
+pub(super) struct ApiJson<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let body = <Self as OptionalFromRequest<S>>::from_request(request, state).await?;
+        body.ok_or_else(|| ApiError::bad_request("a JSON body is required"))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, ApiError> {
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                ApiError::too_large(MAX_BODY)
+            } else {
+                ApiError::bad_request("the request body could not be read")
+            }
+        })?;
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        object(&body).map(|body| Some(Self(body)))
+    }
+}
+
+fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request(format!("malformed JSON: {e}")))?;
+    // A struct would also be read from an array, by position.
+    if !value.is_object() {
+        return Err(ApiError::bad_request("the body must be a JSON object"));
+    }
+    T::deserialize(value).map_err(|e| ApiError::bad_request(format!("invalid body: {e}")))
+}
+
+/// The sandbox a path names: `<id>`, or `<id>-<clientid>` of older clients.
+pub(super) struct SandboxPath(pub(super) SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let invalid = || ApiError::bad_request("Invalid sandbox ID");
+        let Path(text): Path<String> =
+            Path::from_request_parts(parts, state).await.map_err(|_| invalid())?;
+        let id =
+            text.split_once('-').map_or(Some(&*text), |(id, client)| is_word(client).then_some(id));
+        let id = id.filter(|id| is_word(id)).ok_or_else(invalid)?;
+        // Well-formed for E2B, but none that we give out.
+        id.parse().map(Self).map_err(|_| ApiError::no_sandbox(id))
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// The query, decoded once; a parameter that comes several times is joined by commas.
+pub(super) struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// Absent and empty are the same.
+    pub(super) fn take(&self, name: &str) -> Option<String> {
+        let values = self.0.iter().filter(|(known, value)| known == name && !value.is_empty());
+        let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
+        (!values.is_empty()).then(|| values.join(","))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(pairs)| Self(pairs))
+            .map_err(|e| ApiError::bad_request(format!("invalid query: {}", e.body_text())))
+    }
+}

@@ -1,0 +1,166 @@
+//! `GET /v2/sandboxes`, in pages, and its elder `GET /sandboxes`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, HeaderValue},
+    routing::get,
+};
+use chrono::{DateTime, Utc};
+
+use super::{
+    extract::Parameters,
+    page::{Cursor, Order, metadata_filter},
+    shape::Listed,
+};
+use crate::{Gateway, error::ApiError, sandbox::Sandbox};
+
+const MOST: usize = 100;
+
+pub(super) fn routes() -> Router<Gateway> {
+    Router::new().route("/v2/sandboxes", get(list_v2)).route("/sandboxes", get(list_v1))
+}
+
+/// Running ones, newest first.
+async fn list_v1(
+    State(gateway): State<Gateway>,
+    parameters: Parameters,
+) -> Result<Json<Vec<Listed>>, ApiError> {
+    let filter = Filter { metadata: metadata(&parameters)?, ..Filter::default() };
+    let found = find(&gateway, &filter, Order::Descending);
+    Ok(Json(found.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect()))
+}
+
+async fn list_v2(
+    State(gateway): State<Gateway>,
+    parameters: Parameters,
+) -> Result<(HeaderMap, Json<Vec<Listed>>), ApiError> {
+    let query = Query::parse(&parameters)?;
+    let mut headers = HeaderMap::new();
+    // Nothing is ever paused yet.
+    if !query.running {
+        return Ok((headers, Json(Vec::new())));
+    }
+    let found = find(&gateway, &query.filter, query.order);
+    headers.insert("x-total-running", HeaderValue::from(found.len()));
+
+    let start =
+        query.after.map_or(0, |cursor| found.partition_point(|sandbox| !cursor.is_before(sandbox)));
+    let page = &found[start..found.len().min(start + query.limit)];
+    if start + page.len() < found.len()
+        && let Some(last) = page.last()
+        && let Ok(token) = HeaderValue::try_from(Cursor::at(last, query.order).token())
+    {
+        headers.insert("x-next-token", token);
+    }
+    let page = page.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect();
+    Ok((headers, Json(page)))
+}
+
+#[derive(Default)]
+struct Filter {
+    metadata: BTreeMap<String, String>,
+    template: Option<String>,
+    started_after: Option<DateTime<Utc>>,
+}
+
+impl Filter {
+    fn admits(&self, sandbox: &Sandbox) -> bool {
+        let facts = sandbox.facts();
+        self.metadata.iter().all(|(key, value)| facts.metadata.get(key) == Some(value))
+            && self.template.as_ref().is_none_or(|template| *template == facts.template.id)
+            && self.started_after.is_none_or(|start| facts.started_at >= start)
+    }
+}
+
+fn find(gateway: &Gateway, filter: &Filter, order: Order) -> Vec<Arc<Sandbox>> {
+    let mut found = gateway.sandboxes().registry().all_running();
+    found.retain(|sandbox| filter.admits(sandbox));
+    found.sort_by_key(|sandbox| (sandbox.facts().started_at, sandbox.id()));
+    if order == Order::Descending {
+        found.reverse();
+    }
+    found
+}
+
+impl Cursor {
+    fn at(sandbox: &Sandbox, order: Order) -> Self {
+        Self { started_at: sandbox.facts().started_at, id: sandbox.id(), order }
+    }
+
+    /// Whether `sandbox` belongs on a later page.
+    fn is_before(&self, sandbox: &Sandbox) -> bool {
+        let here = (self.started_at, self.id);
+        let there = (sandbox.facts().started_at, sandbox.id());
+        match self.order {
+            Order::Ascending => here < there,
+            Order::Descending => here > there,
+        }
+    }
+}
+
+struct Query {
+    running: bool,
+    filter: Filter,
+    order: Order,
+    limit: usize,
+    after: Option<Cursor>,
+}
+
+impl Query {
+    fn parse(parameters: &Parameters) -> Result<Self, ApiError> {
+        let order = match parameters.take("order").as_deref() {
+            None | Some("desc") => Order::Descending,
+            Some("asc") => Order::Ascending,
+            Some(_) => return Err(ApiError::bad_request("order must be asc or desc")),
+        };
+        let limit = parameters.take("limit").map(|text| {
+            let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+            limit
+                .ok_or_else(|| ApiError::bad_request(format!("limit must be between 1 and {MOST}")))
+        });
+        let after = parameters.take("nextToken").map(|token| Cursor::parse(&token, order));
+        let started_after = parameters.take("startedAfter").map(|text| {
+            let time = DateTime::parse_from_rfc3339(&text).map(|time| time.with_timezone(&Utc));
+            time.map_err(|_| ApiError::bad_request("startedAfter must be an RFC 3339 time"))
+        });
+        Ok(Self {
+            running: running(parameters)?,
+            filter: Filter {
+                metadata: metadata(parameters)?,
+                template: parameters.take("template").map(|name| template_id(&name)),
+                started_after: started_after.transpose()?,
+            },
+            order,
+            limit: limit.transpose()?.unwrap_or(MOST),
+            after: after.transpose()?,
+        })
+    }
+}
+
+/// Whether running sandboxes are asked for, as they are unless only others are.
+fn running(parameters: &Parameters) -> Result<bool, ApiError> {
+    let Some(states) = parameters.take("state") else { return Ok(true) };
+    let mut running = false;
+    for state in states.split(',') {
+        match state {
+            "running" => running = true,
+            "paused" => {}
+            _ => return Err(ApiError::bad_request("state must be running, paused or both")),
+        }
+    }
+    Ok(running)
+}
+
+fn metadata(parameters: &Parameters) -> Result<BTreeMap<String, String>, ApiError> {
+    let text = parameters.take("metadata");
+    text.map_or(Ok(BTreeMap::new()), |text| metadata_filter(&text))
+}
+
+/// Names are told apart without case and without the tag that all have.
+fn template_id(name: &str) -> String {
+    let name = name.trim().to_lowercase();
+    name.strip_suffix(":default").map(str::to_owned).unwrap_or(name)
+}

@@ -1,0 +1,102 @@
+//! A sandbox's response body on its way to the client.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::pool::Lease;
+use crate::serve::{Line, ResetOn};
+
+/// Passes frames on as they come, and ends in a reset when the sandbox ends before its response:
+/// of the connection on HTTP/1.1, of the stream on HTTP/2.
+pub(super) struct Relay {
+    incoming: Incoming,
+    /// `None` once the connection has been given back.
+    lease: Option<Lease>,
+    line: Line,
+    end: End,
+    complete: bool,
+}
+
+/// Who waits for the sandbox's end.
+enum End {
+    Line(#[expect(dead_code, reason = "held for its drop")] ResetOn),
+    Stream(Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl Relay {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        line: &Line,
+        multiplexed: bool,
+        cut: &CancellationToken,
+    ) -> Self {
+        let end = if multiplexed {
+            End::Stream(Box::pin(cut.clone().cancelled_owned()))
+        } else {
+            End::Line(line.reset_on(cut.clone()))
+        };
+        let complete = incoming.is_end_stream();
+        Self { incoming, lease: Some(lease), line: line.clone(), end, complete }
+    }
+
+    fn fail(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+        if matches!(self.end, End::Line(_)) {
+            self.line.reset();
+        }
+        io::Error::other(error)
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let End::Stream(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(self.fail("the sandbox ended"))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                self.complete = self.incoming.is_end_stream();
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(Err(self.fail(error))),
+            None => {
+                self.complete = true;
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.complete
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}

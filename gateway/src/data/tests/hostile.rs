@@ -1,0 +1,138 @@
+//! Whatever a sandbox answers, the client gets HTTP and the gateway stays up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+async fn answers(bytes: impl Into<Vec<u8>>) -> World {
+    let (world, bytes) = (World::new().await, bytes.into());
+    world.raw_port(8080, move |mut stream| {
+        let bytes = bytes.clone();
+        async move {
+            take_request(&mut stream).await;
+            let _ = stream.write_all(&bytes).await;
+        }
+    });
+    world
+}
+
+#[tokio::test]
+async fn what_is_not_a_response_is_a_bad_gateway() {
+    let many: String = (0..200).map(|n| format!("X-{n}: 1\r\n")).collect();
+    for bytes in [
+        String::new(),
+        "garbage\r\n\r\n".into(),
+        "HTTP/1.1 999999 What\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nBad Header : x\r\n\r\n".into(),
+        "HTTP/1.1 200 OK\r\nX-Half".into(),
+        format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n\r\n", "x".repeat(1 << 20)),
+        format!("HTTP/1.1 200 OK\r\n{many}\r\n"),
+        // An upgrade nobody asked for.
+        "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".into(),
+        "HTTP/1.1 101 Switching\r\n\r\n".into(),
+        "HTTP/2.0 200 OK\r\n\r\n".into(),
+    ] {
+        let world = answers(bytes.clone()).await;
+        let answer = world.ask(8080, "GET / HTTP/1.1").await;
+        let shown: String = bytes.chars().take(80).collect();
+        assert_eq!(answer.status, 502, "{shown}");
+        let expect = format!(
+            r#"{{"sandboxId":"{}","message":"The sandbox sent an invalid response","port":8080,"code":502}}"#,
+            world.id
+        );
+        assert_eq!(answer.body, expect, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn endless_informational_responses_do_not_end_in_memory() {
+    let world = World::new().await;
+    world.raw_port(8080, async |mut stream| {
+        take_request(&mut stream).await;
+        while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {}
+    });
+    let mut client = world.send(8080, "GET / HTTP/1.1", "").await;
+    let silence = timeout(Duration::from_millis(500), client.stream.read_u8()).await;
+    assert!(silence.is_err());
+    world.cut();
+    assert_eq!(client.answer().await.body, world.not_found());
+}
+
+#[tokio::test]
+async fn a_response_without_a_request_is_not_taken_for_the_next_ones() {
+    let one = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
+    let world = answers(format!("{one}one{one}two")).await;
+    for _ in 0..3 {
+        assert_eq!(world.ask(8080, "GET / HTTP/1.1").await.body, "one");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_has_closed_is_replaced() {
+    let (world, connections) = (World::new().await, Arc::new(AtomicUsize::new(0)));
+    world.raw_port(8080, {
+        let connections = connections.clone();
+        move |mut stream| {
+            connections.fetch_add(1, Ordering::Relaxed);
+            async move {
+                // Serves two requests and hangs up without saying so.
+                for _ in 0..2 {
+                    take_request(&mut stream).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                }
+            }
+        }
+    });
+    let mut client = world.connect().await;
+    for _ in 0..10 {
+        client.write(&format!("POST / HTTP/1.1\r\nHost: g\r\n{}\r\n", world.to(8080))).await;
+        assert_eq!(client.answer().await.status, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_answers_nonsense_is_unreachable() {
+    for reply in [&[7u8][..], &[2], &[]] {
+        let world = World::new().await;
+        let listener = world.bind("tunnel.sock");
+        world.accept(listener, move |mut stream| async move {
+            let _ = stream.read_u16().await;
+            let _ = stream.write_all(reply).await;
+        });
+        let answer = world.ask(8080, "GET / HTTP/1.1").await;
+        assert_eq!(answer.status, 502);
+        assert!(answer.body.contains("did not accept"), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_gets_through() {
+    let world = World::new().await;
+    world.raw_port(8080, async |mut stream| {
+        take_request(&mut stream).await;
+        let refusal = b"HTTP/1.1 413 Too Big\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig";
+        let _ = stream.write_all(refusal).await;
+    });
+    let mut client = world.send(8080, "POST / HTTP/1.1", "Content-Length: 1000000\r\n").await;
+    client.write("the first of many").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.body.as_str()), (413, "big"));
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_answer_like_any_other() {
+    let world = World::with(Router::new().fallback(async || "no")).await;
+    for port in [49983, 8080] {
+        let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        let mut client = world.send(port, "GET / HTTP/1.1", headers).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "no"));
+        client.write(&format!("GET / HTTP/1.1\r\nHost: g\r\n{}\r\n", world.to(port))).await;
+        assert_eq!(client.answer().await.body, "no");
+    }
+}

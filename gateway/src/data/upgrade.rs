@@ -1,0 +1,55 @@
+//! Connections that have left HTTP behind: WebSockets, and any other protocol both ends agree on.
+
+use std::io;
+
+use axum::body::Body;
+use http::{
+    HeaderValue, Response,
+    header::{CONNECTION, UPGRADE},
+};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio_util::sync::CancellationToken;
+
+use crate::{sandbox::Sandbox, serve::Line};
+
+/// Answers that the protocol is switched, and carries bytes both ways from then on.
+pub(super) fn tunnel(
+    mut response: Response<Incoming>,
+    protocol: HeaderValue,
+    client: OnUpgrade,
+    sandbox: &Sandbox,
+    line: &Line,
+) -> Response<Body> {
+    let inside = hyper::upgrade::on(&mut response);
+    let (cut, line) = (sandbox.cut().clone(), line.clone());
+    tokio::spawn(async move {
+        let abandoned = line.abandoned().clone();
+        let carried = abandoned.run_until_cancelled(carry(client, inside, &line, &cut)).await;
+        if let Some(Err(error)) = carried {
+            tracing::debug!(peer = %line.peer(), %error, "tunnel ended");
+        }
+    });
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+    response.map(|_| Body::empty())
+}
+
+/// Carries bytes until both ends are done, or resets the client's connection when the sandbox's
+/// breaks.
+async fn carry(
+    client: OnUpgrade,
+    inside: OnUpgrade,
+    line: &Line,
+    cut: &CancellationToken,
+) -> io::Result<()> {
+    let (client, inside) = tokio::try_join!(client, inside).map_err(io::Error::other)?;
+    let (mut client, mut inside) = (TokioIo::new(client), TokioIo::new(inside));
+    let copied = cut.run_until_cancelled(copy_bidirectional(&mut client, &mut inside)).await;
+    if !matches!(copied, Some(Ok(_))) {
+        line.reset();
+    }
+    copied.transpose().map(|_| ())
+}

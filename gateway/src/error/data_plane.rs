@@ -1,0 +1,144 @@
+//! What the data plane answers in the place of a sandbox.
+//!
+//! SDKs search the 502 texts for "was not found" and "port is not open" to tell a sandbox that has
+//! ended from a server that is not there yet: they are part of the protocol.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use serde::Serialize;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataPlaneError {
+    #[error("E2b-Sandbox-Id and E2b-Sandbox-Port must be sent together, once each")]
+    RoutingHeaders,
+    #[error("invalid sandbox ID")]
+    SandboxId,
+    #[error("invalid sandbox port")]
+    Port,
+    #[error("invalid host")]
+    Host,
+    #[error("transfer encodings other than chunked are not supported")]
+    TransferEncoding,
+    /// No sandbox's token makes the signature of a URL without a sandbox in it.
+    #[error("invalid signature")]
+    Signature,
+    /// The same, of a token sent in a header.
+    #[error("access token present in header but does not match")]
+    AccessToken,
+    /// A route of envd's that is for the gateway alone.
+    #[error("not found")]
+    Internal,
+    #[error("CONNECT is not supported")]
+    Connect,
+    /// Unknown, ended, or ending.
+    #[error("The sandbox was not found")]
+    NotFound { sandbox_id: String },
+    #[error("The sandbox is running but port is not open")]
+    PortClosed { sandbox_id: String, port: u16 },
+    /// It does not accept connections, or not in time.
+    #[error("The sandbox did not accept the connection")]
+    Unreachable { sandbox_id: String, port: u16 },
+    /// It answered something that is not HTTP, too much of it, or hung up.
+    #[error("The sandbox sent an invalid response")]
+    BadResponse { sandbox_id: String, port: u16 },
+}
+
+/// The order of the fields is the one clients have seen so far.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SandboxBody<'a> {
+    sandbox_id: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    code: u16,
+}
+
+#[derive(Serialize)]
+struct PlainBody<'a> {
+    code: u16,
+    message: &'a str,
+}
+
+impl DataPlaneError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::RoutingHeaders
+            | Self::SandboxId
+            | Self::Port
+            | Self::Host
+            | Self::TransferEncoding => StatusCode::BAD_REQUEST,
+            Self::Signature | Self::AccessToken => StatusCode::UNAUTHORIZED,
+            Self::Internal => StatusCode::NOT_FOUND,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound { .. }
+            | Self::PortClosed { .. }
+            | Self::Unreachable { .. }
+            | Self::BadResponse { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The sandbox it is about, and its port where that says more.
+    fn subject(&self) -> Option<(&str, Option<u16>)> {
+        match self {
+            Self::NotFound { sandbox_id } => Some((sandbox_id, None)),
+            Self::PortClosed { sandbox_id, port }
+            | Self::Unreachable { sandbox_id, port }
+            | Self::BadResponse { sandbox_id, port } => Some((sandbox_id, Some(*port))),
+            _ => None,
+        }
+    }
+
+    pub fn into_response(self) -> Response<Body> {
+        let (status, message) = (self.status(), self.to_string());
+        let code = status.as_u16();
+        let body = match self.subject() {
+            Some((sandbox_id, port)) => {
+                serde_json::to_vec(&SandboxBody { sandbox_id, message: &message, port, code })
+            }
+            None => serde_json::to_vec(&PlainBody { code, message: &message }),
+        }
+        .expect("strings and numbers always serialise");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn check(error: DataPlaneError, status: u16, expect: &str) {
+        let response = error.into_response();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, expect);
+    }
+
+    #[tokio::test]
+    async fn bodies_are_what_sdks_search_in() {
+        let sandbox_id = "a1".to_owned();
+        check(
+            DataPlaneError::NotFound { sandbox_id: sandbox_id.clone() },
+            502,
+            r#"{"sandboxId":"a1","message":"The sandbox was not found","code":502}"#,
+        )
+        .await;
+        check(
+            DataPlaneError::PortClosed { sandbox_id, port: 8080 },
+            502,
+            r#"{"sandboxId":"a1","message":"The sandbox is running but port is not open","port":8080,"code":502}"#,
+        )
+        .await;
+        check(DataPlaneError::Port, 400, r#"{"code":400,"message":"invalid sandbox port"}"#).await;
+    }
+}

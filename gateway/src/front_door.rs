@@ -1,0 +1,97 @@
+//! Where a request belongs: a port of a sandbox, or the gateway itself.
+//!
+//! In this order: a host `<port>-<id>.<domain>` names its sandbox whatever the headers say (SDKs
+//! send them always); on any other host the two routing headers do; a `/files` URL with neither
+//! belongs to the sandbox whose token signed it; all else is the control plane's.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc};
+
+use axum::{Router, body::Body};
+use envd::wire::ENVD_PORT;
+use http::{Method, Request, Response};
+use hyper::{body::Incoming, service::Service};
+use tower::ServiceExt;
+
+use crate::{
+    data::{Address, Credential, DataPlane, Domain, host},
+    error::DataPlaneError,
+    sandbox::{Registry, Sandbox},
+    serve::Line,
+};
+
+/// Serves one request after another, of any connection; clones share everything.
+#[derive(Clone)]
+pub struct FrontDoor {
+    registry: Arc<Registry>,
+    domain: Option<Arc<Domain>>,
+    control: Router,
+    data: DataPlane,
+}
+
+enum Destination {
+    Sandbox(Arc<Sandbox>, u16),
+    Control,
+}
+
+impl FrontDoor {
+    /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
+    pub fn new(registry: Arc<Registry>, domain: Option<String>, control: Router) -> Self {
+        let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
+        Self { registry, domain, control, data: DataPlane::default() }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+        let line = request.extensions().get::<Line>().cloned();
+        let line = line.expect("the server puts it into every request");
+        let answer = match self.destination(&request) {
+            Ok(Destination::Sandbox(sandbox, port)) => {
+                self.data.forward(sandbox, port, request, &line).await
+            }
+            Ok(Destination::Control) => {
+                let answered = self.control.oneshot(request.map(Body::new)).await;
+                return answered.unwrap_or_else(|never| match never {});
+            }
+            Err(refused) => Err(refused),
+        };
+        answer.unwrap_or_else(DataPlaneError::into_response)
+    }
+
+    fn destination<B>(&self, request: &Request<B>) -> Result<Destination, DataPlaneError> {
+        if request.method() == Method::CONNECT {
+            return Err(DataPlaneError::Connect);
+        }
+        if let Some(address) = self.address(request)? {
+            let sandbox = address.sandbox.parse().ok().and_then(|id| self.registry.running(id));
+            return match sandbox.filter(|sandbox| !sandbox.cut().is_cancelled()) {
+                Some(sandbox) => Ok(Destination::Sandbox(sandbox, address.port)),
+                None => Err(DataPlaneError::NotFound { sandbox_id: address.sandbox }),
+            };
+        }
+        match Credential::of(request.method(), request.uri(), request.headers()) {
+            Some(credential) => {
+                Ok(Destination::Sandbox(credential.sandbox(&self.registry)?, ENVD_PORT))
+            }
+            None => Ok(Destination::Control),
+        }
+    }
+
+    fn address<B>(&self, request: &Request<B>) -> Result<Option<Address>, DataPlaneError> {
+        if let Some(host) = host(request.uri(), request.headers())?
+            && let Some(address) = Address::from_host(host, self.domain.as_deref())?
+        {
+            return Ok(Some(address));
+        }
+        Address::from_headers(request.headers())
+    }
+}
+
+impl Service<Request<Incoming>> for FrontDoor {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let door = self.clone();
+        Box::pin(async move { Ok(door.answer(request).await) })
+    }
+}

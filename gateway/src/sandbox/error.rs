@@ -1,0 +1,41 @@
+//! What can go wrong with a sandbox.
+
+use std::{io, path::PathBuf};
+
+use crate::{backend, template::FindError};
+
+use super::SandboxId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("template '{name}': {source}")]
+    Template { name: String, source: FindError },
+    #[error("no room for another sandbox: {0}")]
+    Full(String),
+    #[error("the gateway is stopping")]
+    Stopping,
+    /// Never existed, or has ended.
+    #[error("sandbox {0} is not there")]
+    NotFound(SandboxId),
+    /// Deleted before it was ready.
+    #[error("sandbox {0} was ended while it was being made")]
+    EndedInCreation(SandboxId),
+    #[error("the idempotency key was used for a different sandbox")]
+    KeyReused,
+    /// Has lived as long as a sandbox may.
+    #[error("sandbox {0} has lived as long as a sandbox may")]
+    TooOld(SandboxId),
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The task that made it panicked.
+    #[error("making a sandbox was broken off: {0}")]
+    BrokenOff(String),
+}
+
+impl Error {
+    pub(super) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { doing, path: path.into(), source }
+    }
+}

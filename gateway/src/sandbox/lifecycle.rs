@@ -1,0 +1,423 @@
+//! Making sandboxes; how they are prolonged and end is in files of their own.
+//!
+//! Every transition runs in a task of its own: a client that hangs up half-way changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use envd::wire::Init;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Error, Facts, Registry, Sandbox, SandboxId,
+    deadlines::Deadlines,
+    registry::Reservation,
+    renewal::after,
+    repeats::{Repeats, Ticket, Turn},
+    trash::Trash,
+};
+use crate::{
+    backend::{self, Backend, Cell, CellSpec, NetworkMode},
+    template::{FindError, Template},
+};
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub template: String,
+    pub timeout: Duration,
+    pub allow_internet_access: Option<bool>,
+    pub metadata: BTreeMap<String, String>,
+    pub env_vars: BTreeMap<String, String>,
+}
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Running and being made at once.
+    pub max_sandboxes: usize,
+    /// Memory (bytes) of the host that is left alone.
+    pub memory_headroom: u64,
+    /// The longest a sandbox may live.
+    pub max_life: Duration,
+    /// For sandboxes that do not say.
+    pub network: NetworkMode,
+}
+
+/// Which template a name means at present.
+pub type FindTemplate = Box<dyn Fn(&str) -> Result<Arc<Template>, FindError> + Send + Sync>;
+
+/// Called once for every sandbox that becomes visible.
+pub type Follow = fn(Arc<Sandbox>);
+
+/// All a gateway does with sandboxes; cheap to clone.
+#[derive(Clone)]
+pub struct Sandboxes(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    pub(super) registry: Arc<Registry>,
+    pub(super) backend: Arc<dyn Backend>,
+    /// `<data-dir>/sandboxes`.
+    pub(super) home: PathBuf,
+    pub(super) deadlines: Deadlines,
+    pub(super) trash: Arc<Trash>,
+    find_template: FindTemplate,
+    follow: Follow,
+    pub(super) rules: Rules,
+    repeats: Repeats,
+    /// Transitions and record writes under way.
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: AtomicBool,
+}
+
+impl Sandboxes {
+    /// Sandboxes under `data_dir`, whose `sandboxes/` and `trash/` exist. Nothing of before is
+    /// there until [`Self::adopt_all`].
+    pub fn new(
+        data_dir: &Path,
+        backend: Arc<dyn Backend>,
+        rules: Rules,
+        find_template: FindTemplate,
+        follow: Follow,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            registry: Arc::new(Registry::default()),
+            backend,
+            home: data_dir.join("sandboxes"),
+            deadlines: Deadlines::default(),
+            trash: Arc::new(Trash::new(data_dir.join("trash"))),
+            find_template,
+            follow,
+            rules,
+            repeats: Repeats::default(),
+            tasks: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.0.registry
+    }
+
+    pub fn running(&self, id: SandboxId) -> Result<Arc<Sandbox>, Error> {
+        self.0.registry.running(id).ok_or(Error::NotFound(id))
+    }
+
+    /// What a sandbox of that template would be made from now.
+    pub fn template(&self, name: &str) -> Result<Arc<Template>, Error> {
+        let found = (self.0.find_template)(name);
+        found.map_err(|source| Error::Template { name: name.to_owned(), source })
+    }
+
+    /// Makes a sandbox and returns when its envd answers. The same `key` again gives the same
+    /// sandbox.
+    pub async fn create(&self, wanted: Wanted, key: Option<&str>) -> Result<Arc<Sandbox>, Error> {
+        let Some(key) = key else { return self.spawn_create(wanted, None).await };
+        loop {
+            match self.0.repeats.turn(key, &wanted, Instant::now()) {
+                Turn::First(ticket) => return self.spawn_create(wanted, Some(ticket)).await,
+                Turn::Different => return Err(Error::KeyReused),
+                Turn::Again(mut outcome) => {
+                    if let Ok(made) = outcome.wait_for(Option::is_some).await
+                        && let Some(sandbox) = made.clone()
+                    {
+                        return Ok(sandbox);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn spawn_create(
+        &self,
+        wanted: Wanted,
+        ticket: Option<Ticket>,
+    ) -> Result<Arc<Sandbox>, Error> {
+        let sandboxes = self.clone();
+        let task = self.0.tasks.spawn(async move {
+            let sandbox = sandboxes.make(wanted).await?;
+            if let Some(ticket) = ticket {
+                ticket.settle(sandbox.clone());
+            }
+            Ok(sandbox)
+        });
+        task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
+    }
+
+    async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
+        let template = self.template(&wanted.template)?;
+        let id = SandboxId::random();
+        let place = self.admit(id)?;
+        let dir = self.0.home.join(id.to_string());
+        tokio::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .await
+            .map_err(|e| Error::io("cannot make", &dir, e))?;
+
+        let envd_token = token()?;
+        let spec = self.spec(id, &template, &wanted, &envd_token);
+        let (limits, network) = (spec.limits, spec.network);
+        let cell = match self.0.backend.create(spec).await {
+            Ok(cell) => cell,
+            Err(error) => {
+                if let Err(e) = self.0.trash.take(id, &dir).await {
+                    tracing::warn!(sandbox = %id, "{e}");
+                }
+                return Err(error.into());
+            }
+        };
+
+        let started_at = Utc::now();
+        let facts = Facts {
+            id,
+            template: Template::clone(&template),
+            limits,
+            network,
+            allow_internet_access: wanted.allow_internet_access,
+            metadata: wanted.metadata,
+            env_vars: wanted.env_vars,
+            started_at,
+            envd_token,
+        };
+        let sandbox = Arc::new(Sandbox::new(facts, dir, after(started_at, wanted.timeout)));
+        if let Err(error) = self.record(&sandbox).await {
+            self.remove(id, sandbox.dir()).await;
+            return Err(error);
+        }
+        if let Err(_place) = place.fill(&sandbox) {
+            self.remove(id, sandbox.dir()).await;
+            return Err(Error::EndedInCreation(id));
+        }
+        self.begin(&sandbox, &cell);
+        tracing::info!(sandbox = %id, template = template.id, "created");
+        Ok(sandbox)
+    }
+
+    fn admit(&self, id: SandboxId) -> Result<Reservation, Error> {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(Error::Stopping);
+        }
+        let rules = &self.0.rules;
+        if let Some(available) = backend::available_memory()
+            && available < rules.memory_headroom
+        {
+            let (available, headroom) = (available >> 20, rules.memory_headroom >> 20);
+            return Err(Error::Full(format!(
+                "{available} MiB of memory are available, {headroom} MiB are kept free"
+            )));
+        }
+        self.0
+            .registry
+            .reserve(id, rules.max_sandboxes)
+            .ok_or_else(|| Error::Full(format!("{} are running", rules.max_sandboxes)))
+    }
+
+    fn spec(
+        &self,
+        id: SandboxId,
+        template: &Arc<Template>,
+        wanted: &Wanted,
+        envd_token: &str,
+    ) -> CellSpec {
+        let mut env_vars = template.env.clone();
+        env_vars.extend(wanted.env_vars.clone());
+        CellSpec {
+            id,
+            template: template.clone(),
+            limits: template.limits,
+            network: match wanted.allow_internet_access {
+                Some(false) => NetworkMode::None,
+                Some(true) => NetworkMode::Nat,
+                None => self.0.rules.network,
+            },
+            init: Init {
+                env_vars: Some(env_vars),
+                access_token: Some(envd_token.to_owned()),
+                default_user: Some(template.user.clone()),
+                default_workdir: template.workdir.clone(),
+            },
+        }
+    }
+
+    /// What every sandbox that has just become visible needs.
+    pub(super) fn begin(&self, sandbox: &Arc<Sandbox>, cell: &Cell) {
+        self.0.deadlines.watch(sandbox.id(), &sandbox.deadline);
+        self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
+        (self.0.follow)(sandbox.clone());
+    }
+}
+
+/// What only the sandbox's owner knows.
+fn token() -> Result<String, Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::io("cannot read", "the random number generator", e.into()))?;
+    Ok(hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::sandbox::testing::{self, TestBackend};
+
+    struct Bed {
+        dir: tempfile::TempDir,
+        backend: Arc<TestBackend>,
+        sandboxes: Sandboxes,
+    }
+
+    fn bed(rules: Rules) -> Bed {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Arc::new(TestBackend::default());
+        let sandboxes = testing::sandboxes(dir.path(), &backend, rules);
+        let tidy = sandboxes.clone();
+        tokio::spawn(async move { tidy.keep_tidy().await });
+        Bed { dir, backend, sandboxes }
+    }
+
+    impl Bed {
+        fn left(&self, name: &str) -> usize {
+            std::fs::read_dir(self.dir.path().join(name)).unwrap().count()
+        }
+
+        async fn until_nothing_is_left(&self) {
+            let nothing = || {
+                self.left("sandboxes") == 0
+                    && self.left("trash") == 0
+                    && self.backend.cells.lock().is_empty()
+            };
+            tokio::time::timeout(Duration::from_secs(5), async {
+                while !nothing() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await
+            .expect("something is left");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_is_made_with_its_record_and_killed_without_a_trace() {
+        let bed = bed(testing::rules());
+        let mut wanted = testing::wanted();
+        wanted.env_vars.insert("LANG".into(), "de".into());
+        wanted.allow_internet_access = Some(false);
+        let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
+        let spec = bed.backend.specs.lock()[0].clone();
+        assert_eq!(spec.network, NetworkMode::None);
+        assert_eq!(spec.init.env_vars.unwrap()["LANG"], "de");
+        assert_eq!(spec.init.access_token.as_deref(), Some(sandbox.envd_token()));
+        assert_eq!(sandbox.envd_token().len(), 64);
+        assert!(sandbox.dir().join("sandbox.json").exists());
+        std::fs::write(sandbox.dir().join("layer"), "x").unwrap();
+
+        bed.sandboxes.kill(sandbox.id()).await.unwrap();
+        assert!(sandbox.cut().is_cancelled() && sandbox.ends_at().is_none());
+        let again = bed.sandboxes.kill(sandbox.id()).await;
+        assert!(matches!(again, Err(Error::NotFound(_))), "{again:?}");
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn a_create_that_fails_leaves_nothing_and_gives_its_place_back() {
+        let bed = bed(Rules { max_sandboxes: 1, ..testing::rules() });
+        bed.backend.failing_creates.store(1, SeqCst);
+        let failed = bed.sandboxes.create(testing::wanted(), Some("k")).await;
+        assert!(matches!(failed, Err(Error::Backend(_))));
+        bed.until_nothing_is_left().await;
+        bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
+        let full = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(full, Err(Error::Full(_))));
+    }
+
+    #[tokio::test]
+    async fn a_host_short_of_memory_admits_nobody() {
+        let bed = bed(Rules { memory_headroom: u64::MAX, ..testing::rules() });
+        let full = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(full, Err(Error::Full(_))));
+        assert!(bed.backend.specs.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_and_comes_again_finds_the_sandbox_of_the_first_time() {
+        let bed = bed(testing::rules());
+        *bed.backend.create_takes.lock() = Duration::from_millis(100);
+        let create = bed.sandboxes.create(testing::wanted(), Some("k"));
+        let hung_up = tokio::time::timeout(Duration::from_millis(20), create).await;
+        assert!(hung_up.is_err());
+        let (a, b) = tokio::join!(
+            bed.sandboxes.create(testing::wanted(), Some("k")),
+            bed.sandboxes.create(testing::wanted(), Some("k"))
+        );
+        assert_eq!(a.unwrap().id(), b.unwrap().id());
+        assert_eq!(bed.backend.specs.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_kill_wins_over_a_create_under_way() {
+        let bed = bed(testing::rules());
+        let id = SandboxId::random();
+        let place = bed.sandboxes.admit(id).unwrap();
+        let kill = tokio::spawn({
+            let sandboxes = bed.sandboxes.clone();
+            async move { sandboxes.kill(id).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!kill.is_finished());
+        let facts = Facts { id, ..testing::facts() };
+        let sandbox = Arc::new(Sandbox::new(facts, bed.dir.path().join("x"), Utc::now()));
+        assert!(place.fill(&sandbox).is_err());
+        kill.await.unwrap().unwrap();
+        assert!(bed.sandboxes.running(id).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_destroy_that_fails_is_tried_until_it_works_while_the_client_has_its_answer() {
+        let bed = bed(testing::rules());
+        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.failing_destroys.store(2, SeqCst);
+        bed.sandboxes.kill(sandbox.id()).await.unwrap();
+        assert!(bed.sandboxes.running(sandbox.id()).is_err());
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn an_expired_sandbox_and_one_whose_envd_died_are_reaped() {
+        let bed = bed(testing::rules());
+        let short = Wanted { timeout: Duration::from_millis(100), ..testing::wanted() };
+        let short = bed.sandboxes.create(short, None).await.unwrap();
+        let dead = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.end_cell(dead.id());
+        tokio::time::timeout(Duration::from_secs(1), async {
+            tokio::join!(short.cut().cancelled(), dead.cut().cancelled())
+        })
+        .await
+        .expect("both end within a second");
+        bed.sandboxes.kill(kept.id()).await.unwrap();
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_stops_takes_its_sandboxes_along_only_when_asked() {
+        let bed = bed(testing::rules());
+        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        assert!(bed.sandboxes.stop(false, Duration::from_secs(1)).await);
+        assert!(bed.sandboxes.running(kept.id()).is_ok());
+        let late = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(late, Err(Error::Stopping)));
+        assert!(bed.sandboxes.stop(true, Duration::from_secs(1)).await);
+        bed.until_nothing_is_left().await;
+    }
+}

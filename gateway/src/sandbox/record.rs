@@ -1,0 +1,134 @@
+//! `sandbox.json`: all a restarted gateway needs to go on with a sandbox.
+//!
+//! Written beside and renamed, so that a reader sees one whole state or another. Never synced:
+//! a record that a power failure takes is that of a sandbox the same failure took.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, SandboxId};
+use crate::{
+    backend::{Limits, NetworkMode},
+    template::Template,
+};
+
+const NAME: &str = "sandbox.json";
+/// Raised when an older gateway would misread what is written.
+const VERSION: u32 = 1;
+/// A record is written from one request body of bounded size; a larger file is none of ours.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// What stays as it is for a sandbox's whole life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub id: SandboxId,
+    /// With the layers it was made from, whatever its name means later.
+    pub template: Template,
+    pub limits: Limits,
+    pub network: NetworkMode,
+    /// As the client asked; `None` when it did not say.
+    pub allow_internet_access: Option<bool>,
+    pub metadata: BTreeMap<String, String>,
+    pub env_vars: BTreeMap<String, String>,
+    pub started_at: DateTime<Utc>,
+    pub envd_token: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// Of the envd that runs in it.
+    protocol: u32,
+    pub(super) deadline: DateTime<Utc>,
+    #[serde(flatten)]
+    pub(super) facts: Facts,
+}
+
+impl Record {
+    pub(super) fn new(facts: Facts, deadline: DateTime<Utc>) -> Self {
+        Self { version: VERSION, protocol: envd::wire::PROTOCOL, deadline, facts }
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(NAME);
+        let beside = dir.join(".sandbox.json");
+        let failed = |source| Error::io("cannot write", &path, source);
+        let json = serde_json::to_vec(self).map_err(|e| failed(e.into()))?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(failed)?;
+        file.write_all(&json).map_err(failed)?;
+        fs::rename(&beside, &path).map_err(failed)
+    }
+
+    pub(super) fn read(dir: &Path) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Versions {
+            version: u32,
+            protocol: u32,
+        }
+
+        let path = dir.join(NAME);
+        let failed = |source| Error::io("cannot read", &path, source);
+        let refused = |text: String| failed(io::Error::new(io::ErrorKind::InvalidData, text));
+        let size = fs::symlink_metadata(&path).map_err(failed)?.len();
+        if size > MAX_BYTES {
+            return Err(refused(format!("{size} bytes are too many")));
+        }
+        let json = fs::read(&path).map_err(failed)?;
+        let versions: Versions =
+            serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))?;
+        if versions.version != VERSION || versions.protocol != envd::wire::PROTOCOL {
+            return Err(refused(format!(
+                "written as version {} for envd protocol {}, this gateway speaks {VERSION} and {}",
+                versions.version,
+                versions.protocol,
+                envd::wire::PROTOCOL
+            )));
+        }
+        serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::testing;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::new(testing::facts(), Utc::now());
+        record.write(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), record);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn records_of_another_version_and_torn_ones_are_refused_with_their_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        let mut record = Record::new(testing::facts(), Utc::now());
+        record.version = 2;
+        record.write(dir.path()).unwrap();
+        let error = Record::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("version 2") && error.contains("sandbox.json"), "{error}");
+
+        fs::write(&path, b"{\"version\":1,").unwrap();
+        assert!(Record::read(dir.path()).is_err());
+        fs::remove_file(&path).unwrap();
+        assert!(Record::read(dir.path()).is_err());
+    }
+}

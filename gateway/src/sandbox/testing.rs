@@ -1,0 +1,168 @@
+//! A backend without a kernel, for the paths of an error and for the protocol's shapes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::Utc;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Facts, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
+use crate::{
+    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode},
+    template::{FindError, Template},
+};
+
+#[derive(Default)]
+pub(crate) struct TestBackend {
+    pub(crate) cells: Mutex<HashMap<SandboxId, CancellationToken>>,
+    pub(crate) specs: Mutex<Vec<CellSpec>>,
+    /// So many of the next calls fail.
+    pub(crate) failing_creates: AtomicUsize,
+    pub(crate) failing_destroys: AtomicUsize,
+    pub(crate) create_takes: Mutex<Duration>,
+}
+
+impl TestBackend {
+    /// What the kernel does when a sandbox's first process dies.
+    pub(crate) fn end_cell(&self, id: SandboxId) {
+        self.cells.lock()[&id].cancel();
+    }
+}
+
+fn fails(calls: &AtomicUsize) -> Result<(), Error> {
+    let left = calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+    match left {
+        Ok(_) => Err(Error::Call {
+            call: "clone3",
+            target: "secret path".into(),
+            source: std::io::ErrorKind::WouldBlock.into(),
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Backend for TestBackend {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn create(&self, spec: CellSpec) -> Result<Cell, Error> {
+        let takes = *self.create_takes.lock();
+        tokio::time::sleep(takes).await;
+        fails(&self.failing_creates)?;
+        let ended = CancellationToken::new();
+        self.cells.lock().insert(spec.id, ended.clone());
+        self.specs.lock().push(spec);
+        Ok(Cell { ended })
+    }
+
+    async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
+        fails(&self.failing_destroys)?;
+        self.cells.lock().remove(&id);
+        Ok(())
+    }
+
+    async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
+        let ended = self.cells.lock().get(&id).cloned();
+        Ok(ended.filter(|e| !e.is_cancelled()).map(|ended| Cell { ended }))
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, Error> {
+        Ok(self.cells.lock().keys().copied().collect())
+    }
+
+    async fn retire(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn probe(&self, _planned: usize) -> Vec<Check> {
+        Vec::new()
+    }
+}
+
+pub(crate) fn template() -> Template {
+    Template {
+        id: "base".into(),
+        layers: vec![PathBuf::from("/layers/abc")],
+        limits: Limits { cpus: 2, memory_bytes: 1 << 30, processes: 1024 },
+        env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
+        user: "user".into(),
+        workdir: None,
+    }
+}
+
+pub(crate) fn facts() -> Facts {
+    Facts {
+        id: SandboxId::random(),
+        template: template(),
+        limits: template().limits,
+        network: NetworkMode::Nat,
+        allow_internet_access: None,
+        metadata: BTreeMap::from([("who".into(), "me".into())]),
+        env_vars: BTreeMap::new(),
+        started_at: Utc::now(),
+        envd_token: "0".repeat(64),
+    }
+}
+
+pub(crate) fn sandbox() -> Arc<Sandbox> {
+    let deadline = Utc::now() + chrono::Duration::seconds(60);
+    Arc::new(Sandbox::new(facts(), PathBuf::from("/nowhere"), deadline))
+}
+
+pub(crate) fn sandbox_in(id: SandboxId, dir: &Path, envd_token: &str) -> Arc<Sandbox> {
+    let facts = Facts { id, envd_token: envd_token.to_owned(), ..facts() };
+    let deadline = Utc::now() + chrono::Duration::hours(1);
+    Arc::new(Sandbox::new(facts, dir.to_owned(), deadline))
+}
+
+pub(crate) fn wanted() -> Wanted {
+    Wanted {
+        template: "base".into(),
+        timeout: Duration::from_secs(60),
+        allow_internet_access: None,
+        metadata: BTreeMap::new(),
+        env_vars: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn rules() -> Rules {
+    Rules {
+        max_sandboxes: 10,
+        memory_headroom: 0,
+        max_life: Duration::from_secs(24 * 3600),
+        network: NetworkMode::Nat,
+    }
+}
+
+/// `base` is there, `building` is being built, `broken` could not be.
+pub(crate) fn find_template(name: &str) -> Result<Arc<Template>, FindError> {
+    match name {
+        "base" => Ok(Arc::new(template())),
+        "building" => Err(FindError::Building("unpacking, 40 %".into())),
+        "broken" => Err(FindError::Failed("no space".into())),
+        _ => Err(FindError::Unknown),
+    }
+}
+
+/// Sandboxes in `dir`, with nobody keeping them tidy.
+pub(crate) fn sandboxes(dir: &Path, backend: &Arc<TestBackend>, rules: Rules) -> Sandboxes {
+    for name in ["sandboxes", "trash"] {
+        std::fs::create_dir_all(dir.join(name)).unwrap();
+    }
+    Sandboxes::new(dir, backend.clone(), rules, Box::new(find_template), |_| {})
+}

@@ -1,0 +1,224 @@
+//! One client's connection: how its socket ends, and what it is doing.
+//!
+//! [`Line`] is the handle that travels with each request. When a sandbox ends while the connection
+//! carries one of its streams, the client has to see a reset (RST) rather than an orderly end,
+//! which SDKs would take for a lost event.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::Version;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::Instant,
+};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::task_tracker::TaskTrackerToken,
+};
+
+use super::Limits;
+
+#[derive(Clone)]
+pub struct Line(Arc<Shared>);
+
+struct Shared {
+    peer: SocketAddr,
+    reset: AtomicBool,
+    abandoned: CancellationToken,
+    activity: Mutex<Activity>,
+    /// HTTP/1.1 only: the end of the sandbox whose response is being sent. It is waited for here
+    /// and not by the response's body, which nobody asks for more while the client does not read.
+    sandbox: Mutex<Option<Pin<Box<WaitForCancellationFutureOwned>>>>,
+}
+
+struct Activity {
+    requests: usize,
+    /// Since when there is no request under way.
+    idle: Instant,
+    /// When the first byte of the next request came, or the connection.
+    head: Option<Instant>,
+    multiplexed: bool,
+}
+
+impl Line {
+    pub(super) fn new(peer: SocketAddr, abandoned: CancellationToken) -> Self {
+        let now = Instant::now();
+        let activity = Activity { requests: 0, idle: now, head: Some(now), multiplexed: false };
+        Self(Arc::new(Shared {
+            peer,
+            reset: AtomicBool::new(false),
+            abandoned,
+            activity: Mutex::new(activity),
+            sandbox: Mutex::new(None),
+        }))
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// Makes the connection's end a reset, whenever it comes.
+    pub fn reset(&self) {
+        self.0.reset.store(true, Ordering::Release);
+    }
+
+    /// Cancelled when the server can wait no longer for what it serves.
+    pub fn abandoned(&self) -> &CancellationToken {
+        &self.0.abandoned
+    }
+
+    /// Resets the connection when `end` is cancelled while the guard lives. For connections that
+    /// carry one response at a time.
+    pub fn reset_on(&self, end: CancellationToken) -> ResetOn {
+        *self.0.sandbox.lock() = Some(Box::pin(end.cancelled_owned()));
+        ResetOn(self.clone())
+    }
+
+    /// Resolves when the connection is to be dropped because of [`Line::reset_on`]. Has to be
+    /// polled by the task that polls the connection, after it.
+    pub(super) async fn cut(&self) {
+        poll_fn(|cx| {
+            let mut sandbox = self.0.sandbox.lock();
+            let Some(end) = sandbox.as_mut() else { return Poll::Pending };
+            end.as_mut().poll(cx).map(|()| self.reset())
+        })
+        .await;
+    }
+
+    pub(super) fn begin(&self, version: Version) -> Busy {
+        let mut activity = self.0.activity.lock();
+        activity.requests += 1;
+        activity.head = None;
+        activity.multiplexed |= version == Version::HTTP_2;
+        Busy(self.clone())
+    }
+
+    /// Whether the client has taken too long over a request's head, or between requests.
+    pub(super) fn overdue(&self, limits: &Limits) -> bool {
+        let activity = self.0.activity.lock();
+        let slow = activity.head.is_some_and(|head| head.elapsed() >= limits.head);
+        activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
+    }
+
+    fn received(&self) {
+        let mut activity = self.0.activity.lock();
+        // On HTTP/2 what comes between requests may be a ping.
+        if activity.requests == 0 && !activity.multiplexed && activity.head.is_none() {
+            activity.head = Some(Instant::now());
+        }
+    }
+}
+
+/// One request under way.
+pub(super) struct Busy(Line);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut activity = self.0.0.activity.lock();
+        activity.requests -= 1;
+        activity.idle = Instant::now();
+    }
+}
+
+/// See [`Line::reset_on`].
+pub struct ResetOn(Line);
+
+impl Drop for ResetOn {
+    fn drop(&mut self) {
+        self.0.0.sandbox.lock().take();
+    }
+}
+
+/// The socket itself.
+pub(super) struct Link {
+    stream: TcpStream,
+    line: Line,
+    _room: OwnedSemaphorePermit,
+    _counted: TaskTrackerToken,
+}
+
+impl Link {
+    pub(super) fn new(
+        stream: TcpStream,
+        line: Line,
+        room: OwnedSemaphorePermit,
+        counted: TaskTrackerToken,
+    ) -> Self {
+        Self { stream, line, _room: room, _counted: counted }
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.line.0.reset.load(Ordering::Acquire) {
+            // Fails only where the socket has already ended.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.line.received();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// On a reset there is no orderly end first.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.line.0.reset.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
