@@ -78,7 +78,6 @@ const EMPTIED: &[&str] = &[
     "sys",
     "tmp",
     "var/cache/apt",
-    "var/cache/debconf",
     "var/cache/ldconfig",
     "var/lib/apt/lists",
     "var/log",
@@ -94,6 +93,8 @@ const REMOVED: &[&str] = &[
     "etc/passwd-",
     "etc/shadow-",
     "etc/apt/sources.list.d",
+    "var/cache/debconf/config.dat-old",
+    "var/cache/debconf/templates.dat-old",
     "var/lib/dbus/machine-id",
     "var/lib/dpkg/status-old",
     "var/lib/systemd/random-seed",
@@ -219,7 +220,7 @@ fn install_node(
     let npm = fetch(dir, "npm", NPM, stop)?;
 
     let modules = root.join("usr/local/lib/node_modules");
-    fs::create_dir_all(&modules).map_err(failed("make", &modules))?;
+    tree::make_dir(&modules)?;
     for (from, to) in
         [(node.join("bin/node"), root.join("usr/local/bin/node")), (npm, modules.join("npm"))]
     {
@@ -241,7 +242,7 @@ fn fetch(
     stop: &CancellationToken,
 ) -> Result<PathBuf, Error> {
     let unpacked = dir.join(name);
-    fs::create_dir(&unpacked).map_err(failed("make", &unpacked))?;
+    tree::make_dir(&unpacked)?;
     Tool::new("npm", dir, Duration::from_secs(5 * 60))
         .env("npm_config_cache", dir.join("npm-cache"))
         .env("npm_config_update_notifier", "false")
@@ -303,7 +304,9 @@ mod tests {
     #[test]
     fn a_finished_root_tells_nothing_of_its_host() {
         let root = tempfile::tempdir().unwrap();
-        for dir in ["etc/sudoers.d", "var/log/apt", "var/lib/dbus", "dev", "tmp"] {
+        for dir in
+            ["etc/sudoers.d", "tmp", "var/cache", "var/lib/apt", "var/lib/dbus", "var/log/apt"]
+        {
             fs::create_dir_all(root.path().join(dir)).unwrap();
         }
         let outside = tempfile::NamedTempFile::new().unwrap();

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -71,9 +74,19 @@ fn field(hasher: &mut Hasher, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
+/// Makes a directory that everyone may read, whatever the gateway's own mask.
+pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
+    if !dir.is_dir() {
+        fs::create_dir(dir).map_err(failed("make", dir))?;
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir, open).map_err(failed("chmod", dir))?;
+    }
+    Ok(())
+}
+
 /// Removes what is in a directory, and makes the directory if there is none.
 pub(super) fn empty(dir: &Path) -> Result<(), Error> {
-    fs::create_dir_all(dir).map_err(failed("make", dir))?;
+    make_dir(dir)?;
     for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
         remove(&entry.map_err(failed("list", dir))?.path())?;
     }
@@ -95,7 +108,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
