@@ -19,6 +19,7 @@ use super::{
     stream::Stream,
 };
 use crate::{
+    attach,
     connect::proto::process::{PTY, StartRequest},
     os::{self, Plan, Standard, Step},
     paths,
@@ -140,6 +141,10 @@ fn start_on_terminal(
 
 fn plan<'a>(envd: &'a Envd, user: &User, strings: Strings, standard: Standard) -> Plan<'a> {
     let Strings { programs, args, env, directory } = strings;
+    // What it may ask first is how much memory is free.
+    if let Some(used) = envd.gauges.memory_used() {
+        attach::refresh_meminfo(used);
+    }
     Plan {
         programs,
         args,

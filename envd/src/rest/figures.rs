@@ -77,6 +77,12 @@ impl Gauges {
         })
     }
 
+    /// Bytes in use by user processes, where that is known.
+    pub(crate) fn memory_used(&self) -> Option<u64> {
+        let (_, file) = self.memory.as_ref()?;
+        number(&read_anew(file).ok()?)
+    }
+
     fn cpu_used_pct(&self) -> io::Result<f64> {
         let Some(file) = &self.cpu else { return Ok(0.0) };
         let now = (Instant::now(), cpu_nanoseconds(file)?);
