@@ -3,7 +3,12 @@
 //! envd is root in the sandbox and the sandbox is hostile, so it never asks the C library, whose
 //! lookups load modules named by the sandbox's own configuration.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 /// One line of passwd(5), with the supplementary groups of group(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +81,14 @@ impl Users {
     }
 }
 
+/// The text of a regular file, or none: a pipe in its place would hold us up for ever.
 fn bounded(path: &Path) -> String {
     let read = || -> io::Result<String> {
-        use io::Read;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mut text = Vec::new();
-        fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut text)?;
+        if file.metadata()?.is_file() {
+            file.take(MAX_FILE).read_to_end(&mut text)?;
+        }
         Ok(String::from_utf8_lossy(&text).into_owned())
     };
     read().unwrap_or_default()
@@ -125,6 +133,14 @@ mod tests {
     #[test]
     fn a_name_nobody_has_is_an_error() {
         assert_eq!(users().find("broken").unwrap_err().to_string(), "user: unknown user broken");
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_the_file_is_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(bounded(&path), "");
     }
 
     #[test]
