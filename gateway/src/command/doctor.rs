@@ -11,9 +11,10 @@ use coppice::{
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
     super::log(&config);
-    // Looked at, not made.
-    let data_dir = path::absolute(&config.data_dir).context("data-dir")?;
-    let checks = super::host(&config, &data_dir)?.probe(config.max_sandboxes);
+    // Nothing is made: where the data directory is not there yet, its parent tells as much.
+    let planned = path::absolute(&config.data_dir).context("data-dir")?;
+    let data_dir = planned.ancestors().find(|dir| dir.is_dir()).unwrap_or(&planned);
+    let checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
     let mut out = std::io::stdout().lock();
     print(&mut out, &checks)?;
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();

@@ -4,7 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod serve;
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
@@ -28,7 +28,10 @@ fn log(config: &Config) {
     let level = config.log_level;
     // Libraries speak of every frame below their own warnings.
     let filter = EnvFilter::new(format!("warn,coppice={level}"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

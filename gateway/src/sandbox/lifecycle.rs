@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -259,8 +260,9 @@ impl Sandboxes {
 /// What only the sandbox's owner knows.
 fn token() -> Result<String, Error> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::io("cannot read", "the random number generator", e.into()))?;
+    getrandom::fill(&mut bytes).map_err(|e| {
+        Error::io("cannot read", "the random number generator", io::Error::other(e))
+    })?;
     Ok(hex::encode(bytes))
 }
 
