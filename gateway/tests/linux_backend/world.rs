@@ -20,6 +20,8 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
+use sha2::{Digest, Sha256};
+
 use crate::network::Internet;
 
 pub(crate) const LIMITS: Limits = Limits { cpus: 1, memory_bytes: 256 << 20, processes: 64 };
@@ -30,8 +32,6 @@ pub(crate) struct World {
     template: Arc<Template>,
     _internet: Internet,
     before: Picture,
-    /// Other gateways' cgroups, or what they left: none of ours.
-    strange: BTreeSet<PathBuf>,
     _directory: tempfile::TempDir,
 }
 
@@ -60,7 +60,6 @@ impl World {
             PathBuf::from,
         );
         fs::create_dir(directory.path().join("sandboxes")).unwrap();
-        let strange = parents();
         let settings = Settings {
             data_dir: directory.path().canonicalize().unwrap(),
             dns: vec![crate::network::RESOLVER.into()],
@@ -82,7 +81,6 @@ impl World {
             template,
             _internet: Internet::new(),
             before: Picture::default(),
-            strange,
             _directory: directory,
         };
         // The first sandbox opens what lasts: the netlink socket, the runtime's threads.
@@ -164,8 +162,15 @@ impl World {
         assert!(!String::from_utf8_lossy(&tables.stdout).contains("coppice"));
     }
 
+    /// The directories of this gateway, in all hierarchies; others may run beside the test.
     fn parents(&self) -> BTreeSet<PathBuf> {
-        parents().difference(&self.strange).cloned().collect()
+        let digest = Sha256::digest(self.settings.data_dir.as_os_str().as_encoded_bytes());
+        let name = format!("coppice-gw-{}", hex::encode(&digest[..4]));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let tops = mounts.lines().filter(|line| line.contains(" - cgroup"));
+        tops.map(|line| Path::new(line.split(' ').nth(4).unwrap()).join(&name))
+            .filter(|path| path.exists())
+            .collect()
     }
 
     fn picture(&self) -> Picture {
@@ -205,15 +210,6 @@ fn children() -> usize {
         .filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok())
         .map(|children| children.split_whitespace().count())
         .sum()
-}
-
-/// The directories of all gateways, in all hierarchies.
-fn parents() -> BTreeSet<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let tops = mounts.lines().filter(|line| line.contains(" - cgroup"));
-    tops.flat_map(|line| directories(Path::new(line.split(' ').nth(4).unwrap())))
-        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("coppice-gw-"))
-        .collect()
 }
 
 fn directories(path: &Path) -> Vec<PathBuf> {
