@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => command::serve::run(flags),
         Command::Doctor(flags) => command::doctor::run(flags),
         Command::Down(flags) => command::down::run(flags),
-        Command::Envd => command::envd(),
+        Command::Envd => Ok(envd::run()),
     };
     done.unwrap_or_else(|error| {
         eprintln!("coppice: {error:#}");

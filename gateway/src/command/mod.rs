@@ -4,7 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod serve;
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
@@ -18,10 +18,6 @@ use tracing_subscriber::EnvFilter;
 
 /// For what a command left running when it is done: deletions that the next start goes on with.
 const LEFTOVERS: Duration = Duration::from_millis(200);
-
-pub(crate) fn envd() -> anyhow::Result<ExitCode> {
-    anyhow::bail!("envd is not there yet")
-}
 
 /// To stderr: stdout is for what other programs read.
 fn log(config: &Config) {
