@@ -57,7 +57,7 @@ fn good_if(good: bool, otherwise: Verdict) -> Verdict {
 
 fn root() -> Check {
     let uid = geteuid();
-    check("user", good_if(uid.is_root(), Verdict::Bad), format!("uid {uid}"))
+    check("root", good_if(uid.is_root(), Verdict::Bad), format!("uid {uid}"))
         .mend("run coppice as root: sudo coppice serve")
 }
 
