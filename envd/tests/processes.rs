@@ -430,6 +430,8 @@ async fn the_binary_codec_works_too() {
     server.unary("SendSignal", kill).await;
 }
 
+/// On Linux, where a program can ask for this by a call that nix has.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn orphans_are_collected_and_nobodys_status_is_lost() {
     // Orphans come to this process, as they do to pid 1 of a sandbox.

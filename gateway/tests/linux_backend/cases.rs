@@ -10,7 +10,7 @@ use coppice::{
     sandbox::SandboxId,
 };
 
-use crate::{
+use super::{
     network::{self, ask},
     world::World,
 };

@@ -12,7 +12,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::world::run;
+use super::world::run;
 
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 53);
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);

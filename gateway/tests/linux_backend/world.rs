@@ -22,7 +22,7 @@ use nix::{
 
 use sha2::{Digest, Sha256};
 
-use crate::network::Internet;
+use super::network::Internet;
 
 pub(crate) const LIMITS: Limits = Limits { cpus: 1, memory_bytes: 256 << 20, processes: 64 };
 
@@ -54,7 +54,7 @@ impl World {
         let root = std::env::var_os("COPPICE_TEST_ROOTFS").map_or_else(
             || {
                 let root = directory.path().join("root");
-                crate::root::make(&root);
+                super::root::make(&root);
                 root
             },
             PathBuf::from,
@@ -62,7 +62,7 @@ impl World {
         fs::create_dir(directory.path().join("sandboxes")).unwrap();
         let settings = Settings {
             data_dir: directory.path().canonicalize().unwrap(),
-            dns: vec![crate::network::RESOLVER.into()],
+            dns: vec![super::network::RESOLVER.into()],
         };
         let template = Arc::new(Template {
             id: "test".into(),
