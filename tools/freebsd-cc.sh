@@ -12,4 +12,4 @@ for arg; do
         *) set -- "$@" "$arg" ;;
     esac
 done
-exec "$ZIG_PYTHON" -m ziglang cc -target x86_64-freebsd.14.0 "$@"
+exec "$ZIG_PYTHON" -m ziglang cc -target x86_64-freebsd.14.0 "$@" "$(dirname "$0")/freebsd-13.s"
