@@ -2,7 +2,7 @@
 //!
 //! Keys are compared by hash in constant time; in memory there are only hashes.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -12,7 +12,7 @@ use axum::{
 };
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::error::ApiError;
+use crate::{Gateway, error::ApiError};
 
 const PREFIX: &str = "e2b_";
 /// 128 bits.
@@ -89,6 +89,42 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
+/// Middleware: where any key will do, a web page must not come in by a name of its own that leads
+/// to this machine (DNS rebinding), since its browser would let it send what it likes.
+pub async fn refuse_foreign_names(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let host = request.uri().authority().map(|authority| authority.as_str());
+    let host = host.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+    if gateway.keys().is_empty() && host.is_some_and(|host| !is_ours(host, gateway.domain())) {
+        return Err(ApiError::forbidden(
+            "no API keys are configured, so only requests to an IP address, localhost or the \
+             configured domain are served; give --domain or an API key",
+        ));
+    }
+    Ok(next.run(request).await)
+}
+
+fn is_ours(host: &str, domain: &str) -> bool {
+    let (name, domain) = (without_port(host), without_port(domain));
+    let below = |parent: &str| {
+        let rest = name.len().checked_sub(parent.len()).map(|at| name.split_at_checked(at));
+        rest.flatten().is_some_and(|(front, end)| {
+            end.eq_ignore_ascii_case(parent) && (front.is_empty() || front.ends_with('.'))
+        })
+    };
+    name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || below("localhost") || below(domain)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 /// Middleware: lets requests with a known key through.
 pub async fn require_key(
     State(keys): State<Keys>,
@@ -131,6 +167,18 @@ mod tests {
             let error = Keys::parse(&text).err().unwrap().to_string();
             assert!(error.starts_with("line 2:") && error.contains(why), "{error}");
             assert!(!error.contains(text.lines().last().unwrap()), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_ours() {
+        for ours in
+            ["127.0.0.1:3000", "[::1]:3000", "localhost", "api.LOCALHOST:1", "api.sbx.test:3000"]
+        {
+            assert!(is_ours(ours, "sbx.test:3000"), "{ours}");
+        }
+        for foreign in ["evil.example", "notlocalhost", "localhost.evil.example", "xsbx.test", ""] {
+            assert!(!is_ours(foreign, "sbx.test"), "{foreign}");
         }
     }
 

@@ -62,6 +62,8 @@ impl Default for Limits {
 
 /// Buffer of an HTTP/1.1 connection, and so the longest request head.
 const MAX_BUFFER: usize = 128 * 1024;
+/// Most headers of an HTTP/1.1 request.
+const MAX_HEADERS: usize = 512;
 /// Most headers of an HTTP/2 request (bytes).
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 /// An SDK opens one stream per running command, and another connection when these are used up.
@@ -117,7 +119,7 @@ struct Server {
 impl Server {
     fn new(limits: Limits, stop: CancellationToken) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().header_read_timeout(None).max_buf_size(MAX_BUFFER);
+        http.http1().header_read_timeout(None).max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
         http.http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(PROBE)

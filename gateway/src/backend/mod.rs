@@ -104,6 +104,16 @@ pub enum Error {
     Unsupported(String),
 }
 
+/// Lets this process have as many files open as its hard limit says: setrlimit(2).
+///
+/// # Errors
+/// What the kernel said; the soft limit then stays.
+pub fn raise_descriptor_limit() -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
 /// The kernel's sandboxes. Every method has a bound in time.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {

@@ -8,7 +8,7 @@ use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
-    backend::{Host, Settings},
+    backend::{self, Host, Settings},
     config::{Config, LogFormat},
     sandbox::{Rules, Sandboxes},
     template::Store,
@@ -35,6 +35,10 @@ fn log(config: &Config) {
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
+    // A sandbox takes a few of them, and so does every open stream.
+    if let Err(error) = backend::raise_descriptor_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

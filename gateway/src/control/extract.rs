@@ -1,5 +1,7 @@
 //! Requests taken apart, with refusals in E2B's shape.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request},
@@ -7,9 +9,13 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::MAX_BODY;
 use crate::{error::ApiError, sandbox::SandboxId};
+
+/// How long a client may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The body, a JSON object, whatever its content type and however it was framed.
 ///
@@ -29,7 +35,10 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for ApiJson<T> 
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, ApiError> {
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let body = timeout(PATIENCE, Bytes::from_request(request, state))
+            .await
+            .map_err(|_| ApiError::request_timeout(PATIENCE))?;
+        let body = body.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 ApiError::too_large(MAX_BODY)
             } else {

@@ -34,4 +34,5 @@ pub fn routes(gateway: &Gateway) -> Router<Gateway> {
     known
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(middleware::from_fn_with_state(gateway.keys().clone(), auth::require_key))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_foreign_names))
 }

@@ -73,8 +73,12 @@ pub(super) fn prepare_request<B: Body>(
 pub(super) fn prepare_response<B>(response: &mut Response<B>) -> bool {
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
-    if headers.contains_key(&TRANSFER_ENCODING) && !only_chunked(headers) {
-        return false;
+    if headers.contains_key(&TRANSFER_ENCODING) {
+        if !only_chunked(headers) {
+            return false;
+        }
+        // The length is overruled by the chunks: RFC 9112 section 6.3.
+        headers.remove(&CONTENT_LENGTH);
     }
     strip_hop_by_hop(headers);
     headers.remove(&PROXY_AUTHENTICATE);

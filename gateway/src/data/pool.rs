@@ -2,8 +2,9 @@
 //!
 //! Each sandbox has a pool of its own that goes when it is cut or has not been used for a while. A
 //! connection belongs to one request at a time, as a [`Lease`]; a lease that is dropped closes its
-//! connection at once, which is how envd learns that a client has gone. Only a connection whose
-//! request and response have both been carried to their ends comes back.
+//! connection at once, which is how envd learns that a client has gone. Only a connection to envd
+//! whose request and response have both been carried to their ends comes back: servers of users
+//! hang up when they like, and a request that meets that must not be lost or sent twice.
 
 use std::{
     collections::HashMap,
@@ -28,24 +29,23 @@ use crate::sandbox::{Sandbox, SandboxId};
 const MAX_IDLE: usize = 32;
 /// envd keeps them as long as we do.
 const ENVD_IDLE: Duration = Duration::from_secs(15);
-/// Servers of users hang up after as little as two seconds: to reuse a connection just then would
-/// lose a request that must not be repeated.
-const USER_IDLE: Duration = Duration::from_secs(1);
 /// Between looks for connections, and pools, that are idle.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Longest response head of a sandbox, and most of a response buffered.
 const MAX_BUFFER: usize = 128 * 1024;
+/// Of one response; each cookie takes one.
+const MAX_HEADERS: usize = 512;
 
 #[derive(Clone, Default)]
 pub(super) struct Pools(Arc<Mutex<HashMap<SandboxId, Arc<Pool>>>>);
 
 pub(super) struct Pool {
     sandbox: Arc<Sandbox>,
+    /// To envd, all of them.
     idle: Mutex<Vec<Idle>>,
 }
 
 struct Idle {
-    port: u16,
     connection: Connection,
     since: Instant,
 }
@@ -117,12 +117,15 @@ impl Forget for HashMap<SandboxId, Arc<Pool>> {
 impl Pool {
     /// A connection to that port: one that waits for a request, or a new one.
     pub(super) async fn lease(self: &Arc<Self>, port: u16) -> Result<Lease, connect::Error> {
-        if let Some(connection) = self.take(port) {
+        if port == ENVD_PORT
+            && let Some(connection) = self.take()
+        {
             return Ok(Lease { pool: self.clone(), port, connection, used: true });
         }
         let stream = connect(&self.sandbox, port).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
+            .max_headers(MAX_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| connect::Error::Failed(std::io::Error::other(error)))?;
@@ -135,16 +138,15 @@ impl Pool {
         Ok(Lease { pool: self.clone(), port, connection, used: false })
     }
 
-    fn take(&self, port: u16) -> Option<Connection> {
+    fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.lock();
         let now = Instant::now();
-        let at = idle.iter().rposition(|idle| {
-            idle.port == port && idle.fresh(now) && idle.connection.sender.is_ready()
-        })?;
+        let at =
+            idle.iter().rposition(|idle| idle.fresh(now) && idle.connection.sender.is_ready())?;
         Some(idle.remove(at).connection)
     }
 
-    fn put(&self, port: u16, connection: Connection) {
+    fn put(&self, connection: Connection) {
         let mut idle = self.idle.lock();
         // Looked at under the lock that cutting takes last: no connection outlives its sandbox.
         if connection.sender.is_closed() || self.sandbox.cut().is_cancelled() {
@@ -153,7 +155,7 @@ impl Pool {
         if idle.len() == MAX_IDLE {
             idle.remove(0);
         }
-        idle.push(Idle { port, connection, since: Instant::now() });
+        idle.push(Idle { connection, since: Instant::now() });
     }
 
     fn sweep(&self) -> usize {
@@ -166,8 +168,7 @@ impl Pool {
 
 impl Idle {
     fn fresh(&self, now: Instant) -> bool {
-        let limit = if self.port == ENVD_PORT { ENVD_IDLE } else { USER_IDLE };
-        now.duration_since(self.since) < limit
+        now.duration_since(self.since) < ENVD_IDLE
     }
 }
 
@@ -182,6 +183,8 @@ impl Lease {
 
     /// Gives the connection back once its response has been read to the end.
     pub(super) fn give_back(self) {
-        self.pool.put(self.port, self.connection);
+        if self.port == ENVD_PORT {
+            self.pool.put(self.connection);
+        }
     }
 }

@@ -5,6 +5,8 @@
 
 mod data_plane;
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::Request,
@@ -51,6 +53,10 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
@@ -63,6 +69,11 @@ impl ApiError {
 
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+    }
+
+    pub fn request_timeout(patience: Duration) -> Self {
+        let text = format!("the request body did not come within {} s", patience.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, text)
     }
 
     pub fn too_large(limit: usize) -> Self {

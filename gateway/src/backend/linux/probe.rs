@@ -224,7 +224,7 @@ fn open_files(planned: u64) -> Check {
             good_if(hard >= needed, Verdict::Warn),
             format!("{hard}, {needed} wanted for {planned} sandboxes"),
         )
-        .mend(format!("ulimit -Hn {needed} before coppice serve, or LimitNOFILE={needed}")),
+        .mend(format!("ulimit -n {needed} before coppice serve, or LimitNOFILE={needed}")),
         Err(error) => check(what, Verdict::Warn, error.to_string()),
     }
 }
