@@ -44,6 +44,15 @@ have_tools() {
     PATH=$PATH:$(cd "$target" && pwd)/tools/bin
 }
 
+# with_mise ARG...: mise, as its users have it, in a place of our own.
+with_mise() {
+    case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
+    mise=$target/tools/mise/node_modules/.bin/mise
+    [ -x "$mise" ] || npm install --silent --no-audit --no-fund --prefix "$target/tools/mise" \
+        "@jdxcode/mise-linux-$arch@2026.9.15"
+    MISE_TRUSTED_CONFIG_PATHS=$PWD "$mise" "$@"
+}
+
 # sdk VENV REQUIREMENTS PYTEST-ARG...
 sdk() {
     python=$1
@@ -57,10 +66,8 @@ sdk() {
 mkdir -p "$target"
 
 step "what is needed" have_tools
-step "format" cargo fmt --all --check
-step "lint" cargo clippy --locked --workspace --all-targets -- -D warnings
+step "lint, by mise" with_mise run lint
 step "unit tests" cargo test --locked --workspace
-step "shell scripts" shellcheck tools/*.sh .ci/run
 step "dependencies" cargo deny --locked check bans licenses sources
 step "FreeBSD: types and lints" sh tools/freebsd-check.sh
 step "FreeBSD: a binary" sh tools/freebsd-build.sh
