@@ -65,7 +65,7 @@ pub(super) fn stage(
     let log = open_log(&directory)?;
 
     let group = cgroups.create(spec.id, spec.limits)?;
-    let child = clone::spawn(image, &log, group.envd.as_ref())?;
+    let child = clone::spawn(image, &log, group.envd.as_ref(), slot.first_uid())?;
     child.join(&group.envd_v1)?;
     let namespace = child.map_ids(slot.first_uid())?;
     for path in &spec.template.layers {
