@@ -17,7 +17,7 @@ use envd::{
 };
 
 use super::{
-    cgroup::Cgroups,
+    cgroup::{Cgroups, ENVD_MEMORY},
     clone::{self, Child, Image},
     error::Call,
     idmap::{self, Access},
@@ -99,6 +99,9 @@ pub(super) fn attach(
     LinuxAttach {
         hostname: spec.id.to_string(),
         memory_bytes: spec.limits.memory_bytes,
+        // Half of either: an upload that fills it is charged to envd, and must meet its end
+        // before envd meets its own.
+        shm_bytes: spec.limits.memory_bytes.min(ENVD_MEMORY) / 2,
         cpus,
         processes: spec.limits.processes,
         network: match spec.network {
