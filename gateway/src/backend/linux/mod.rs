@@ -11,6 +11,7 @@ mod cgroup_plan;
 mod clone;
 mod error;
 mod forwarding;
+mod guard;
 mod idmap;
 mod joining;
 mod mountinfo;
@@ -18,6 +19,7 @@ mod net;
 mod nft;
 mod probe;
 mod process;
+mod ruleset;
 mod slot;
 mod turns;
 
@@ -45,6 +47,7 @@ use self::{
     cgroup::Cgroups,
     clone::Image,
     error::Call,
+    guard::Guard,
     net::Links,
     slot::{Owner, Slot, Slots},
     turns::Turns,
@@ -66,6 +69,8 @@ struct Inner {
     slots: Slots,
     links: Links,
     turns: Turns,
+    /// From `prepare` to `retire`.
+    guard: Mutex<Option<Guard>>,
     taken: Mutex<HashMap<SandboxId, Slot>>,
     cpus: Vec<u16>,
     next_cpu: AtomicUsize,
@@ -81,6 +86,7 @@ impl Host {
             slots: Slots::new(),
             links: Links::default(),
             turns: Turns::default(),
+            guard: Mutex::default(),
             taken: Mutex::default(),
             cpus: host_cpus()?,
             next_cpu: AtomicUsize::new(0),
@@ -101,7 +107,9 @@ impl Backend for Host {
         inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
         joining::turn_on()?;
+        inner.stop_guard().await;
         nft::load(&inner.settings.dns).await?;
+        *inner.guard.lock() = Some(Guard::start(inner.settings.dns.clone()));
         for (slot, owner) in inner.slots.list() {
             let ours = owner.data_dir == inner.settings.data_dir;
             let cgroups = inner.cgroups.of(&owner.data_dir);
@@ -153,6 +161,8 @@ impl Backend for Host {
 
     async fn retire(&self) -> Result<(), Error> {
         self.0.cgroups.retire()?;
+        // Before the rules are unloaded, or it would load them again.
+        self.0.stop_guard().await;
         if !self.0.slots.retire(self.0.cgroups.parent()) {
             return Ok(());
         }
@@ -173,6 +183,13 @@ impl Backend for Host {
 }
 
 impl Inner {
+    async fn stop_guard(&self) {
+        let guard = self.guard.lock().take();
+        if let Some(guard) = guard {
+            guard.stop().await;
+        }
+    }
+
     async fn make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
         let id = spec.id;
         if self.cgroups.exists(id) || self.taken.lock().contains_key(&id) {
@@ -198,15 +215,15 @@ impl Inner {
             Ok((staged, spec))
         })
         .await?;
-        if spec.network == NetworkMode::Nat {
-            if let Err(error) = self.links.create(slot, staged.child.pid).await {
-                // Its end is waited for.
-                let dropped = blocking(move || {
-                    drop(staged);
-                    Ok(())
-                });
-                return dropped.await.and(Err(error));
-            }
+        if spec.network == NetworkMode::Nat
+            && let Err(error) = self.links.create(slot, staged.child.pid).await
+        {
+            // The child's end is waited for.
+            let dropped = blocking(move || {
+                drop(staged);
+                Ok(())
+            });
+            return dropped.await.and(Err(error));
         }
         let cpus = self.choose_cpus(spec.limits.cpus);
         let attach = cell::attach(&spec, cpus, &self.settings.dns, slot);
