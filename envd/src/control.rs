@@ -157,6 +157,7 @@ mod tests {
             attach: Attach::Linux(LinuxAttach {
                 hostname: "sandbox".into(),
                 memory_bytes: 1 << 30,
+                shm_bytes: 0,
                 cpus: vec![0],
                 processes: 1024,
                 network: None,

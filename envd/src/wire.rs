@@ -82,6 +82,8 @@ pub struct LinuxAttach {
     pub hostname: String,
     /// What `/proc/meminfo` and `/metrics` show as total (bytes).
     pub memory_bytes: u64,
+    /// Most of `/dev/shm` (bytes); what envd writes there it must survive.
+    pub shm_bytes: u64,
     /// The CPUs user processes may run on; what `nproc` counts.
     pub cpus: Vec<u16>,
     /// Most processes and threads of the user cgroup.

@@ -32,6 +32,7 @@ pub(crate) fn envd() -> Arc<Envd> {
         attach: Attach::Linux(LinuxAttach {
             hostname: "sandbox".into(),
             memory_bytes: 0,
+            shm_bytes: 0,
             cpus: Vec::new(),
             processes: 0,
             network: None,

@@ -20,7 +20,8 @@ use crate::{control::Failure, wire::LinuxAttach};
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Shown empty: they tell of the host.
-const MASKED_FILES: [&str; 8] = [
+const MASKED_FILES: [&str; 9] = [
+    "/proc/cmdline",
     "/proc/kcore",
     "/proc/keys",
     "/proc/key-users",
@@ -82,12 +83,12 @@ impl Furniture {
         mount(Some("proc"), "/proc", Some("proc"), inert, None::<&str>).step("mount proc")?;
         move_mount(self.sys, Path::new("/sys"))?;
         move_mount(self.meminfo, Path::new("/proc/meminfo"))?;
-        place_devices(self.devices, spec.memory_bytes)?;
+        place_devices(self.devices, spec.shm_bytes)?;
         mask(&self.empty)
     }
 }
 
-fn place_devices(devices: Vec<(&'static str, OwnedFd)>, memory: u64) -> Result<(), Failure> {
+fn place_devices(devices: Vec<(&'static str, OwnedFd)>, shm: u64) -> Result<(), Failure> {
     mount_tmpfs("/dev", MsFlags::MS_NOSUID, "size=256k,nr_inodes=1024,mode=0755")?;
     for (name, device) in devices {
         let path = Path::new("/dev").join(name);
@@ -100,7 +101,7 @@ fn place_devices(devices: Vec<(&'static str, OwnedFd)>, memory: u64) -> Result<(
     mount(Some("devpts"), "/dev/pts", Some("devpts"), quiet, Some(options)).step("mount devpts")?;
     make_directory(Path::new("/dev/shm"))?;
     let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_tmpfs("/dev/shm", inert, &format!("size={},mode=1777", memory / 2))?;
+    mount_tmpfs("/dev/shm", inert, &format!("size={shm},mode=1777"))?;
     for (name, target) in [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),

@@ -35,6 +35,7 @@ pub fn spec(init: Init) -> Spec {
         attach: Attach::Linux(LinuxAttach {
             hostname: "sandbox".into(),
             memory_bytes: 1 << 30,
+            shm_bytes: 0,
             cpus: vec![0],
             processes: 1024,
             network: None,

@@ -10,9 +10,12 @@ use coppice::{
     sandbox::SandboxId,
 };
 
+use nix::sys::inotify::{InitFlags, Inotify};
+
 use super::{
     network::{self, ask},
-    world::World,
+    quota::Spent,
+    world::{World, run},
 };
 
 type Case = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -33,6 +36,10 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
         a_failed_create_leaves_nothing,
         a_create_nobody_waits_for_is_undone,
         only_the_internet_and_the_resolver_are_reached,
+        rules_somebody_flushed_come_back,
+        connections_are_counted_for_each_sandbox,
+        what_one_sandbox_spends_no_other_lacks,
+        what_is_uploaded_to_shared_memory_fits_envd,
         a_sound_host_passes_the_probe
     ]
 }
@@ -60,6 +67,7 @@ async fn nothing_of_the_host_is_seen_inside(world: &World) {
     let status = fs::read_to_string(format!("/proc/{}/status", world.pid(id))).unwrap();
     let uid = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
     assert!(uid.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap() >= 0x1000_0000);
+    assert_eq!(world.inside(id, "cat /proc/cmdline"), "");
     world.destroy(id).await;
 }
 
@@ -207,13 +215,20 @@ async fn only_the_internet_and_the_resolver_are_reached(world: &World) {
     let pid = world.pid(one);
     let host = network::HOST.to_string();
     // From the host everything is reached, so what is closed below is closed by rules.
-    for open in [network::PUBLIC, network::PRIVATE, network::METADATA] {
+    for open in [network::PUBLIC, network::PRIVATE, network::METADATA, network::PLATFORM] {
         assert_eq!(ask(std::process::id() as i32, open, 80).as_deref(), Some(&*host), "{open}");
     }
     assert_eq!(ask(pid, network::PUBLIC, 80).as_deref(), Some(&*host), "by way of the host");
     assert_eq!(ask(pid, network::RESOLVER, 53).as_deref(), Some(&*host));
     let gateway = Ipv4Addr::new(198, 18, 0, 1);
-    for closed in [network::PRIVATE, network::RESOLVER, network::METADATA, network::HOST, gateway] {
+    for closed in [
+        network::PRIVATE,
+        network::RESOLVER,
+        network::METADATA,
+        network::PLATFORM,
+        network::HOST,
+        gateway,
+    ] {
         assert_eq!(ask(pid, closed, 80), None, "{closed}");
     }
     assert_eq!(ask(pid, network::PRIVATE, 53), None, "dns to whoever is no resolver");
@@ -230,6 +245,73 @@ fn address(world: &World, id: SandboxId) -> Ipv4Addr {
     addresses
         .find_map(|text| text.parse().ok().filter(|ip: &Ipv4Addr| ip.octets()[0] == 198))
         .expect("an address")
+}
+
+async fn rules_somebody_flushed_come_back(world: &World) {
+    let _service = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+    let (one, _) = world.create(NetworkMode::Nat).await;
+    let pid = world.pid(one);
+    let gateway = Ipv4Addr::new(198, 18, 0, 1);
+    for flush in [&["flush", "ruleset"][..], &["flush", "table", "inet", "coppice"]] {
+        run("nft", flush);
+        assert!(ask(pid, gateway, 80).is_some(), "it was the rules that closed the host");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while ask(pid, gateway, 80).is_some() {
+            assert!(Instant::now() < deadline, "the host stays open after {flush:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(ask(pid, network::PUBLIC, 80).is_some());
+        assert!(ask(pid, network::RESOLVER, 53).is_some());
+    }
+    world.destroy(one).await;
+}
+
+async fn connections_are_counted_for_each_sandbox(world: &World) {
+    let (one, _) = world.create(NetworkMode::Nat).await;
+    let (two, _) = world.create(NetworkMode::Nat).await;
+    // A datagram from each of many ports is a connection of its own to the host.
+    network::send_from_many_ports(world.pid(one), network::RESOLVER, 5000);
+    assert_eq!(ask(world.pid(one), network::PUBLIC, 80), None, "beyond its share");
+    assert!(ask(world.pid(two), network::PUBLIC, 80).is_some(), "another has its own");
+    let entries = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+    let entries: u32 = entries.trim().parse().unwrap();
+    assert!((4000..4200).contains(&entries), "{entries} of the host's connections");
+    for id in [one, two] {
+        world.destroy(id).await;
+    }
+}
+
+async fn what_one_sandbox_spends_no_other_lacks(world: &World) {
+    let (one, _) = world.create(NetworkMode::None).await;
+    let (two, _) = world.create(NetworkMode::None).await;
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let spent = Spent::in_sandbox(world.pid(one));
+    // envd may have some.
+    assert!((limit / 2..=limit).contains(&spent.instances), "{}", spent.instances);
+    Inotify::init(InitFlags::empty()).expect("the host's root has its own");
+    assert_eq!(Spent::in_sandbox(world.pid(one)).instances, 0);
+    assert_eq!(Spent::in_sandbox(world.pid(two)).instances, spent.instances);
+    drop(spent);
+    for id in [one, two] {
+        world.destroy(id).await;
+    }
+}
+
+async fn what_is_uploaded_to_shared_memory_fits_envd(world: &World) {
+    let mut spec = world.spec(NetworkMode::None);
+    let id = spec.id;
+    for (memory, shown) in [(4 << 30, "size=262144k"), (256 << 20, "size=131072k")] {
+        spec.limits.memory_bytes = memory;
+        world.host.create(spec.clone()).await.unwrap();
+        let mounts = world.inside(id, "cat /proc/self/mountinfo");
+        let line = mounts.lines().find(|line| line.contains(" /dev/shm ")).unwrap();
+        assert!(line.contains(shown), "{line}");
+        world.host.destroy(id).await.unwrap();
+        fs::remove_dir_all(world.directory(id)).unwrap();
+        fs::create_dir(world.directory(id)).unwrap();
+    }
+    fs::remove_dir(world.directory(id)).unwrap();
 }
 
 async fn a_sound_host_passes_the_probe(world: &World) {

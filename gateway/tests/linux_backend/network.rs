@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
     thread,
     time::Duration,
@@ -19,6 +19,8 @@ pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+/// Public by its number, and a cloud's platform by what answers there.
+pub(crate) const PLATFORM: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
 /// Lasts until the process ends.
 pub(crate) struct Internet {
@@ -34,7 +36,7 @@ impl Internet {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             tell_thread.send(nix::unistd::gettid()).unwrap();
             link.recv().unwrap();
-            for address in [PUBLIC, PRIVATE, METADATA, RESOLVER] {
+            for address in [PUBLIC, PRIVATE, METADATA, PLATFORM, RESOLVER] {
                 run("ip", &["address", "add", &format!("{address}/32"), "dev", "wan1"]);
             }
             run("ip", &["link", "set", "wan1", "up"]);
@@ -65,7 +67,21 @@ fn answer(listener: &TcpListener) {
     }
 }
 
-/// What a connection from the network namespace of `pid` is answered.
+/// A datagram from each of `count` ports of the network namespace of `pid`.
+pub(crate) fn send_from_many_ports(pid: i32, to: Ipv4Addr, count: u16) {
+    thread::spawn(move || {
+        let namespace = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        for port in 10_000..10_000 + count {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            socket.send_to(b"x", (to, 53)).unwrap();
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// What a connection from the network namespace of `pid` is answered, if there is one.
 pub(crate) fn ask(pid: i32, to: Ipv4Addr, port: u16) -> Option<String> {
     thread::spawn(move || {
         let namespace = File::open(format!("/proc/{pid}/ns/net")).unwrap();
@@ -74,7 +90,8 @@ pub(crate) fn ask(pid: i32, to: Ipv4Addr, port: u16) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_millis(400)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        // Not all who listen answer.
+        let _ = stream.read_to_string(&mut answer);
         Some(answer)
     })
     .join()

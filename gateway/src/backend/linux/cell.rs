@@ -17,7 +17,7 @@ use envd::{
 };
 
 use super::{
-    cgroup::Cgroups,
+    cgroup::{Cgroups, ENVD_MEMORY},
     clone::{self, Child, Image},
     error::Call,
     idmap::{self, Access},
@@ -65,7 +65,7 @@ pub(super) fn stage(
     let log = open_log(&directory)?;
 
     let group = cgroups.create(spec.id, spec.limits)?;
-    let child = clone::spawn(image, &log, group.envd.as_ref())?;
+    let child = clone::spawn(image, &log, group.envd.as_ref(), slot.first_uid())?;
     child.join(&group.envd_v1)?;
     let namespace = child.map_ids(slot.first_uid())?;
     for path in &spec.template.layers {
@@ -99,6 +99,9 @@ pub(super) fn attach(
     LinuxAttach {
         hostname: spec.id.to_string(),
         memory_bytes: spec.limits.memory_bytes,
+        // Half of either: an upload that fills it is charged to envd, and must meet its end
+        // before envd meets its own.
+        shm_bytes: spec.limits.memory_bytes.min(ENVD_MEMORY) / 2,
         cpus,
         processes: spec.limits.processes,
         network: match spec.network {

@@ -30,7 +30,7 @@ use crate::{
 
 /// What envd itself may take beside its sandbox: its buffers, its threads, the file cache of what
 /// it writes. Bounded, because root in the sandbox may get hold of it.
-const ENVD_MEMORY: u64 = 512 << 20;
+pub(super) const ENVD_MEMORY: u64 = 512 << 20;
 const ENVD_PROCESSES: u64 = 1024;
 const CPU_PERIOD_US: u64 = 100_000;
 

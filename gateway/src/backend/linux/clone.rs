@@ -28,8 +28,11 @@ use nix::{
     },
 };
 
-use super::{DYING, error::Call, process, slot::UIDS};
+use super::{DYING, acting::acting_as, error::Call, process, slot::UIDS};
 use crate::backend::Error;
+
+/// Where the child keeps the program until it becomes it.
+const IMAGE_FD: RawFd = CONTROL_FD + 1;
 
 /// Descriptors the child moves into place are first kept clear of the places themselves.
 const CLEAR: RawFd = 16;
@@ -95,8 +98,13 @@ struct Plan {
     envp: [*const libc::c_char; 1],
 }
 
-/// Starts a child in new namespaces, and in the v2 cgroup `cgroup`.
-pub(super) fn spawn(image: &Image, log: &File, cgroup: Option<&OwnedFd>) -> Result<Child, Error> {
+/// Starts a child in new namespaces that belong to `owner`, and in the v2 cgroup `cgroup`.
+pub(super) fn spawn(
+    image: &Image,
+    log: &File,
+    cgroup: Option<&OwnedFd>,
+    owner: u32,
+) -> Result<Child, Error> {
     let (control, theirs) = UnixStream::pair().call("socketpair", "control")?;
     let null =
         File::options().read(true).write(true).open("/dev/null").call("open", "/dev/null")?;
@@ -134,18 +142,20 @@ pub(super) fn spawn(image: &Image, log: &File, cgroup: Option<&OwnedFd>) -> Resu
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
         .call("block", "signals")?;
-    // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); it calls nothing
-    // but `run`, which keeps to raw system calls.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-    };
-    if pid == 0 {
-        // SAFETY: we are the child, with its own copy of the plan.
-        unsafe { run(&plan) }
-    }
-    let pid = Errno::result(pid);
+    let pid = acting_as(owner, || {
+        // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); it calls
+        // nothing but `run`, which keeps to raw system calls.
+        let pid = unsafe {
+            libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
+        };
+        if pid == 0 {
+            // SAFETY: we are the child, with its own copy of the plan.
+            unsafe { run(&plan) }
+        }
+        Errno::result(pid)
+    });
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).call("restore", "signals")?;
-    let pid = pid.call("clone3", "new namespaces")? as i32;
+    let pid = pid?.call("clone3", "new namespaces")? as i32;
     // SAFETY: clone3 succeeded, so it has stored a new descriptor for us alone.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid, pidfd: Some(pidfd), control })
@@ -155,10 +165,10 @@ pub(super) fn spawn(image: &Image, log: &File, cgroup: Option<&OwnedFd>) -> Resu
 pub(super) fn user_namespace() -> Result<OwnedFd, Error> {
     let image = Image::take()?;
     let log = File::options().write(true).open("/dev/null").call("open", "/dev/null")?;
-    spawn(&image, &log, None)?.map_ids(PROBE_UID)
+    spawn(&image, &log, None, PROBE_UID)?.map_ids(PROBE_UID)
 }
 
-/// A duplicate away from 0 to 3.
+/// A duplicate away from 0 to 4.
 fn clear(fd: impl AsFd) -> nix::Result<OwnedFd> {
     let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(CLEAR))?;
     // SAFETY: the kernel has just made this descriptor for us alone.
@@ -179,26 +189,29 @@ unsafe fn run(plan: &Plan) -> ! {
                 libc::_exit(127);
             }
         };
+        // All else goes before anything is waited for: with a copy of the gateway's sockets and
+        // locks, its end of our own control socket among them, the child would hold them for as
+        // long as it waits, and for ever should the gateway end meanwhile.
+        let places = [
+            (plan.null, 0, 0),
+            (plan.log, 1, 0),
+            (plan.log, 2, 0),
+            (plan.control, CONTROL_FD, 0),
+            (plan.image, IMAGE_FD, libc::O_CLOEXEC),
+        ];
+        for (from, to, flags) in places {
+            must(libc::syscall(libc::SYS_dup3, from, to, flags));
+        }
+        must(libc::syscall(libc::SYS_close_range, IMAGE_FD + 1, libc::c_uint::MAX, 0));
         // Released when the user namespace has its ids and the cgroups are joined; an end of file
         // means that the gateway has given up.
-        if libc::syscall(libc::SYS_read, plan.control, &raw mut byte, 1usize) != 1 {
+        if libc::syscall(libc::SYS_read, CONTROL_FD, &raw mut byte, 1usize) != 1 {
             libc::_exit(126);
         }
         must(libc::syscall(libc::SYS_setsid));
         must(libc::syscall(libc::SYS_setgroups, 0usize, ptr::null::<libc::gid_t>()));
         must(libc::syscall(libc::SYS_setresgid, 0, 0, 0));
         must(libc::syscall(libc::SYS_setresuid, 0, 0, 0));
-        for (from, to) in [(plan.null, 0), (plan.log, 1), (plan.log, 2), (plan.control, CONTROL_FD)]
-        {
-            must(libc::syscall(libc::SYS_dup3, from, to, 0));
-        }
-        let first = CONTROL_FD + 1;
-        must(libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        ));
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
@@ -212,7 +225,7 @@ unsafe fn run(plan: &Plan) -> ! {
         ));
         libc::syscall(
             libc::SYS_execveat,
-            plan.image,
+            IMAGE_FD,
             c"".as_ptr(),
             plan.argv.as_ptr(),
             plan.envp.as_ptr(),
@@ -255,5 +268,42 @@ impl Drop for Child {
             process::kill(&pidfd);
             process::wait(&pidfd, Instant::now() + DYING);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::host::require_root;
+
+    fn descriptors(pid: i32) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_child_holds_nothing_of_the_gateway_and_ends_with_it() {
+        require_root!();
+        let log = File::options().write(true).open("/dev/null").unwrap();
+        // Neither low nor high descriptors of ours are the child's.
+        let _low = File::open("/proc/self/status").unwrap();
+        let _high = clear(&log).unwrap();
+        let mut child = spawn(&Image::take().unwrap(), &log, None, PROBE_UID).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while descriptors(child.pid).len() != 5 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(descriptors(child.pid), ["0", "1", "2", "3", "4"]);
+        // As when the gateway is killed: nobody kills the child, but all its sockets close.
+        let pidfd = child.pidfd.take().unwrap();
+        drop(child);
+        let ended = process::wait(&pidfd, Instant::now() + Duration::from_secs(5));
+        process::kill(&pidfd);
+        assert!(ended, "the child waits for a byte that nobody can write");
     }
 }

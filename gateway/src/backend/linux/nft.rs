@@ -1,4 +1,5 @@
-//! The packet filter's rules, loaded once at start: no program is run when a sandbox is made.
+//! The packet filter's rules, loaded at start (and by [`super::guard`] when they are lost): no
+//! program is run when a sandbox is made.
 
 use std::{net::IpAddr, process::Stdio, time::Duration};
 
@@ -9,10 +10,17 @@ use crate::backend::Error;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+pub(super) const TABLE: &str = "coppice";
+
+/// Of one sandbox at once: the host's table of connections is for all of them.
+const MAX_FLOWS: u32 = 4096;
+
 /// What is not the public internet: this network, private, shared, loopback, link-local (with the
-/// metadata services of clouds), benchmarks (the sandboxes themselves), multicast and reserved.
+/// metadata services of clouds), benchmarks (the sandboxes themselves), multicast and reserved;
+/// and one public address at which a cloud's platform answers its machines.
 const CLOSED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, \
-                      172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3";
+                      172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3, \
+                      168.63.129.16/32";
 
 /// The rules, for `nft -f`: applied as a whole or not at all. The resolvers are a set that other
 /// gateways of this host add theirs to.
@@ -26,27 +34,37 @@ pub(super) fn rules(dns: &[IpAddr]) -> String {
     format!(
         r#"add table inet coppice
 add set inet coppice resolvers {{ type ipv4_addr; }}
+add set inet coppice flows {{ type ipv4_addr; size 65535; flags dynamic; }}
 add chain inet coppice prerouting {{ type filter hook prerouting priority -300; policy accept; }}
 add chain inet coppice input {{ type filter hook input priority -10; policy accept; }}
 add chain inet coppice forward {{ type filter hook forward priority -10; policy accept; }}
 add chain inet coppice postrouting {{ type nat hook postrouting priority 100; policy accept; }}
+add chain inet coppice outbound
 flush chain inet coppice prerouting
 flush chain inet coppice input
 flush chain inet coppice forward
 flush chain inet coppice postrouting
+flush chain inet coppice outbound
 {add_resolvers}add rule inet coppice prerouting iifname "coppice*" meta nfproto ipv6 drop
 add rule inet coppice prerouting iifname "coppice*" fib saddr . iif oif missing drop
-add rule inet coppice input iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+add rule inet coppice input iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto outbound
 add rule inet coppice input iifname "coppice*" drop
 add rule inet coppice forward iifname "coppice*" oifname "coppice*" drop
-add rule inet coppice forward iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+add rule inet coppice forward iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto outbound
 add rule inet coppice forward iifname "coppice*" ip daddr {{ {CLOSED} }} drop
-add rule inet coppice forward iifname "coppice*" accept
+add rule inet coppice forward iifname "coppice*" goto outbound
 add rule inet coppice forward oifname "coppice*" ct state established,related accept
 add rule inet coppice forward oifname "coppice*" drop
 add rule inet coppice postrouting ip saddr {NETWORK} oifname != "coppice*" masquerade
+add rule inet coppice outbound ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
+add rule inet coppice outbound accept
 "#
     )
+}
+
+/// How many rules the kernel then holds.
+pub(super) fn number_of(rules: &str) -> usize {
+    rules.lines().filter(|line| line.starts_with("add rule ")).count()
 }
 
 pub(super) async fn load(dns: &[IpAddr]) -> Result<(), Error> {
@@ -101,6 +119,21 @@ mod tests {
         assert!(text.contains("add element inet coppice resolvers { 10.0.0.53 }\n"));
         let open = text.find("forward iifname \"coppice*\" ip daddr @resolvers").unwrap();
         assert!(open < text.find("169.254.0.0/16").unwrap());
+    }
+
+    #[test]
+    fn a_cloud_s_platform_is_closed() {
+        assert!(CLOSED.contains("169.254.0.0/16") && CLOSED.contains("168.63.129.16/32"));
+    }
+
+    #[test]
+    fn nothing_goes_out_uncounted() {
+        let text = rules(&[]);
+        for line in text.lines().filter(|line| line.contains(r#"iifname "coppice*""#)) {
+            assert!(line.ends_with("drop") || line.ends_with("goto outbound"), "{line}");
+        }
+        let count = text.find("ct count over 4096 } drop").unwrap();
+        assert!(count < text.find("outbound accept").unwrap());
     }
 
     #[test]

@@ -22,11 +22,15 @@ use crate::backend::{Check, Settings, Verdict};
 /// Processes and threads a busy sandbox is expected to have, for the host-wide ceilings.
 const TASKS_EACH: u64 = 64;
 const FILES_EACH: u64 = 512;
+/// Each sandbox has the kernel's per-user ceilings for itself. envd alone may watch with 64
+/// instances, which leaves as many to what runs inside.
+const INOTIFY_INSTANCES: u64 = 128;
+const INOTIFY_WATCHES: u64 = 8192;
 const CONNECTIONS_EACH: u64 = 128;
 
 pub(super) fn all(settings: &Settings, plan: &Plan, planned: usize) -> Vec<Check> {
     let planned = planned as u64;
-    let mut checks = vec![root(), namespaces(planned), cgroups(plan), cgroup_kill(plan)];
+    let mut checks = vec![root(), namespaces(), cgroups(plan), cgroup_kill(plan)];
     checks.push(joining_check());
     checks.extend([overlayfs(), idmapped_mounts(&settings.data_dir)]);
     checks.push(program("mmdebstrap", "builds the base template", Verdict::Warn));
@@ -61,7 +65,7 @@ fn root() -> Check {
         .mend("run coppice as root: sudo coppice serve")
 }
 
-fn namespaces(planned: u64) -> Check {
+fn namespaces() -> Check {
     let kinds = ["user", "mnt", "pid", "net", "uts", "ipc", "cgroup"];
     let missing: Vec<&str> =
         kinds.into_iter().filter(|kind| !Path::new("/proc/self/ns").join(kind).exists()).collect();
@@ -74,13 +78,9 @@ fn namespaces(planned: u64) -> Check {
         .filter_map(|kind| Some((kind, number(&format!("/proc/sys/user/max_{kind}_namespaces"))?)))
         .min_by_key(|(_, ceiling)| *ceiling)
         .unwrap_or(("user", u64::MAX));
-    let verdict = match ceiling {
-        0 => Verdict::Bad,
-        few if few < planned => Verdict::Warn,
-        _ => Verdict::Good,
-    };
-    check("namespaces", verdict, format!("at most {ceiling} {kind} namespaces"))
-        .mend(format!("sysctl -w user.max_{kind}_namespaces={}", planned * 2))
+    let verdict = good_if(ceiling > 0, Verdict::Bad);
+    check("namespaces", verdict, format!("at most {ceiling} {kind} namespaces to a sandbox"))
+        .mend(format!("sysctl -w user.max_{kind}_namespaces=1024"))
 }
 
 fn cgroups(plan: &Plan) -> Check {
@@ -180,36 +180,52 @@ fn forward_policy_drops(chains: &str) -> bool {
 }
 
 fn ceilings(planned: u64) -> Vec<Check> {
-    let least = |what, path: &str, key: &str, needed: u64| {
+    let least = |what, path: &str, key: &str, needed: u64, whom: &str| {
         let Some(ceiling) = number(path) else {
             return check(what, Verdict::Good, "no ceiling known");
         };
         let verdict = good_if(ceiling >= needed, Verdict::Warn);
-        check(what, verdict, format!("{ceiling}, {needed} wanted for {planned} sandboxes"))
+        check(what, verdict, format!("{ceiling}, {needed} wanted for {whom}"))
             .mend(format!("sysctl -w {key}={needed}"))
     };
     let (inotify, tasks) = ("/proc/sys/fs/inotify", planned * TASKS_EACH);
+    let (each, all) = ("each sandbox", format!("{planned} sandboxes"));
     vec![
         least(
             "inotify instances",
             &format!("{inotify}/max_user_instances"),
             "fs.inotify.max_user_instances",
-            planned * 4 + 128,
+            INOTIFY_INSTANCES,
+            each,
         ),
         least(
             "inotify watches",
             &format!("{inotify}/max_user_watches"),
             "fs.inotify.max_user_watches",
-            planned * 256 + 8192,
+            INOTIFY_WATCHES,
+            each,
         ),
-        least("pid_max", "/proc/sys/kernel/pid_max", "kernel.pid_max", tasks + 4096),
-        least("threads-max", "/proc/sys/kernel/threads-max", "kernel.threads-max", tasks + 4096),
-        least("file-max", "/proc/sys/fs/file-max", "fs.file-max", planned * FILES_EACH + 8192),
+        least("pid_max", "/proc/sys/kernel/pid_max", "kernel.pid_max", tasks + 4096, &all),
+        least(
+            "threads-max",
+            "/proc/sys/kernel/threads-max",
+            "kernel.threads-max",
+            tasks + 4096,
+            &all,
+        ),
+        least(
+            "file-max",
+            "/proc/sys/fs/file-max",
+            "fs.file-max",
+            planned * FILES_EACH + 8192,
+            &all,
+        ),
         least(
             "conntrack entries",
             "/proc/sys/net/netfilter/nf_conntrack_max",
             "net.netfilter.nf_conntrack_max",
             planned * CONNECTIONS_EACH,
+            &all,
         ),
     ]
 }

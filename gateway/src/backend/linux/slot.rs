@@ -8,6 +8,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ const MAX: u32 = 60_000;
 const FIRST_UID: u32 = 0x1000_0000;
 /// Ids of a sandbox.
 pub(super) const UIDS: u32 = 65_536;
+
+/// A draft that is older is nobody's any more; a slot is taken in far less than a millisecond.
+const DRAFT: Duration = Duration::from_secs(60);
 
 /// The block RFC 2544 sets aside for benchmarks: nothing real is there.
 pub(super) const NETWORK: &str = "198.18.0.0/15";
@@ -75,13 +79,35 @@ impl Slots {
         for path in [self.directory.clone(), self.gateways().join(gateway)] {
             fs::create_dir_all(&path).call("mkdir", path.display())?;
         }
+        self.clear_drafts(DRAFT);
         Ok(())
+    }
+
+    /// A gateway that was killed while it took a slot has left its draft.
+    fn clear_drafts(&self, older_than: Duration) {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let is_draft = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let age = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = age.ok().and_then(|since| since.elapsed().ok()).unwrap_or_default();
+            if is_draft && age >= older_than {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     pub(super) fn take(&self, owner: &Owner) -> Result<Slot, Error> {
         let text = serde_json::to_vec(owner).map_err(io::Error::from).call("encode", owner.id)?;
         let draft = self.directory.join(format!(".{}", owner.id));
-        fs::write(&draft, text).call("write", draft.display())?;
+        match fs::write(&draft, &text) {
+            // A gateway that was the last of the host as we came has cleared it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let directory = &self.directory;
+                fs::create_dir_all(directory).call("mkdir", directory.display())?;
+                fs::write(&draft, &text)
+            }
+            result => result,
+        }
+        .call("write", draft.display())?;
         let taken = self.link(&draft);
         let removed = fs::remove_file(&draft).call("unlink", draft.display());
         let slot = taken?;
@@ -139,7 +165,11 @@ impl Slots {
             Ok(()) => true,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        last(&self.directory) && last(&gateways)
+        if !last(&gateways) {
+            return false;
+        }
+        self.clear_drafts(Duration::ZERO);
+        last(&self.directory)
     }
 
     fn gateways(&self) -> PathBuf {
@@ -190,11 +220,32 @@ mod tests {
         let (_directory, slots) = slots();
         slots.prepare("two").unwrap();
         assert!(!slots.retire("one"));
-        slots.prepare("one").unwrap();
-        let slot = slots.take(&owner()).unwrap();
-        assert!(!slots.retire("two"));
+        let slot = slots.take(&owner()).expect("the other gateway goes on");
+        assert!(!slots.retire("two"), "a sandbox is left");
         slots.free(slot).unwrap();
+        assert!(slots.retire("two"));
+        assert!(slots.retire("two"));
+    }
+
+    #[test]
+    fn a_gateway_goes_on_when_another_has_cleared_the_host() {
+        let (_directory, slots) = slots();
         assert!(slots.retire("one"));
+        slots.take(&owner()).unwrap();
+    }
+
+    #[test]
+    fn a_draft_left_behind_is_in_nobodys_way() {
+        let (_directory, slots) = slots();
+        let draft = |name: &str, age| {
+            let file = fs::File::create(slots.directory.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        };
+        draft(".old", DRAFT + Duration::from_secs(1));
+        draft(".new", Duration::ZERO);
+        slots.prepare("one").unwrap();
+        assert!(!slots.directory.join(".old").exists());
+        assert!(slots.directory.join(".new").exists(), "another gateway may be about to link it");
         assert!(slots.retire("one"));
     }
 
