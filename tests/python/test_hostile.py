@@ -55,7 +55,8 @@ def test_ending_a_sandbox_leaves_nothing(gateway, what):
         assert sandbox.commands.run("echo alive", cwd="/").stdout == "alive\n"
         asked = time.monotonic()
         assert sandbox.kill()
-        assert time.monotonic() - asked < 3
+        # Bounded, on a busy machine too; how fast it is, benchmarks say.
+        assert time.monotonic() - asked < 10
     assert_back_to(start, gateway)
 
 

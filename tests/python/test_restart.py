@@ -1,14 +1,19 @@
 """The gateway comes and goes; its sandboxes stay, unless they were told to go."""
 
+import contextlib
 import os
 import signal
+import threading
 import time
 
+import httpx
 import pytest
 from e2b import Sandbox
 
 from gateway import coppice
 from hoststate import HostState, assert_back_to, processes_of
+
+CREATE = {"templateID": "base"}
 
 
 @pytest.fixture
@@ -22,8 +27,10 @@ def own(new_gateway):
 def busy_sandbox(gateway, **options):
     sandbox = Sandbox.create(timeout=300, **options, **gateway.opts)
     sandbox.files.write("note", "kept")
-    ticking = "while :; do date +%s.%N > /tmp/tick; sleep 0.1; done"
+    ticking = "while :; do date +%s.%N > /tmp/next; mv /tmp/next /tmp/tick; sleep 0.1; done"
     handle = sandbox.commands.run(ticking, background=True, timeout=0)
+    while not sandbox.files.exists("/tmp/tick"):
+        time.sleep(0.05)
     return sandbox, handle.pid
 
 
@@ -47,6 +54,38 @@ def test_sandboxes_their_processes_and_files_outlive_the_gateway(own, sig):
     handle = Sandbox.connect(sandbox.sandbox_id, **own.opts).commands.connect(pid)
     assert handle.kill() is True
     assert sandbox.kill() is True
+    own.end()
+    own.down()
+    assert_back_to(own.before, own)
+
+
+@pytest.mark.parametrize("after", [0.02, 0.05, 0.1])
+def test_a_gateway_killed_while_it_makes_and_ends_sandboxes_starts_again(own, after):
+    with own.http() as http:
+        doomed = [http.post("/v2/sandboxes", json=CREATE).json() for _ in range(4)]
+
+    def ask(method, path, **body):
+        with contextlib.suppress(httpx.HTTPError), own.http() as http:
+            http.request(method, path, **body)
+
+    asking = [
+        threading.Thread(target=ask, args=("POST", "/v2/sandboxes"), kwargs={"json": CREATE})
+        for _ in range(10)
+    ] + [
+        threading.Thread(target=ask, args=("DELETE", f"/sandboxes/{sandbox['sandboxID']}"))
+        for sandbox in doomed
+    ]
+    for thread in asking:
+        thread.start()
+    time.sleep(after)
+    own.end(signal.SIGKILL)
+    for thread in asking:
+        thread.join(timeout=20)
+        assert not thread.is_alive(), "a client still waits for a gateway that is dead"
+    own.start()
+    for sandbox in Sandbox.list(**own.opts).next_items():
+        again = Sandbox.connect(sandbox.sandbox_id, **own.opts)
+        assert again.commands.run("echo usable").stdout == "usable\n"
     own.end()
     own.down()
     assert_back_to(own.before, own)
@@ -109,6 +148,14 @@ def test_down_of_one_gateway_does_not_disturb_another(own, sandbox):
     sandbox.kill()
     with Sandbox.create(timeout=60) as later:
         assert later.commands.run("echo still here").stdout == "still here\n"
+
+
+def test_down_of_one_gateway_leaves_an_idle_one_usable(own, new_gateway):
+    other = new_gateway().start()
+    own.end()
+    own.down()
+    with Sandbox.create(timeout=60, **other.opts) as sandbox:
+        assert sandbox.commands.run("echo still here").stdout == "still here\n"
 
 
 def test_a_data_directory_serves_one_gateway_at_a_time(own):
