@@ -160,12 +160,12 @@ async fn a_kill_ends_it_at_once_even_with_children_on_its_pipes() {
     let mut stream = server.sh("echo before; sleep 60 & sleep 60").await;
     let pid = stream.pid().await;
     assert_eq!(server.pids().await, [pid]);
+    assert_eq!(stream.event().await["data"]["stdout"], b64("before\n"));
     let start = Instant::now();
     let kill = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
     assert_eq!(server.unary("SendSignal", kill.clone()).await, (200, json!({})));
     let finished = stream.finish().await;
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert_eq!(finished.out(), "before\n");
     assert_eq!(
         finished.end,
         json!({"exitCode": -1, "status": "signal: killed", "error": "signal: killed"})
@@ -314,6 +314,30 @@ async fn a_slow_client_holds_the_process_back_and_not_envd() {
     assert_eq!(server.pids().await, [pid], "still has much to write");
     let finished = stream.finish().await;
     assert_eq!((finished.stdout.len(), &finished.stderr[..]), (50_000_000, &b"end\n"[..]));
+}
+
+#[tokio::test]
+async fn a_kill_ends_it_at_once_even_with_clients_that_do_not_read() {
+    let server = Server::start();
+    let mut reads = server.sh("exec yes").await;
+    let process = json!({"pid": reads.pid().await});
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        stuck.push(server.call("Connect", &[], json!({"process": process})).await);
+    }
+    let reading = tokio::spawn(reads.finish());
+    // Long enough for all that is on the way to them to fill up.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let at = std::time::Instant::now();
+    let kill = json!({"process": process, "signal": "SIGNAL_SIGKILL"});
+    assert_eq!(server.unary("SendSignal", kill).await.0, 200);
+    assert_eq!(reading.await.unwrap().end["status"], "signal: killed");
+    assert!(at.elapsed() < Duration::from_secs(2), "took {:?}", at.elapsed());
+    for stream in stuck {
+        let finished = stream.finish().await;
+        assert_eq!(finished.end["status"], "signal: killed", "late, and yet whole");
+        assert!(finished.out().split_inclusive('\n').skip(1).all(|line| line.starts_with('y')));
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -39,7 +39,7 @@ pub(super) async fn download(
     let path = asked.resolve(asked.path.as_deref().unwrap_or_default())?;
     let opening = path.clone();
     let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
-    let (file, found) = opened.map_err(|error| internal(error.to_string()))??;
+    let Opened { file, found, length } = opened.map_err(|error| internal(error.to_string()))??;
     let modified = modified(&found).map(http_date);
 
     let conditional =
@@ -56,10 +56,11 @@ pub(super) async fn download(
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let reported = (method == Method::GET).then(|| asked.envd.clone());
-        let body = Contents { file: File::into(file), length: found.len(), reported };
+        let body = Contents { file: File::into(file), length, reported };
         match encoding {
-            Encoding::Gzip => body.compressed(),
-            Encoding::Identity => {
+            // Of an empty file clients rely on the length, which compressed it would not have.
+            Encoding::Gzip if length != Some(0) => body.compressed(),
+            Encoding::Gzip | Encoding::Identity => {
                 // A range of a file that has changed since is of no use to the client.
                 let same = match text(headers, header::IF_RANGE) {
                     Some(since) => modified.as_deref() == Some(since),
@@ -86,8 +87,15 @@ pub(super) async fn download(
     Ok(response)
 }
 
+struct Opened {
+    file: File,
+    found: Metadata,
+    /// `None` where only reading tells: files of /proc say that they are empty.
+    length: Option<u64>,
+}
+
 /// Regular files only: anything else might answer never.
-fn open(path: &Path) -> Result<(File, Metadata), RestError> {
+fn open(path: &Path) -> Result<Opened, RestError> {
     let shown = path.display();
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -102,7 +110,11 @@ fn open(path: &Path) -> Result<(File, Metadata), RestError> {
         OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     check(path, &found)?;
-    Ok((file, found))
+    let length = match found.len() {
+        0 if file.read_at(&mut [0], 0).map_err(failed)? > 0 => None,
+        length => Some(length),
+    };
+    Ok(Opened { file, found, length })
 }
 
 fn check(path: &Path, found: &Metadata) -> Result<(), RestError> {
@@ -118,18 +130,23 @@ fn check(path: &Path, found: &Metadata) -> Result<(), RestError> {
 
 struct Contents {
     file: tokio::fs::File,
-    length: u64,
+    length: Option<u64>,
     reported: Option<Arc<Envd>>,
 }
 
 impl Contents {
     /// With its length, which also ends it should the file grow meanwhile.
     async fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
-        let (status, bytes) = match range::part(range, self.length) {
-            Part::Whole => (StatusCode::OK, 0..self.length),
+        let Some(length) = self.length else {
+            let file = Counted { inner: self.file, bytes: 0, reported: self.reported };
+            let body = ReaderStream::with_capacity(file, CHUNK);
+            return Ok(Body::from_stream(body).into_response());
+        };
+        let (status, bytes) = match range::part(range, length) {
+            Part::Whole => (StatusCode::OK, 0..length),
             Part::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
             Part::Unsatisfiable => {
-                let range = [(header::CONTENT_RANGE, format!("bytes */{}", self.length))];
+                let range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
                 let text = "the requested range lies beyond the end of the file";
                 let error = RestError::new(StatusCode::RANGE_NOT_SATISFIABLE, text);
                 return Ok((range, error).into_response());
@@ -138,13 +155,13 @@ impl Contents {
         if bytes.start > 0 {
             self.file.seek(io::SeekFrom::Start(bytes.start)).await?;
         }
-        let length = bytes.end - bytes.start;
+        let part = bytes.end - bytes.start;
         let content_range = (status == StatusCode::PARTIAL_CONTENT)
-            .then(|| format!("bytes {}-{}/{}", bytes.start, bytes.end - 1, self.length));
-        let file = Counted { inner: self.file.take(length), bytes: 0, reported: self.reported };
+            .then(|| format!("bytes {}-{}/{length}", bytes.start, bytes.end - 1));
+        let file = Counted { inner: self.file.take(part), bytes: 0, reported: self.reported };
         let body = Body::from_stream(ReaderStream::with_capacity(file, CHUNK));
         let mut response =
-            (status, [(header::CONTENT_LENGTH, length.to_string())], body).into_response();
+            (status, [(header::CONTENT_LENGTH, part.to_string())], body).into_response();
         response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if let Some(range) = content_range.and_then(|range| HeaderValue::try_from(range).ok()) {
             response.headers_mut().insert(header::CONTENT_RANGE, range);

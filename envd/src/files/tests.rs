@@ -84,9 +84,12 @@ async fn a_file_comes_with_its_length() {
     assert_eq!(header(&response, "content-disposition"), "inline; filename=file.txt");
     assert_eq!(body(response).await, b"hello");
     let (_home, empty) = file(b"");
-    let response = get_with(&empty, &[]).await;
-    assert_eq!(header(&response, "content-length"), "0");
-    assert_eq!(body(response).await, b"");
+    for accept in ["identity", "gzip, deflate, br, zstd"] {
+        let response = get_with(&empty, &[("accept-encoding", accept)]).await;
+        assert_eq!(header(&response, "content-length"), "0", "{accept}");
+        assert_eq!(header(&response, "content-encoding"), "", "{accept}");
+        assert_eq!(body(response).await, b"");
+    }
     let request = Request::head(uri(&path)).body(Body::empty()).unwrap();
     let response = send(request).await;
     assert_eq!((response.status().as_u16(), header(&response, "content-length")), (200, "5"));
@@ -104,6 +107,17 @@ async fn a_file_is_compressed_for_those_who_ask() {
     assert_eq!(unzip(&packed).await, content.as_bytes());
     let response = get_with(&path, &[("accept-encoding", "*;q=0")]).await;
     assert_eq!(response.status(), 406);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_that_does_not_know_its_length_is_read_to_its_end() {
+    let path = Path::new("/proc/self/status");
+    let plain = get_with(path, &[]).await;
+    assert_eq!((plain.status().as_u16(), header(&plain, "content-length")), (200, ""));
+    assert!(body(plain).await.starts_with(b"Name:"));
+    let packed = get_with(path, &[("accept-encoding", "gzip")]).await;
+    assert!(unzip(&body(packed).await).await.starts_with(b"Name:"));
 }
 
 async fn unzip(packed: &[u8]) -> Vec<u8> {

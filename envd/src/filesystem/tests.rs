@@ -193,6 +193,8 @@ async fn errors_have_the_codes_sdks_look_for() {
     let file = home.path().join("file");
     fs::write(&file, "").unwrap();
     let missing = home.path().join("missing");
+    let dangling = home.path().join("dangling");
+    symlink("nowhere", &dangling).unwrap();
     let path = json!({"path": missing});
     for (method, body, code) in [
         ("Stat", path.clone(), "not_found"),
@@ -201,6 +203,8 @@ async fn errors_have_the_codes_sdks_look_for() {
         ("Stat", json!({"path": "/a\u{0}b"}), "invalid_argument"),
         ("MakeDir", json!({"path": home.path()}), "already_exists"),
         ("MakeDir", json!({"path": file}), "invalid_argument"),
+        ("MakeDir", json!({"path": dangling}), "invalid_argument"),
+        ("MakeDir", json!({"path": dangling.join("x")}), "invalid_argument"),
         ("Move", json!({"source": missing, "destination": file}), "not_found"),
         ("Move", json!({"source": home.path(), "destination": missing}), "invalid_argument"),
         ("ListDir", path.clone(), "not_found"),

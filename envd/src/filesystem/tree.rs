@@ -34,8 +34,12 @@ pub(crate) fn ensure_dirs(path: &Path, user: &User) -> io::Result<()> {
             Ok(()) => {
                 chown(directory, Some(user.uid), Some(user.gid))?;
             }
-            // Made by somebody else since we looked.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Made by somebody else since we looked, or a link to nothing.
+                if !directory.is_dir() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+            }
             Err(error) => return Err(error),
         }
     }
@@ -48,12 +52,15 @@ pub(crate) fn make_dir(path: &Path, user: &User) -> Result<(), Error> {
         Ok(found) if found.is_dir() => {
             return Err(Error::Exists(format!("directory already exists: {shown}")));
         }
-        Ok(_) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {}
+        // A link to nothing is something as well.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("looking at '{shown}'"), error));
+        }
+        _ => {
             let text = format!("path already exists but it is not a directory: {shown}");
             return Err(Error::Invalid(text));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io(format!("looking at '{shown}'"), error)),
     }
     ensure_dirs(path, user)
         .map_err(|error| Error::io(format!("creating directory '{shown}'"), error))

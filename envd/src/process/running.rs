@@ -30,8 +30,11 @@ use super::{
 use crate::{connect::proto::process::process_event::EndEvent, os::Exit, state::Envd, wire::What};
 
 /// What a signalled process left in its pipes is read up to here (bytes): background children may
-/// go on filling them.
+/// go on filling them. A listener that is behind has this waiting for it as well.
 const LEFT_BEHIND: usize = 1 << 20;
+
+/// A chunk counts for at least this much of it, however small it is.
+const LEAST_LEFT: usize = 1 << 10;
 
 pub(super) struct Process {
     pub(super) pid: u32,
@@ -109,12 +112,12 @@ impl Process {
             if chunk.is_empty() {
                 return;
             }
-            self.fanout.deliver(kind(chunk)).await;
+            self.fanout.deliver(kind(chunk), release).await;
         }
         let mut left = LEFT_BEHIND;
         while let Some(chunk) = stream.read_now(limit.min(left)) {
-            left -= chunk.len();
-            self.fanout.deliver(kind(chunk)).await;
+            left = left.saturating_sub(chunk.len().max(LEAST_LEFT));
+            self.fanout.deliver(kind(chunk), release).await;
             if left == 0 {
                 return;
             }
