@@ -71,6 +71,22 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
 }
 
+impl Config {
+    /// Refuses to let others than the users of this host in without a key. Only for who listens:
+    /// `down` and `doctor` are run with the same settings.
+    pub fn check_for_serving(&self) -> Result<(), Error> {
+        let listen = self.listen;
+        if self.keys.is_empty() && !listen.ip().is_loopback() {
+            return Err(Error(format!(
+                "listen: {listen} can be reached from elsewhere, so API keys are needed: put one \
+                 into a file, `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\" > keys`, and give \
+                 --api-keys-file keys; or listen on 127.0.0.1"
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// As given on the command line.
 #[derive(clap::Args, Debug, Default)]
 pub struct Flags {
@@ -161,13 +177,6 @@ fn read(
         text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
     })?;
     let keys = given.keys(variable(KEYS_VARIABLE))?;
-    if keys.is_empty() && !listen.ip().is_loopback() {
-        return Err(Error(format!(
-            "listen: {listen} can be reached from elsewhere, so API keys are needed: put one into a \
-             file, `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\" > keys`, and give --api-keys-file \
-             keys; or listen on 127.0.0.1"
-        )));
-    }
     Ok(Config {
         listen,
         keys,
@@ -424,11 +433,15 @@ mod tests {
     fn without_keys_only_loopback_is_listened_on() {
         let key = format!("e2b_{}", "0".repeat(40));
         for listen in ["0.0.0.0:3000", "[::]:3000", "192.0.2.1:3000"] {
-            let error = config(&[("listen", listen)], &[]).err().unwrap().to_string();
+            // As good as any for a command that listens on nothing.
+            let without = config(&[("listen", listen)], &[]).unwrap();
+            let error = without.check_for_serving().unwrap_err().to_string();
             assert!(error.contains("--api-keys-file"), "{error}");
-            assert!(config(&[("listen", listen)], &[("COPPICE_API_KEYS", &key)]).is_ok());
+            let with = config(&[("listen", listen)], &[("COPPICE_API_KEYS", &key)]).unwrap();
+            assert!(with.check_for_serving().is_ok());
         }
-        assert!(config(&[("listen", "[::1]:3000")], &[]).is_ok());
+        let loopback = config(&[("listen", "[::1]:3000")], &[]).unwrap();
+        assert!(loopback.check_for_serving().is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `coppice down`: no sandbox of this data directory is left, nor anything they needed.
 
 use std::{
-    path::Path,
+    path::{self, Path},
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -24,17 +24,26 @@ const ENDING: Duration = Duration::from_secs(120);
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
     super::log(&config);
-    if !config.data_dir.exists() {
-        println!("there is nothing in {}", config.data_dir.display());
+    if let Some(nothing) = nothing_in(&config.data_dir)? {
+        println!("{nothing}");
         return Ok(ExitCode::SUCCESS);
     }
     stop_gateway(&config.data_dir)?;
     let data_dir = DataDir::claim(&config.data_dir)?;
-    let runtime = super::runtime()?;
-    let ended = runtime.block_on(end_all(&config, data_dir.path()));
-    runtime.shutdown_timeout(super::LEFTOVERS);
-    println!("{} sandboxes ended, none left", ended?);
+    let path = data_dir.path().to_owned();
+    let ended = super::run_in(data_dir, end_all(&config, &path))?;
+    println!("{ended} sandboxes ended, none left");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to say when there is no such data directory, by its whole path: it may well be that this
+/// was run in another place than the gateway.
+fn nothing_in(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    if data_dir.try_exists().with_context(|| format!("data-dir {}", data_dir.display()))? {
+        return Ok(None);
+    }
+    let path = path::absolute(data_dir).context("data-dir")?;
+    Ok(Some(format!("there is no data directory {}, so nothing to end", path.display())))
 }
 
 fn stop_gateway(data_dir: &Path) -> anyhow::Result<()> {
@@ -63,4 +72,17 @@ async fn end_all(config: &Config, data_dir: &Path) -> anyhow::Result<usize> {
         .with_context(|| format!("some sandboxes were not gone within {ENDING:?}; see above"))??;
     sandboxes.retire().await?;
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_that_is_not_there_is_named_by_its_whole_path() {
+        let here = std::env::current_dir().unwrap();
+        let said = nothing_in(Path::new("not/there")).unwrap().unwrap();
+        assert!(said.contains(here.join("not/there").to_str().unwrap()), "{said}");
+        assert_eq!(nothing_in(&here).unwrap(), None);
+    }
 }

@@ -10,10 +10,10 @@ use anyhow::Context;
 use coppice::{
     backend::{self, Host, Settings},
     config::{Config, LogFormat},
+    data_dir::DataDir,
     sandbox::{Rules, Sandboxes},
     template::Store,
 };
-use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 /// For what a command left running when it is done: deletions that the next start goes on with.
@@ -34,15 +34,24 @@ fn log(config: &Config) {
     }
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+/// Does `work` in a runtime of its own, and lets the data directory go when that is over with all
+/// that was left running in it: whoever claims the directory next is alone there.
+fn run_in<T>(
+    data_dir: DataDir,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     // A sandbox takes a few of them, and so does every open stream.
     if let Err(error) = backend::raise_descriptor_limit() {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LEFTOVERS);
+    drop(data_dir);
+    done
 }
 
 fn host(config: &Config, data_dir: &Path) -> anyhow::Result<Host> {
@@ -59,4 +68,31 @@ fn sandboxes(config: &Config, data_dir: &Path, host: Host, templates: Arc<Store>
     };
     let find = Box::new(move |name: &str| templates.find(name));
     Sandboxes::new(data_dir, Arc::new(host), rules, find, coppice::follow)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use coppice::data_dir;
+
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_held_until_what_was_left_running_is_over() {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let path = dir.path().to_owned();
+        let (tell, told) = mpsc::channel();
+        run_in(DataDir::claim(&path).unwrap(), async {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || {
+                thread::sleep(LEFTOVERS / 4);
+                tell.send(data_dir::user(&path).unwrap()).unwrap();
+            });
+            Ok(())
+        })
+        .unwrap();
+        assert!(told.recv().unwrap().is_some());
+        assert_eq!(data_dir::user(&path).unwrap(), None);
+    }
 }

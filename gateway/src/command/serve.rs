@@ -1,6 +1,6 @@
 //! `coppice serve`.
 
-use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
@@ -23,29 +23,28 @@ const FINISH: Duration = Duration::from_millis(2500);
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
+    config.check_for_serving()?;
     super::log(&config);
-    let runtime = super::runtime()?;
-    let done = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(super::LEFTOVERS);
-    done
+    let data_dir = DataDir::claim(&config.data_dir)?;
+    let path = data_dir.path().to_owned();
+    super::run_in(data_dir, serve(config, &path))
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
     if config.network == NetworkMode::Nat && config.dns.is_empty() {
         tracing::warn!(
             "no resolver found that sandboxes could reach: names will not resolve; give --dns"
         );
     }
-    let data_dir = DataDir::claim(&config.data_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let host = super::host(&config, data_dir.path())?;
+    let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
-    let templates = Store::open(data_dir.path())?;
-    let sandboxes = super::sandboxes(&config, data_dir.path(), host, templates.clone());
+    let templates = Store::open(data_dir)?;
+    let sandboxes = super::sandboxes(&config, data_dir, host, templates.clone());
     sandboxes.adopt_all().await?;
 
     let domain = config.domain.clone().unwrap_or_else(|| format!("localhost:{}", address.port()));
@@ -54,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         keys: config.keys,
         domain,
         max_timeout: config.max_timeout,
-        disk_bytes: backend::disk_size(data_dir.path()).context("cannot measure the data-dir")?,
+        disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
     });
 
     let tidy = tokio::spawn({

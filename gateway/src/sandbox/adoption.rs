@@ -102,7 +102,6 @@ impl Sandboxes {
         let sandboxes = self.clone();
         self.0.tasks.spawn(async move {
             sandboxes.remove(id, dir).await;
-            sandboxes.0.registry.forget(id);
         });
     }
 }
@@ -128,9 +127,11 @@ mod tests {
         let late = create(Duration::from_millis(1)).await.unwrap();
         let dead = create(long).await.unwrap();
         let torn = create(long).await.unwrap();
+        let unrecorded = create(long).await.unwrap();
         let orphan = create(long).await.unwrap();
         backend.end_cell(dead.id());
         fs::write(torn.dir().join("sandbox.json"), "{").unwrap();
+        fs::remove_file(unrecorded.dir().join("sandbox.json")).unwrap();
         fs::remove_dir_all(orphan.dir()).unwrap();
         fs::create_dir(dir.path().join("sandboxes").join("not an id")).unwrap();
         fs::create_dir_all(dir.path().join("trash/old/er")).unwrap();
@@ -147,7 +148,7 @@ mod tests {
         after.0.tasks.close();
         after.0.tasks.wait().await;
         assert_eq!(backend.cells.lock().keys().collect::<Vec<_>>(), [&living.id()]);
-        for gone in [late, dead, torn] {
+        for gone in [late, dead, torn, unrecorded] {
             assert!(!gone.dir().exists());
         }
 

@@ -5,16 +5,16 @@
 
 use std::{
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use chrono::Utc;
-use tokio::{sync::oneshot, time};
+use tokio::{sync::oneshot, task, time};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Sandbox, SandboxId, Sandboxes};
+use super::{Error, Sandbox, SandboxId, Sandboxes, record::Record, registry::Reservation, trash};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -72,13 +72,32 @@ impl Sandboxes {
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
+            let saved = sandbox.clone();
+            // Fails only when the runtime goes, and this task with it.
+            let _ = task::spawn_blocking(move || saved.await_last_save()).await;
             sandboxes.remove_telling(id, sandbox.dir(), tried).await;
-            sandboxes.0.registry.forget(id);
         });
         first_try
     }
 
-    /// Removes what a sandbox has in the kernel and on disk, however often it takes.
+    /// Removes what there is of a sandbox that could not be made, keeping nobody waiting. It has
+    /// its place until it is gone; who wanted it ended hears of the first try.
+    pub(super) fn discard(&self, place: Reservation, dir: PathBuf) {
+        let id = place.id();
+        self.0.registry.hide(id);
+        let (tried, first_try) = oneshot::channel();
+        let sandboxes = self.clone();
+        self.0.tasks.spawn(async move {
+            let told = async {
+                let _ = first_try.await;
+                drop(place);
+            };
+            tokio::join!(sandboxes.remove_telling(id, &dir, tried), told);
+        });
+    }
+
+    /// Removes what a sandbox has in the kernel and on disk, however often it takes, and gives its
+    /// place back.
     pub(super) async fn remove(&self, id: SandboxId, dir: impl AsRef<Path>) {
         self.remove_telling(id, dir.as_ref(), oneshot::channel().0).await;
     }
@@ -87,11 +106,7 @@ impl Sandboxes {
         let mut tried = Some(tried);
         let mut wait = FIRST_RETRY;
         loop {
-            let removed = match self.0.backend.destroy(id).await {
-                Ok(()) => self.0.trash.take(id, dir).await,
-                Err(error) => Err(error.into()),
-            };
-            match removed {
+            match self.try_remove(id, dir).await {
                 Ok(()) => break,
                 Err(e) => tracing::warn!(sandbox = %id, "cannot remove, again in {wait:?}: {e}"),
             }
@@ -100,6 +115,20 @@ impl Sandboxes {
             wait = (wait * 2).min(LAST_RETRY);
         }
         tracing::debug!(sandbox = %id, "gone");
+        // Before anybody hears of it: who makes a new one next finds the place free.
+        self.0.registry.forget(id);
+        drop(tried);
+    }
+
+    async fn try_remove(&self, id: SandboxId, dir: &Path) -> Result<(), Error> {
+        // The record first: the client is told that the sandbox has ended, so should the rest
+        // fail and this gateway end, the next one must not go on with it.
+        if let Err(error) = Record::remove(dir).await {
+            // Its processes have to end nevertheless.
+            tracing::warn!(sandbox = %id, "{error}");
+        }
+        self.0.backend.destroy(id).await?;
+        self.0.trash.take(id, dir).await
     }
 
     /// Ends a sandbox as soon as its first process has ended.
@@ -115,7 +144,7 @@ impl Sandboxes {
 
     /// Ends sandboxes at their deadlines, and deletes what is left of them; never returns.
     pub async fn keep_tidy(&self) {
-        tokio::join!(self.sweep(), self.0.trash.clone().keep_empty());
+        tokio::join!(self.sweep(), self.0.trash.keep_empty(trash::RETRY));
     }
 
     async fn sweep(&self) {
@@ -154,5 +183,115 @@ impl Sandboxes {
             }
         };
         time::timeout(within, all_done).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use futures_util::future;
+
+    use super::*;
+    use crate::sandbox::{
+        Rules, Wanted,
+        testing::{self, bed},
+    };
+
+    #[tokio::test]
+    async fn a_destroy_that_fails_is_tried_until_it_works_while_the_client_has_its_answer() {
+        let bed = bed(testing::rules());
+        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.failing_destroys.store(2, SeqCst);
+        bed.sandboxes.kill(sandbox.id()).await.unwrap();
+        assert!(bed.sandboxes.running(sandbox.id()).is_err());
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn an_expired_sandbox_and_one_whose_envd_died_are_reaped() {
+        let bed = bed(testing::rules());
+        let short = Wanted { timeout: Duration::from_millis(100), ..testing::wanted() };
+        let short = bed.sandboxes.create(short, None).await.unwrap();
+        let dead = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.end_cell(dead.id());
+        tokio::time::timeout(Duration::from_secs(1), async {
+            tokio::join!(short.cut().cancelled(), dead.cut().cancelled())
+        })
+        .await
+        .expect("both end within a second");
+        bed.sandboxes.kill(kept.id()).await.unwrap();
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_stops_takes_its_sandboxes_along_only_when_asked() {
+        let bed = bed(testing::rules());
+        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        assert!(bed.sandboxes.stop(false, Duration::from_secs(1)).await);
+        assert!(bed.sandboxes.running(kept.id()).is_ok());
+        let late = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(late, Err(Error::Stopping)));
+        assert!(bed.sandboxes.stop(true, Duration::from_secs(1)).await);
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn an_ended_sandbox_does_not_come_back_though_nothing_of_it_could_be_removed() {
+        let bed = bed(testing::rules());
+        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.failing_destroys.store(1000, SeqCst);
+        // A write of the record that has been asked for and comes too late.
+        bed.sandboxes.set_timeout(sandbox.id(), Duration::from_secs(100)).unwrap();
+        bed.sandboxes.kill(sandbox.id()).await.unwrap();
+        assert!(!sandbox.dir().join("sandbox.json").exists());
+        sandbox.save().unwrap();
+        assert!(!sandbox.dir().join("sandbox.json").exists());
+
+        let after = testing::sandboxes(bed.dir.path(), &bed.backend, testing::rules());
+        bed.backend.failing_destroys.store(0, SeqCst);
+        after.adopt_all().await.unwrap();
+        assert!(after.running(sandbox.id()).is_err());
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn an_ended_sandbox_has_its_place_until_it_is_gone() {
+        let bed = bed(Rules { max_sandboxes: 1, ..testing::rules() });
+        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.failing_destroys.store(1000, SeqCst);
+        bed.sandboxes.kill(sandbox.id()).await.unwrap();
+        let full = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(full, Err(Error::Full(_))));
+        bed.backend.failing_destroys.store(0, SeqCst);
+        bed.until_nothing_is_left().await;
+        let next = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.sandboxes.kill(next.id()).await.unwrap();
+        // Gone when the kill is answered, and so is its place taken.
+        bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_sandboxes_end_within_a_second_of_their_deadlines() {
+        const MANY: u64 = 1000;
+        let bed = bed(Rules { max_sandboxes: MANY as usize, ..testing::rules() });
+        let create = || bed.sandboxes.create(testing::wanted(), None);
+        let sandboxes = future::try_join_all((0..MANY).map(|_| create())).await.unwrap();
+        let ends = sandboxes.into_iter().zip(0..).map(|(sandbox, n)| {
+            // Spread over two seconds, in another order than they were made in.
+            let timeout = Duration::from_millis(500 + n * 37 % MANY * 2);
+            bed.sandboxes.set_timeout(sandbox.id(), timeout).unwrap();
+            let deadline = sandbox.ends_at().unwrap();
+            tokio::spawn(async move {
+                sandbox.cut().cancelled().await;
+                (Utc::now() - deadline).num_milliseconds()
+            })
+        });
+        let late = future::try_join_all(ends.collect::<Vec<_>>());
+        let late = time::timeout(Duration::from_secs(30), late).await.unwrap().unwrap();
+        let (least, most) = (late.iter().min().unwrap(), late.iter().max().unwrap());
+        assert!(*least >= -1 && *most < 1000, "{least} ms to {most} ms late");
+        bed.until_nothing_is_left().await;
     }
 }

@@ -30,6 +30,10 @@ use crate::{
     template::{FindError, Template},
 };
 
+/// Memory (bytes) a sandbox has taken by the time its envd answers, rounded up well: of those
+/// that are being made the system's figure does not tell yet.
+const TAKEN_AT_FIRST: u64 = 16 << 20;
+
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -43,7 +47,7 @@ pub struct Wanted {
 /// What the operator allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// Running and being made at once.
+    /// At once, from being made to being gone.
     pub max_sandboxes: usize,
     /// Memory (bytes) of the host that is left alone.
     pub memory_headroom: u64,
@@ -69,11 +73,11 @@ pub(super) struct Shared {
     /// `<data-dir>/sandboxes`.
     pub(super) home: PathBuf,
     pub(super) deadlines: Deadlines,
-    pub(super) trash: Arc<Trash>,
+    pub(super) trash: Trash,
     find_template: FindTemplate,
     follow: Follow,
     pub(super) rules: Rules,
-    repeats: Repeats,
+    repeats: Arc<Repeats>,
     /// Transitions and record writes under way.
     pub(super) tasks: TaskTracker,
     pub(super) stopping: AtomicBool,
@@ -94,11 +98,11 @@ impl Sandboxes {
             backend,
             home: data_dir.join("sandboxes"),
             deadlines: Deadlines::default(),
-            trash: Arc::new(Trash::new(data_dir.join("trash"))),
+            trash: Trash::new(data_dir.join("trash")),
             find_template,
             follow,
             rules,
-            repeats: Repeats::default(),
+            repeats: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
         }))
@@ -119,7 +123,7 @@ impl Sandboxes {
     }
 
     /// Makes a sandbox and returns when its envd answers. The same `key` again gives the same
-    /// sandbox.
+    /// sandbox, or a new one when that has ended.
     pub async fn create(&self, wanted: Wanted, key: Option<&str>) -> Result<Arc<Sandbox>, Error> {
         let Some(key) = key else { return self.spawn_create(wanted, None).await };
         loop {
@@ -127,10 +131,13 @@ impl Sandboxes {
                 Turn::First(ticket) => return self.spawn_create(wanted, Some(ticket)).await,
                 Turn::Different => return Err(Error::KeyReused),
                 Turn::Again(mut outcome) => {
-                    if let Ok(made) = outcome.wait_for(Option::is_some).await
-                        && let Some(sandbox) = made.clone()
-                    {
-                        return Ok(sandbox);
+                    // Without a sandbox the first one failed, and its key is free.
+                    let made = outcome.wait_for(Option::is_some).await.ok().and_then(|id| *id);
+                    if let Some(id) = made {
+                        match self.running(id) {
+                            Ok(sandbox) => return Ok(sandbox),
+                            Err(_) => self.0.repeats.forget(key, id),
+                        }
                     }
                 }
             }
@@ -146,7 +153,7 @@ impl Sandboxes {
         let task = self.0.tasks.spawn(async move {
             let sandbox = sandboxes.make(wanted).await?;
             if let Some(ticket) = ticket {
-                ticket.settle(sandbox.clone());
+                ticket.settle(sandbox.id());
             }
             Ok(sandbox)
         });
@@ -157,6 +164,7 @@ impl Sandboxes {
         let template = self.template(&wanted.template)?;
         let id = SandboxId::random();
         let place = self.admit(id)?;
+        let envd_token = token()?;
         let dir = self.0.home.join(id.to_string());
         tokio::fs::DirBuilder::new()
             .mode(0o700)
@@ -164,15 +172,12 @@ impl Sandboxes {
             .await
             .map_err(|e| Error::io("cannot make", &dir, e))?;
 
-        let envd_token = token()?;
         let spec = self.spec(id, &template, &wanted, &envd_token);
         let (limits, network) = (spec.limits, spec.network);
         let cell = match self.0.backend.create(spec).await {
             Ok(cell) => cell,
             Err(error) => {
-                if let Err(e) = self.0.trash.take(id, &dir).await {
-                    tracing::warn!(sandbox = %id, "{e}");
-                }
+                self.discard(place, dir);
                 return Err(error.into());
             }
         };
@@ -191,11 +196,11 @@ impl Sandboxes {
         };
         let sandbox = Arc::new(Sandbox::new(facts, dir, after(started_at, wanted.timeout)));
         if let Err(error) = self.record(&sandbox).await {
-            self.remove(id, sandbox.dir()).await;
+            self.discard(place, sandbox.dir().to_owned());
             return Err(error);
         }
-        if let Err(_place) = place.fill(&sandbox) {
-            self.remove(id, sandbox.dir()).await;
+        if let Err(place) = place.fill(&sandbox) {
+            self.discard(place, sandbox.dir().to_owned());
             return Err(Error::EndedInCreation(id));
         }
         self.begin(&sandbox, &cell);
@@ -208,18 +213,20 @@ impl Sandboxes {
             return Err(Error::Stopping);
         }
         let rules = &self.0.rules;
-        if let Some(available) = backend::available_memory()
-            && available < rules.memory_headroom
-        {
-            let (available, headroom) = (available >> 20, rules.memory_headroom >> 20);
-            return Err(Error::Full(format!(
-                "{available} MiB of memory are available, {headroom} MiB are kept free"
-            )));
+        let place = self.0.registry.reserve(id, rules.max_sandboxes).ok_or_else(|| {
+            Error::Full(format!("there are {}, as many as may be", rules.max_sandboxes))
+        })?;
+        // With its place taken: of many that come at once, each sees the others.
+        let needed = needed_memory(rules.memory_headroom, self.0.registry.being_made());
+        match backend::available_memory() {
+            Some(available) if available < needed => Err(Error::Full(format!(
+                "{} MiB of memory are available, {} MiB are needed for those being made and what \
+                 is kept free",
+                available >> 20,
+                needed >> 20
+            ))),
+            _ => Ok(place),
         }
-        self.0
-            .registry
-            .reserve(id, rules.max_sandboxes)
-            .ok_or_else(|| Error::Full(format!("{} are running", rules.max_sandboxes)))
     }
 
     fn spec(
@@ -257,6 +264,11 @@ impl Sandboxes {
     }
 }
 
+/// What has to be available for `being_made` sandboxes to be made.
+fn needed_memory(headroom: u64, being_made: usize) -> u64 {
+    headroom.saturating_add(TAKEN_AT_FIRST.saturating_mul(being_made as u64))
+}
+
 /// What only the sandbox's owner knows.
 fn token() -> Result<String, Error> {
     let mut bytes = [0; 32];
@@ -271,43 +283,7 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
-    use crate::sandbox::testing::{self, TestBackend};
-
-    struct Bed {
-        dir: tempfile::TempDir,
-        backend: Arc<TestBackend>,
-        sandboxes: Sandboxes,
-    }
-
-    fn bed(rules: Rules) -> Bed {
-        let dir = tempfile::tempdir().unwrap();
-        let backend = Arc::new(TestBackend::default());
-        let sandboxes = testing::sandboxes(dir.path(), &backend, rules);
-        let tidy = sandboxes.clone();
-        tokio::spawn(async move { tidy.keep_tidy().await });
-        Bed { dir, backend, sandboxes }
-    }
-
-    impl Bed {
-        fn left(&self, name: &str) -> usize {
-            std::fs::read_dir(self.dir.path().join(name)).unwrap().count()
-        }
-
-        async fn until_nothing_is_left(&self) {
-            let nothing = || {
-                self.left("sandboxes") == 0
-                    && self.left("trash") == 0
-                    && self.backend.cells.lock().is_empty()
-            };
-            tokio::time::timeout(Duration::from_secs(5), async {
-                while !nothing() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            })
-            .await
-            .expect("something is left");
-        }
-    }
+    use crate::sandbox::testing::{self, bed};
 
     #[tokio::test]
     async fn a_sandbox_is_made_with_its_record_and_killed_without_a_trace() {
@@ -341,6 +317,69 @@ mod tests {
         bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
         let full = bed.sandboxes.create(testing::wanted(), None).await;
         assert!(matches!(full, Err(Error::Full(_))));
+    }
+
+    #[tokio::test]
+    async fn a_create_that_cannot_be_undone_is_answered_at_once_and_keeps_its_place_till_it_is() {
+        let bed = bed(Rules { max_sandboxes: 1, ..testing::rules() });
+        bed.backend.failing_creates.store(1, SeqCst);
+        // So many that trying again for ever would not be over within the test.
+        bed.backend.failing_destroys.store(1000, SeqCst);
+        let create = bed.sandboxes.create(testing::wanted(), None);
+        let failed = tokio::time::timeout(Duration::from_secs(5), create).await.unwrap();
+        assert!(matches!(failed, Err(Error::Backend(_))));
+        let full = bed.sandboxes.create(testing::wanted(), None).await;
+        assert!(matches!(full, Err(Error::Full(_))));
+        assert_eq!(
+            bed.left("sandboxes"),
+            1,
+            "its directory is there until its kernel half is gone"
+        );
+        bed.backend.failing_destroys.store(0, SeqCst);
+        bed.until_nothing_is_left().await;
+        bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_create_whose_record_cannot_be_written_is_answered_at_once() {
+        let bed = bed(testing::rules());
+        *bed.backend.create_takes.lock() = Duration::from_millis(200);
+        let create = bed.sandboxes.create(testing::wanted(), None);
+        let in_the_way = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let home = bed.dir.path().join("sandboxes");
+            let dir = std::fs::read_dir(home).unwrap().next().unwrap().unwrap().path();
+            std::fs::create_dir(dir.join(".sandbox.json")).unwrap();
+            bed.backend.failing_destroys.store(1000, SeqCst);
+        };
+        let both = async { tokio::join!(create, in_the_way) };
+        let (failed, ()) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+        assert!(matches!(failed, Err(Error::Io { .. })));
+        assert_eq!(bed.backend.cells.lock().len(), 1);
+        bed.backend.failing_destroys.store(0, SeqCst);
+        bed.until_nothing_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn a_repeat_whose_sandbox_has_ended_gets_a_new_one() {
+        let bed = bed(testing::rules());
+        let first = bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap().id();
+        bed.sandboxes.kill(first).await.unwrap();
+        let (a, b) = tokio::join!(
+            bed.sandboxes.create(testing::wanted(), Some("k")),
+            bed.sandboxes.create(testing::wanted(), Some("k"))
+        );
+        let (a, b) = (a.unwrap().id(), b.unwrap().id());
+        assert_eq!(a, b);
+        assert_ne!(a, first);
+    }
+
+    #[test]
+    fn each_sandbox_being_made_asks_for_memory_that_the_host_still_shows_as_available() {
+        let headroom = 256 << 20;
+        assert_eq!(needed_memory(headroom, 1), headroom + (16 << 20));
+        assert_eq!(needed_memory(headroom, 10), headroom + (160 << 20));
+        assert_eq!(needed_memory(u64::MAX, 1), u64::MAX);
     }
 
     #[tokio::test]
@@ -382,44 +421,5 @@ mod tests {
         assert!(place.fill(&sandbox).is_err());
         kill.await.unwrap().unwrap();
         assert!(bed.sandboxes.running(id).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_destroy_that_fails_is_tried_until_it_works_while_the_client_has_its_answer() {
-        let bed = bed(testing::rules());
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        bed.backend.failing_destroys.store(2, SeqCst);
-        bed.sandboxes.kill(sandbox.id()).await.unwrap();
-        assert!(bed.sandboxes.running(sandbox.id()).is_err());
-        bed.until_nothing_is_left().await;
-    }
-
-    #[tokio::test]
-    async fn an_expired_sandbox_and_one_whose_envd_died_are_reaped() {
-        let bed = bed(testing::rules());
-        let short = Wanted { timeout: Duration::from_millis(100), ..testing::wanted() };
-        let short = bed.sandboxes.create(short, None).await.unwrap();
-        let dead = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        bed.backend.end_cell(dead.id());
-        tokio::time::timeout(Duration::from_secs(1), async {
-            tokio::join!(short.cut().cancelled(), dead.cut().cancelled())
-        })
-        .await
-        .expect("both end within a second");
-        bed.sandboxes.kill(kept.id()).await.unwrap();
-        bed.until_nothing_is_left().await;
-    }
-
-    #[tokio::test]
-    async fn a_gateway_that_stops_takes_its_sandboxes_along_only_when_asked() {
-        let bed = bed(testing::rules());
-        let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        assert!(bed.sandboxes.stop(false, Duration::from_secs(1)).await);
-        assert!(bed.sandboxes.running(kept.id()).is_ok());
-        let late = bed.sandboxes.create(testing::wanted(), None).await;
-        assert!(matches!(late, Err(Error::Stopping)));
-        assert!(bed.sandboxes.stop(true, Duration::from_secs(1)).await);
-        bed.until_nothing_is_left().await;
     }
 }

@@ -73,6 +73,18 @@ impl Record {
         fs::rename(&beside, &path).map_err(failed)
     }
 
+    /// From here on nobody goes on with the sandbox of that directory. One that is not there is a
+    /// success.
+    pub(super) async fn remove(dir: &Path) -> Result<(), Error> {
+        let path = dir.join(NAME);
+        match tokio::fs::remove_file(&path).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("cannot delete", path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn read(dir: &Path) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Versions {

@@ -75,6 +75,13 @@ impl Sandbox {
             Err(_) => Ok(()),
         }
     }
+
+    /// Waits for a write of the record that is under way; no other begins, as the sandbox has
+    /// ended. Blocks.
+    pub(super) fn await_last_save(&self) {
+        debug_assert!(self.deadline.ended(), "it could be saved again");
+        drop(self.saving.lock());
+    }
 }
 
 /// Where a sandbox stands; see the diagram of this module's parent.
@@ -112,18 +119,23 @@ impl Registry {
         running.collect()
     }
 
-    /// Takes a place for a sandbox to be made, if fewer than `most` are made or running.
+    /// Takes a place for a sandbox to be made, if fewer than `most` are taken. One that is ending
+    /// has its place until it is gone: till then it has its memory and its share of the kernel.
     pub(super) fn reserve(self: &Arc<Self>, id: SandboxId, most: usize) -> Option<Reservation> {
         let unwanted = CancellationToken::new();
         let gone = CancellationToken::new();
         let mut places = self.places.write();
-        let taken = places.values().filter(|place| !matches!(place, Place::Ending)).count();
-        if taken >= most {
+        if places.len() >= most {
             return None;
         }
         places.insert(id, Place::Creating { unwanted: unwanted.clone(), gone: gone.clone() });
         drop(places);
         Some(Reservation { registry: self.clone(), id, unwanted, gone })
+    }
+
+    pub(super) fn being_made(&self) -> usize {
+        let places = self.places.read();
+        places.values().filter(|place| matches!(place, Place::Creating { .. })).count()
     }
 
     /// Makes a sandbox of before a restart visible.
@@ -161,6 +173,10 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    pub(super) fn id(&self) -> SandboxId {
+        self.id
+    }
+
     /// Makes the sandbox visible, unless it became unwanted meanwhile.
     pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
         let mut places = self.registry.places.write();
@@ -211,7 +227,21 @@ mod tests {
         assert!(registry.reserve(first, 1).is_none());
         registry.hide(second);
         assert!(registry.running(second).is_none() && registry.all_running().is_empty());
+        assert!(registry.reserve(first, 1).is_none(), "it is not gone yet");
+        registry.forget(second);
         assert!(registry.reserve(first, 1).is_some());
+    }
+
+    #[test]
+    fn those_being_made_are_counted_until_they_run_or_are_given_up() {
+        let registry = Arc::new(Registry::default());
+        let ids = [SandboxId::random(), SandboxId::random()];
+        let [first, second] = ids.map(|id| registry.reserve(id, 9).unwrap());
+        assert_eq!(registry.being_made(), 2);
+        assert!(first.fill(&sandbox(ids[0])).is_ok());
+        assert_eq!(registry.being_made(), 1);
+        drop(second);
+        assert_eq!(registry.being_made(), 0);
     }
 
     #[test]

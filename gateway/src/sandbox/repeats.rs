@@ -1,10 +1,11 @@
 //! Creates that may come twice.
 //!
 //! A client that lost the answer to a create sends it again under the same idempotency key, and
-//! is given the sandbox of the first time. Remembered for a while and up to a number, in memory.
+//! is given the sandbox of the first time while it runs. Remembered for a while and up to a
+//! number, in memory; of what was wanted no more than a hash, as that may be large and secret.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Sandbox, Wanted};
+use super::{SandboxId, Wanted};
 
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MOST: usize = 4096;
@@ -24,13 +25,16 @@ pub(super) struct Repeats(Mutex<Seen>);
 struct Seen {
     by_key: HashMap<String, First>,
     /// In the order they came, which is the order they are forgotten in.
-    order: VecDeque<(Instant, String)>,
+    order: BTreeMap<u64, String>,
+    next: u64,
 }
 
 struct First {
     at: Instant,
-    wanted: Wanted,
-    outcome: watch::Receiver<Option<Arc<Sandbox>>>,
+    /// Its place in the order; tells it from a later one under the same key.
+    number: u64,
+    wanted: blake3::Hash,
+    outcome: watch::Receiver<Option<SandboxId>>,
 }
 
 pub(super) enum Turn {
@@ -38,54 +42,83 @@ pub(super) enum Turn {
     First(Ticket),
     /// The same create came before: its sandbox, as soon as there is one. The sender is dropped
     /// when there will be none.
-    Again(watch::Receiver<Option<Arc<Sandbox>>>),
+    Again(watch::Receiver<Option<SandboxId>>),
     /// The key came before with another create.
     Different,
 }
 
-pub(super) struct Ticket(watch::Sender<Option<Arc<Sandbox>>>);
+/// Frees its key when dropped unsettled.
+pub(super) struct Ticket {
+    repeats: Arc<Repeats>,
+    key: String,
+    number: u64,
+    outcome: watch::Sender<Option<SandboxId>>,
+}
 
 impl Ticket {
-    pub(super) fn settle(self, sandbox: Arc<Sandbox>) {
-        self.0.send_replace(Some(sandbox));
+    pub(super) fn settle(self, sandbox: SandboxId) {
+        self.outcome.send_replace(Some(sandbox));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.outcome.borrow().is_none() {
+            // Before the sender goes: who waits for it comes again, and is to find the key free.
+            self.repeats.0.lock().forget(&self.key, |first| first.number == self.number);
+        }
     }
 }
 
 impl Repeats {
-    pub(super) fn turn(&self, key: &str, wanted: &Wanted, now: Instant) -> Turn {
+    pub(super) fn turn(self: &Arc<Self>, key: &str, wanted: &Wanted, now: Instant) -> Turn {
+        let wanted = hash(wanted);
         let mut seen = self.0.lock();
         seen.forget_old(now);
         if let Some(first) = seen.by_key.get(key) {
-            // Failed: its sender is gone and left nothing. This one is the first, then.
-            let failed = first.outcome.has_changed().is_err() && first.outcome.borrow().is_none();
-            if !failed {
-                return if first.wanted == *wanted {
-                    Turn::Again(first.outcome.clone())
-                } else {
-                    Turn::Different
-                };
-            }
+            return if first.wanted == wanted {
+                Turn::Again(first.outcome.clone())
+            } else {
+                Turn::Different
+            };
         }
         let (sender, outcome) = watch::channel(None);
-        seen.by_key.insert(key.to_owned(), First { at: now, wanted: wanted.clone(), outcome });
-        seen.order.push_back((now, key.to_owned()));
-        Turn::First(Ticket(sender))
+        let number = seen.next;
+        seen.next += 1;
+        seen.by_key.insert(key.to_owned(), First { at: now, number, wanted, outcome });
+        seen.order.insert(number, key.to_owned());
+        Turn::First(Ticket { repeats: self.clone(), key: key.to_owned(), number, outcome: sender })
+    }
+
+    /// Frees a key whose sandbox has ended.
+    pub(super) fn forget(&self, key: &str, ended: SandboxId) {
+        self.0.lock().forget(key, |first| *first.outcome.borrow() == Some(ended));
     }
 }
 
 impl Seen {
-    fn forget_old(&mut self, now: Instant) {
-        while let Some((at, key)) = self.order.front() {
-            if self.order.len() < MOST && now.duration_since(*at) < REMEMBERED {
-                return;
-            }
-            // A key that failed and came again stands in the queue twice.
-            if self.by_key.get(key).is_some_and(|first| first.at == *at) {
-                self.by_key.remove(key);
-            }
-            self.order.pop_front();
+    fn forget(&mut self, key: &str, is_meant: impl FnOnce(&First) -> bool) {
+        if let Some(number) = self.by_key.get(key).filter(|f| is_meant(f)).map(|f| f.number) {
+            self.by_key.remove(key);
+            self.order.remove(&number);
         }
     }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(first) = self.order.first_entry() {
+            let fresh = |first: &First| now.duration_since(first.at) < REMEMBERED;
+            if self.by_key.len() < MOST && self.by_key.get(first.get()).is_some_and(fresh) {
+                return;
+            }
+            self.by_key.remove(&first.remove());
+        }
+    }
+}
+
+/// Nobody can find another create of the same hash. It never leaves this process, so that any
+/// unambiguous text will do.
+fn hash(wanted: &Wanted) -> blake3::Hash {
+    blake3::hash(format!("{wanted:?}").as_bytes())
 }
 
 #[cfg(test)]
@@ -95,14 +128,14 @@ mod tests {
 
     #[test]
     fn a_key_stands_for_its_first_create_for_five_minutes() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let wanted = testing::wanted();
         let other = Wanted { template: "other".into(), ..testing::wanted() };
         let Turn::First(ticket) = repeats.turn("k", &wanted, now) else { panic!("not the first") };
         assert!(matches!(repeats.turn("k", &wanted, now), Turn::Again(_)));
         assert!(matches!(repeats.turn("k", &other, now), Turn::Different));
         assert!(matches!(repeats.turn("other key", &wanted, now), Turn::First(_)));
-        ticket.settle(testing::sandbox());
+        ticket.settle(SandboxId::random());
         let Turn::Again(outcome) = repeats.turn("k", &wanted, now) else { panic!("forgotten") };
         assert!(outcome.borrow().is_some());
         let later = now + REMEMBERED;
@@ -111,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_create_that_failed_leaves_its_key_free() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let wanted = testing::wanted();
         let Turn::First(ticket) = repeats.turn("k", &wanted, now) else { panic!("not the first") };
         drop(ticket);
@@ -119,14 +152,38 @@ mod tests {
     }
 
     #[test]
+    fn a_create_that_failed_leaves_nothing_in_memory() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        for n in 0..100 {
+            drop(repeats.turn(&n.to_string(), &testing::wanted(), now));
+        }
+        let seen = repeats.0.lock();
+        assert_eq!((seen.by_key.len(), seen.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn only_the_sandbox_that_ended_frees_its_key() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let (wanted, id) = (testing::wanted(), SandboxId::random());
+        let Turn::First(ticket) = repeats.turn("k", &wanted, now) else { panic!("not the first") };
+        repeats.forget("k", id);
+        assert!(matches!(repeats.turn("k", &wanted, now), Turn::Again(_)));
+        ticket.settle(id);
+        repeats.forget("k", SandboxId::random());
+        assert!(matches!(repeats.turn("k", &wanted, now), Turn::Again(_)));
+        repeats.forget("k", id);
+        assert!(matches!(repeats.turn("k", &wanted, now), Turn::First(_)));
+    }
+
+    #[test]
     fn no_more_than_a_bounded_number_of_keys_is_remembered() {
-        let (repeats, now) = (Repeats::default(), Instant::now());
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let wanted = testing::wanted();
         for n in 0..2 * MOST {
             let Turn::First(ticket) = repeats.turn(&n.to_string(), &wanted, now) else {
                 panic!("{n}")
             };
-            ticket.settle(testing::sandbox());
+            ticket.settle(SandboxId::random());
         }
         let seen = repeats.0.lock();
         assert!(seen.by_key.len() <= MOST && seen.order.len() <= MOST);

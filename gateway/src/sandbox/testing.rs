@@ -119,11 +119,6 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
-pub(crate) fn sandbox() -> Arc<Sandbox> {
-    let deadline = Utc::now() + chrono::Duration::seconds(60);
-    Arc::new(Sandbox::new(facts(), PathBuf::from("/nowhere"), deadline))
-}
-
 pub(crate) fn sandbox_in(id: SandboxId, dir: &Path, envd_token: &str) -> Arc<Sandbox> {
     let facts = Facts { id, envd_token: envd_token.to_owned(), ..facts() };
     let deadline = Utc::now() + chrono::Duration::hours(1);
@@ -156,6 +151,43 @@ pub(crate) fn find_template(name: &str) -> Result<Arc<Template>, FindError> {
         "building" => Err(FindError::Building("unpacking, 40 %".into())),
         "broken" => Err(FindError::Failed("no space".into())),
         _ => Err(FindError::Unknown),
+    }
+}
+
+/// A gateway's sandboxes, kept tidy.
+pub(crate) struct Bed {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) backend: Arc<TestBackend>,
+    pub(crate) sandboxes: Sandboxes,
+}
+
+pub(crate) fn bed(rules: Rules) -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(TestBackend::default());
+    let sandboxes = sandboxes(dir.path(), &backend, rules);
+    let tidy = sandboxes.clone();
+    tokio::spawn(async move { tidy.keep_tidy().await });
+    Bed { dir, backend, sandboxes }
+}
+
+impl Bed {
+    pub(crate) fn left(&self, name: &str) -> usize {
+        std::fs::read_dir(self.dir.path().join(name)).unwrap().count()
+    }
+
+    pub(crate) async fn until_nothing_is_left(&self) {
+        let nothing = || {
+            self.left("sandboxes") == 0
+                && self.left("trash") == 0
+                && self.backend.cells.lock().is_empty()
+        };
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while !nothing() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("something is left");
     }
 }
 

@@ -4,15 +4,18 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task, time};
 
 use super::{Error, SandboxId};
 
 /// Entries looked at in one go; bounds the memory a sandbox with millions of files can claim.
 const BATCH: usize = 512;
+
+/// What could not be deleted is tried again after so long.
+pub(super) const RETRY: Duration = Duration::from_secs(60);
 
 pub(super) struct Trash {
     dir: PathBuf,
@@ -41,17 +44,23 @@ impl Trash {
         }
     }
 
-    /// Empties the trash now and whenever something is put in.
-    pub(super) async fn keep_empty(self: Arc<Self>) {
+    /// Empties the trash now and whenever something is put in, and again after `retry` when that
+    /// failed.
+    pub(super) async fn keep_empty(&self, retry: Duration) {
         loop {
-            let trash = self.clone();
-            let emptied = tokio::task::spawn_blocking(move || empty(&trash.dir)).await;
+            let dir = self.dir.clone();
+            let emptied = match task::spawn_blocking(move || empty(&dir)).await {
+                Ok(emptied) => emptied,
+                Err(e) => Err(Error::BrokenOff(e.to_string())),
+            };
             match emptied {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => tracing::warn!("{e}"),
-                Err(e) => tracing::error!("emptying the trash was broken off: {e}"),
+                Ok(()) => self.filled.notified().await,
+                Err(error) => {
+                    tracing::warn!("cannot empty the trash, again in {retry:?}: {error}");
+                    // Sooner when something is put in, which may be what can be deleted.
+                    let _ = time::timeout(retry, self.filled.notified()).await;
+                }
             }
-            self.filled.notified().await;
         }
     }
 }
@@ -142,6 +151,31 @@ mod tests {
         empty(&trash).unwrap();
         assert_eq!(fs::read_dir(&trash).unwrap().count(), 0);
         assert!(outside.join("file").exists());
+    }
+
+    #[tokio::test]
+    async fn a_deletion_that_failed_is_tried_again_though_nothing_new_is_put_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trash");
+        // As good as unreadable, for root too.
+        fs::write(&path, "").unwrap();
+        let trash = std::sync::Arc::new(Trash::new(path.clone()));
+        let keeper = tokio::spawn({
+            let trash = trash.clone();
+            async move { trash.keep_empty(Duration::from_millis(20)).await }
+        });
+        time::sleep(Duration::from_millis(50)).await;
+        fs::remove_file(&path).unwrap();
+        let old = path.join("old");
+        fs::create_dir_all(&old).unwrap();
+        time::timeout(Duration::from_secs(5), async {
+            while old.exists() {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("it is still there");
+        keeper.abort();
     }
 
     #[tokio::test]
