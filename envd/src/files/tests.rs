@@ -109,10 +109,12 @@ async fn a_file_is_compressed_for_those_who_ask() {
     assert_eq!(response.status(), 406);
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_file_that_does_not_know_its_length_is_read_to_its_end() {
     let path = Path::new("/proc/self/status");
+    if !path.exists() {
+        return println!("skipped: no file here hides its length");
+    }
     let plain = get_with(path, &[]).await;
     assert_eq!((plain.status().as_u16(), header(&plain, "content-length")), (200, ""));
     assert!(body(plain).await.starts_with(b"Name:"));
