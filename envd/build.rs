@@ -13,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     connectrpc_build::Config::new()
         .files(&["process.proto", "filesystem.proto"])
         .descriptor_set(&path)
+        // It would name the descriptors, which this very script writes: never up to date.
+        .emit_rerun_directives(false)
         .include_file("_connectrpc.rs")
         .compile()?;
     for file in files {
