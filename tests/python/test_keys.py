@@ -1,5 +1,7 @@
 """Keys and settings of `coppice serve`: who may come in, and what it says to a wrong setting."""
 
+from pathlib import Path
+
 import pytest
 from e2b import AuthenticationException, Sandbox
 
@@ -139,3 +141,18 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(
 
 def test_the_data_directory_is_closed_to_others(gateway):
     assert gateway.data_dir.stat().st_mode & 0o7777 == 0o700
+
+
+def test_without_keys_only_names_of_this_machine_are_served(gateway, http):
+    for host, status in [("evil.example", 403), ("localhost:1", 200), ("127.0.0.1", 200)]:
+        answer = http.get("/v2/sandboxes", headers={"Host": host})
+        assert answer.status_code == status, answer.text
+    answer = http.post("/v2/sandboxes", json={"templateID": "base"}, headers={"Host": "a.example"})
+    assert (answer.status_code, answer.json()["code"]) == (403, 403)
+
+
+def test_the_limit_on_open_files_is_raised_to_what_is_allowed(new_gateway):
+    gateway = new_gateway(prefix=["prlimit", "--nofile=256:4096"]).start()
+    limits = Path(f"/proc/{gateway.process.pid}/limits").read_text().splitlines()
+    (files,) = [line.split() for line in limits if line.startswith("Max open files")]
+    assert files[3:5] == ["4096", "4096"]
