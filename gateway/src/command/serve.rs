@@ -110,13 +110,11 @@ async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<(TcpListen
 fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -> String {
     let listened = secure.unwrap_or(plain).port();
     let Some(domain) = &config.domain else { return format!("localhost:{listened}") };
-    let told = domain.split_once(':').map_or("443", |(_, port)| port);
+    let (name, told) = domain.split_once(':').unwrap_or((domain, "443"));
     if secure.is_some() && told != listened.to_string() {
         tracing::warn!(
-            "clients are told to find sandboxes on port {told} of *.{domain}, and TLS is spoken on \
-             port {listened}: something has to lead from one to the other, or give --domain \
-             {}:{listened}",
-            domain.split(':').next().unwrap_or_default()
+            "clients are told to find sandboxes on port {told} of *.{name}, and TLS is spoken on \
+             port {listened}: lead the one to the other, or give --domain {name}:{listened}"
         );
     }
     domain.clone()

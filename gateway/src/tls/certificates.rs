@@ -27,6 +27,8 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub struct Certificates {
     files: Files,
     provider: Arc<CryptoProvider>,
+    /// Of what was read first.
+    opened: Stamp,
     current: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -38,8 +40,9 @@ impl Certificates {
     /// The files cannot be read or are not a certificate and its key.
     pub fn open(files: Files) -> Result<Arc<Self>, Error> {
         let provider = super::provider();
+        let opened = stamp(&files);
         let current = RwLock::new(Arc::new(files.load(&provider)?));
-        Ok(Arc::new(Self { files, provider, current }))
+        Ok(Arc::new(Self { files, provider, opened, current }))
     }
 
     /// How to shake hands with clients, each with the certificate of that moment.
@@ -71,14 +74,14 @@ impl Certificates {
     /// Reloads when `asked` and, looking at the files `every` so often, when they have changed and
     /// stayed as they are for one look: they are two, and never written at once.
     pub async fn follow(&self, every: Duration, mut asked: impl Stream<Item = ()> + Unpin) {
-        let mut taken = self.stamp();
+        let mut taken = self.opened;
         let mut before = taken;
         loop {
             let told = tokio::select! {
                 Some(()) = asked.next() => true,
                 () = sleep(every) => false,
             };
-            let now = self.stamp();
+            let now = stamp(&self.files);
             if told || (now != taken && now == before) {
                 taken = now;
                 self.reload();
@@ -86,13 +89,13 @@ impl Certificates {
             before = now;
         }
     }
+}
 
-    fn stamp(&self) -> Stamp {
-        [&self.files.cert, &self.files.key].map(|path| {
-            let about = fs::metadata(path).ok()?;
-            Some((about.modified().ok()?, about.len(), about.ino()))
-        })
-    }
+fn stamp(files: &Files) -> Stamp {
+    [&files.cert, &files.key].map(|path| {
+        let about = fs::metadata(path).ok()?;
+        Some((about.modified().ok()?, about.len(), about.ino()))
+    })
 }
 
 impl ResolvesServerCert for Certificates {
@@ -151,20 +154,16 @@ mod tests {
     async fn a_new_pair_is_taken_up_when_asked_and_when_the_files_change() {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::of(dir.path(), "a.test").unwrap();
-        let certificates = Certificates::open(authority.issue().unwrap().files).unwrap();
         let (ask, mut asked) = mpsc::channel::<()>(1);
         let (slow, quick) = (Duration::from_secs(3600), Duration::from_millis(20));
         for every in [slow, quick] {
+            let certificates = Certificates::open(authority.issue().unwrap().files).unwrap();
             let first = served(&certificates);
             authority.issue().unwrap();
             let followed = certificates.follow(every, stream::poll_fn(|cx| asked.poll_recv(cx)));
             let changed = async {
                 if every == slow {
                     ask.send(()).await.unwrap();
-                } else {
-                    // What was changed before is not looked for: the files were read after that.
-                    sleep(quick).await;
-                    authority.issue().unwrap();
                 }
                 until(|| served(&certificates) != first).await;
             };

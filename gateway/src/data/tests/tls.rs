@@ -10,7 +10,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, ClientConnection, RootCertStore,
         crypto::ring,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
@@ -52,16 +52,34 @@ impl Secure {
 
     /// A client that speaks these protocols.
     async fn connect(&self, protocols: &[&str]) -> Client<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let connector = TlsConnector::from(self.client(protocols));
+        Client { stream: connector.connect(self.name(), stream).await.unwrap() }
+    }
+
+    /// A client that has got an answer to its first message and leaves it at that.
+    async fn stall(&self) -> Client {
+        let mut client = Client { stream: TcpStream::connect(self.address).await.unwrap() };
+        let mut handshake = ClientConnection::new(self.client(&[]), self.name()).unwrap();
+        let mut hello = Vec::new();
+        handshake.write_tls(&mut hello).unwrap();
+        client.stream.write_all(&hello).await.unwrap();
+        client.stream.read_u8().await.unwrap();
+        client
+    }
+
+    fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(self.roots.clone())
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from(format!("8080-{}.sbx.test", self.world.id)).unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(config));
-        Client { stream: connector.connect(name, stream).await.unwrap() }
+        Arc::new(config)
+    }
+
+    fn name(&self) -> ServerName<'static> {
+        ServerName::try_from(format!("8080-{}.sbx.test", self.world.id)).unwrap()
     }
 
     /// Sends a request to a port by an HTTP/1.1 connection of its own.
@@ -139,7 +157,7 @@ async fn protocols_are_agreed_on_beforehand_and_both_reach_a_port() {
 async fn a_handshake_that_takes_too_long_ends_and_holds_up_nobody() {
     let limits = Limits { handshake: Duration::from_millis(500), ..Limits::default() };
     let secure = Secure::within(limits).await;
-    let mut stalled = Vec::new();
+    let mut stalled = vec![secure.stall().await];
     for sent in ["", "\x16\x03\x01\x02\x00\x01"] {
         let mut client = Client { stream: TcpStream::connect(secure.address).await.unwrap() };
         client.write(sent).await;
@@ -157,24 +175,19 @@ async fn a_handshake_that_takes_too_long_ends_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_handshake_counts_against_the_limit_of_connections() {
-    let limits = Limits { connections: 1, handshake: Duration::from_secs(1), ..Limits::default() };
-    let secure = Secure::within(limits).await;
-    let mut stalled = Client { stream: TcpStream::connect(secure.address).await.unwrap() };
-    // Its place is taken when the server has read, and found wanting, what it sent.
-    stalled.write("\x16\x03\x01").await;
-    sleep(Duration::from_millis(200)).await;
+    let secure = Secure::within(Limits { connections: 1, ..Limits::default() }).await;
+    let stalled = secure.stall().await;
     let mut waiting = secure.world.connect().await;
     waiting.write("GET / HTTP/1.1\r\nHost: g\r\n\r\n").await;
     assert!(timeout(Duration::from_millis(200), waiting.stream.readable()).await.is_err());
+    drop(stalled);
     assert_eq!(waiting.answer().await.body, "control plane");
-    let _ = stalled.ending().await;
 }
 
 #[tokio::test]
 async fn stopping_does_not_wait_for_handshakes() {
     let secure = Secure::within(Limits::default()).await;
-    let mut stalled = Client { stream: TcpStream::connect(secure.address).await.unwrap() };
-    stalled.write("\x16\x03\x01").await;
+    let mut stalled = secure.stall().await;
     let started = Instant::now();
     secure.world.stop.cancel();
     let _ = stalled.ending().await;
