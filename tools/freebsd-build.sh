@@ -10,12 +10,13 @@ out=${CARGO_TARGET_DIR:-target}/freebsd
 
 debian rustc-web cargo-web rust-web-src
 need readelf binutils
-venv "$out/zig" tools/requirements.txt
+zig_for_freebsd "$out/zig"
 
-# Source and compiler have to match, so no other toolchain may win.
+# Source and compiler have to match, so no other toolchain may win. That it links is what is asked
+# here: a binary to run can have `CARGO_PROFILE_RELEASE_LTO=thin` in front, for twice the time.
 PATH=/usr/bin:/bin RUSTC_BOOTSTRAP=1 \
-    ZIG_PYTHON="$(cd "$out/zig/bin" && pwd)/python" \
-    CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER="$PWD/tools/freebsd-cc.sh" \
+    CARGO_PROFILE_RELEASE_LTO="${CARGO_PROFILE_RELEASE_LTO:-off}" \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS="${CARGO_PROFILE_RELEASE_CODEGEN_UNITS:-16}" \
     cargo build --locked --release --package coppice -Zbuild-std=std,panic_abort \
     --target "$target" --target-dir "$out"
 

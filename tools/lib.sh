@@ -69,6 +69,18 @@ need_rust() {
     PATH=/usr/bin:$PATH
 }
 
+# zig_for_freebsd DIRECTORY: a C compiler and linker for FreeBSD below it, and the variables by
+# which cargo finds them.
+zig_for_freebsd() {
+    venv "$1" tools/requirements.txt
+    ZIG_PYTHON=$(cd "$1/bin" && pwd)/python
+    CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER=$PWD/tools/freebsd-cc.sh
+    CC_x86_64_unknown_freebsd=$PWD/tools/freebsd-cc.sh
+    AR_x86_64_unknown_freebsd=$PWD/tools/freebsd-ar.sh
+    export ZIG_PYTHON CARGO_TARGET_X86_64_UNKNOWN_FREEBSD_LINKER
+    export CC_x86_64_unknown_freebsd AR_x86_64_unknown_freebsd
+}
+
 # venv DIRECTORY REQUIREMENTS: a Python environment with exactly these packages; made anew when the
 # file, or one beside it that it may include, has changed.
 venv() {

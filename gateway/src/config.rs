@@ -17,16 +17,21 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, NetworkMode},
+    tls,
 };
 
+mod domain;
 mod resolvers;
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "listen",
     "data-dir",
     "backend",
     "domain",
+    "tls-listen",
+    "tls-cert",
+    "tls-key",
     "api-keys-file",
     "log-level",
     "log-format",
@@ -58,6 +63,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Under which sandboxes are reached, `<port>-<id>.<domain>`; may carry a port.
     pub domain: Option<String>,
+    pub tls: Option<Tls>,
     pub keys: Keys,
     pub log_level: tracing::Level,
     pub log_format: LogFormat,
@@ -71,14 +77,28 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
 }
 
+/// A second address, on which TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub listen: SocketAddr,
+    pub files: tls::Files,
+}
+
 impl Config {
     /// Refuses to let others than the users of this host in without a key. Only for who listens:
     /// `down` and `doctor` are run with the same settings.
     pub fn check_for_serving(&self) -> Result<(), Error> {
-        let listen = self.listen;
-        if self.keys.is_empty() && !listen.ip().is_loopback() {
+        let addresses = [
+            ("listen", Some(self.listen)),
+            ("tls-listen", self.tls.as_ref().map(|tls| tls.listen)),
+        ];
+        for (name, listen) in addresses {
+            let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) else { continue };
+            if !self.keys.is_empty() {
+                continue;
+            }
             return Err(Error(format!(
-                "listen: {listen} can be reached from elsewhere, so API keys are needed: put one \
+                "{name}: {listen} can be reached from elsewhere, so API keys are needed: put one \
                  into a file, `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\" > keys`, and give \
                  --api-keys-file keys; or listen on 127.0.0.1"
             )));
@@ -102,6 +122,15 @@ pub struct Flags {
     /// Sandboxes are reached under PORT-ID.DOMAIN [env: COPPICE_DOMAIN] [default: localhost:PORT]
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// Address to speak TLS on as well [env: COPPICE_TLS_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    tls_listen: Option<String>,
+    /// Certificate and its chain, in PEM; taken up anew when it changes [env: COPPICE_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The certificate's private key, in PEM [env: COPPICE_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// File of API keys, one a line; more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
@@ -141,6 +170,9 @@ impl Flags {
             self.data_dir,
             self.backend,
             self.domain,
+            self.tls_listen,
+            self.tls_cert,
+            self.tls_key,
             self.api_keys_file,
             self.log_level,
             self.log_format,
@@ -154,6 +186,12 @@ impl Flags {
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
     }
+}
+
+/// A domain that is given outside of the settings.
+pub fn domain(text: &str) -> Result<String, Error> {
+    let domain = domain::parse(text).and_then(|domain| domain.ok_or("a domain".to_owned()));
+    domain.map_err(|allowed| Error(format!("{text:?} is not {allowed}")))
 }
 
 /// The settings of this process.
@@ -173,15 +211,15 @@ fn read(
         "jail" | "linux" => Err(format!("auto or {}, on this system", backend::BUILT_IN)),
         _ => Err("auto, jail or linux".to_owned()),
     })?;
-    let listen: SocketAddr = given.take("listen", "127.0.0.1:3000", |text| {
-        text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
-    })?;
+    let listen = given.take("listen", "127.0.0.1:3000", address)?;
+    let tls = given.tls()?;
     let keys = given.keys(variable(KEYS_VARIABLE))?;
     Ok(Config {
         listen,
+        tls,
         keys,
         data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
-        domain: given.take("domain", "", domain)?,
+        domain: given.take("domain", "", domain::parse)?,
         log_level: given.take("log-level", "info", |text| match text {
             "error" => Ok(tracing::Level::ERROR),
             "warn" => Ok(tracing::Level::WARN),
@@ -266,6 +304,25 @@ impl Given {
         })
     }
 
+    /// All three or none.
+    fn tls(&mut self) -> Result<Option<Tls>, Error> {
+        let three = ["tls-listen", "tls-cert", "tls-key"];
+        if let Some(place) = three.iter().find_map(|name| Some(self.0.get(*name)?.1.clone()))
+            && let Some(missing) = three.iter().find(|name| !self.0.contains_key(**name))
+        {
+            return Err(Error(format!(
+                "{place}: TLS takes tls-listen, tls-cert and tls-key, and {missing} is not given; \
+                 `coppice tls dev-ca` makes a certificate for development"
+            )));
+        }
+        if !self.0.contains_key(three[0]) {
+            return Ok(None);
+        }
+        let mut path = |name| self.take(name, "", |text| Ok(PathBuf::from(text)));
+        let files = tls::Files { cert: path(three[1])?, key: path(three[2])? };
+        Ok(Some(Tls { listen: self.take(three[0], "", address)?, files }))
+    }
+
     fn keys(&mut self, of_env: Option<String>) -> Result<Keys, Error> {
         let of_env = Keys::parse(&of_env.unwrap_or_default())
             .map_err(|e| Error(format!("{KEYS_VARIABLE}: {e}")))?;
@@ -312,33 +369,15 @@ fn text_of(value: &toml::Value) -> Option<String> {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
+}
+
 fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
     let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
     parts
         .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
         .collect()
-}
-
-/// Lower-case labels, with a port if sandboxes are not reached on the usual one.
-fn domain(text: &str) -> Result<Option<String>, String> {
-    let allowed = "a name such as sandboxes.example.org, or one with a port, without a scheme";
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let lower = text.to_ascii_lowercase();
-    let (name, port) = lower.split_once(':').map_or((&*lower, None), |(n, p)| (n, Some(p)));
-    let label = |label: &str| {
-        let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(inside)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let port_is_one = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-    if name.len() > 200 || !name.split('.').all(label) || !port_is_one {
-        return Err(allowed.to_owned());
-    }
-    Ok(Some(lower))
 }
 
 #[cfg(test)]
@@ -445,8 +484,25 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_may_carry_a_port_and_is_lower_case() {
-        let given = config(&[("domain", "Sbx.Example.test:8443")], &[]).unwrap();
-        assert_eq!(given.domain.as_deref(), Some("sbx.example.test:8443"));
+    fn tls_takes_all_three_settings_and_keys_where_it_is_not_on_loopback() {
+        let (cert, key) = (("tls-cert", "c.pem"), ("tls-key", "k.pem"));
+        let all =
+            config(&[("tls-listen", "127.0.0.1:8443"), cert], &[("COPPICE_TLS_KEY", "k.pem")]);
+        let tls = all.unwrap().tls.unwrap();
+        assert_eq!((tls.listen.port(), tls.files.key.as_path()), (8443, Path::new("k.pem")));
+        assert_eq!(config(&[], &[]).unwrap().tls, None);
+        for (given, missing) in [
+            (&[cert, key][..], "tls-listen"),
+            (&[cert], "tls-listen"),
+            (&[("tls-listen", "x"), key], "tls-cert"),
+        ] {
+            let error = config(given, &[]).err().unwrap().to_string();
+            assert!(error.contains(&format!("and {missing} is not given")), "{error}");
+        }
+        let error = config(&[("tls-listen", "8443"), cert, key], &[]).err().unwrap().to_string();
+        assert!(error.starts_with("--tls-listen: \"8443\" is not an IP address"), "{error}");
+        let open = config(&[("tls-listen", "0.0.0.0:8443"), cert, key], &[]).unwrap();
+        let error = open.check_for_serving().unwrap_err().to_string();
+        assert!(error.starts_with("tls-listen: 0.0.0.0:8443"), "{error}");
     }
 }

@@ -14,6 +14,7 @@ pub mod ops;
 pub mod sandbox;
 pub mod serve;
 pub mod template;
+pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 

@@ -25,6 +25,9 @@ enum Command {
     Doctor(Flags),
     /// Stop the gateway and end all its sandboxes; templates stay
     Down(Flags),
+    /// Certificates
+    #[command(subcommand)]
+    Tls(command::tls::Tls),
     /// What runs inside a sandbox; the gateway starts it
     #[command(hide = true)]
     Envd,
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => command::serve::run(flags),
         Command::Doctor(flags) => command::doctor::run(flags),
         Command::Down(flags) => command::down::run(flags),
+        Command::Tls(tls) => command::tls::run(tls),
         Command::Envd => Ok(envd::run()),
     };
     done.unwrap_or_else(|error| {

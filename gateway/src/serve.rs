@@ -1,20 +1,23 @@
-//! Accepting connections and speaking HTTP/1.1 (upgrades included) and HTTP/2 with prior knowledge
-//! on them. What a request means is for the [`FrontDoor`].
+//! Accepting connections and speaking HTTP/1.1 (upgrades included) and HTTP/2 on them: with prior
+//! knowledge in the clear, by ALPN over TLS. What a request means is for the [`FrontDoor`].
 //!
 //! hyper's own header timeout also runs while a kept-alive connection is idle, so both times are
 //! kept here instead: a client has half a minute to send a request's head, and more than ten
 //! minutes between requests, longer than any SDK's pool keeps a connection.
 
 mod line;
+mod wire;
 
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use hyper::{
     Request, Response,
     body::{Body, Frame, Incoming, SizeHint},
@@ -27,20 +30,27 @@ use hyper_util::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::front_door::FrontDoor;
-use line::{Busy, Link};
+use line::Busy;
 pub use line::{Line, ResetOn};
+use wire::{Link, Wire};
 
 /// Bounds on what clients may hold, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// More wait in the listener's backlog.
+    /// Those shaking hands included. More wait in the backlog, but for one of each listener.
     pub connections: usize,
+    /// Of TLS.
+    pub handshake: Duration,
     /// From a connection's start, or the first byte of a later request, to the end of the head.
     pub head: Duration,
     /// Between requests.
@@ -53,6 +63,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 * 1024,
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(620),
             drain: Duration::from_secs(4),
@@ -79,23 +90,36 @@ const PROBE: Duration = Duration::from_secs(30);
 /// After an error of `accept` that will not go away by itself, as `EMFILE`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// An address that clients come in by.
+pub struct Entrance {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Entrance {
+    pub fn plain(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+
+    pub fn tls(listener: TcpListener, server: Arc<ServerConfig>) -> Self {
+        Self { listener, tls: Some(server.into()) }
+    }
+}
+
 /// Serves until `stop`, and then as long as requests under way need, within limits.
-pub async fn run(listener: TcpListener, app: FrontDoor, stop: CancellationToken) {
-    run_within(Limits::default(), listener, app, stop).await;
+pub async fn run(entrances: Vec<Entrance>, app: FrontDoor, stop: CancellationToken) {
+    run_within(Limits::default(), entrances, app, stop).await;
 }
 
 /// [`run`] with limits other than the usual.
 pub async fn run_within(
     limits: Limits,
-    listener: TcpListener,
+    entrances: Vec<Entrance>,
     app: FrontDoor,
     stop: CancellationToken,
 ) {
     let server = Arc::new(Server::new(limits, stop));
-    while let Some(link) = server.accept(&listener).await {
-        tokio::spawn(serve(server.clone(), link, app.clone()));
-    }
-    drop(listener);
+    join_all(entrances.into_iter().map(|entrance| admit(&server, entrance, &app))).await;
     server.links.close();
     if timeout(limits.drain, server.links.wait()).await.is_err() {
         tracing::info!(connections = server.links.len(), "dropping connections still in use");
@@ -140,16 +164,19 @@ impl Server {
     }
 
     /// The next connection; `None` when it is time to stop.
-    async fn accept(&self, listener: &TcpListener) -> Option<Link> {
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, Place)> {
         self.stop
             .run_until_cancelled(async {
-                let room = self.room.clone().acquire_owned().await.expect("is never closed");
                 loop {
                     match listener.accept().await {
                         Ok((stream, peer)) => {
                             prepare(&stream);
-                            let line = Line::new(peer, self.abandon.clone());
-                            return Link::new(stream, line, room, self.links.token());
+                            // Not before there is someone to take it: another listener's client
+                            // may be waiting for room.
+                            let room = self.room.clone().acquire_owned().await;
+                            let room = room.expect("is never closed");
+                            let place = Place { _room: room, _counted: self.links.token() };
+                            return (stream, peer, place);
                         }
                         Err(error) if gave_up(&error) => {}
                         Err(error) => {
@@ -161,6 +188,42 @@ impl Server {
             })
             .await
     }
+}
+
+async fn admit(server: &Arc<Server>, entrance: Entrance, app: &FrontDoor) {
+    while let Some((stream, peer, place)) = server.accept(&entrance.listener).await {
+        let (server, tls, app) = (server.clone(), entrance.tls.clone(), app.clone());
+        tokio::spawn(async move {
+            let wire = match tls {
+                None => Wire::Plain(stream),
+                Some(tls) => match shake_hands(&server, &tls, stream).await {
+                    Ok(wire) => wire,
+                    Err(error) => return tracing::debug!(%peer, %error, "no TLS"),
+                },
+            };
+            if let Some(protocol) = wire.protocol() {
+                tracing::debug!(%peer, protocol = %protocol.escape_ascii(), "TLS");
+            }
+            let line = Line::new(peer, wire.scheme(), server.abandon.clone());
+            serve(server, Link::new(wire, line, place), app).await;
+        });
+    }
+}
+
+async fn shake_hands(server: &Server, tls: &TlsAcceptor, stream: TcpStream) -> io::Result<Wire> {
+    let handshake = timeout(server.limits.handshake, tls.accept(stream));
+    match server.stop.run_until_cancelled(handshake).await {
+        None => Err(io::Error::other("stopping")),
+        Some(Err(_)) => Err(io::ErrorKind::TimedOut.into()),
+        Some(Ok(stream)) => Ok(Wire::Tls(Box::new(stream?))),
+    }
+}
+
+/// What a connection holds of the server's as long as it is there.
+struct Place {
+    _room: OwnedSemaphorePermit,
+    /// Also counts what was upgraded.
+    _counted: TaskTrackerToken,
 }
 
 /// Whether it is only the one client that has gone before it was accepted.

@@ -1,7 +1,8 @@
 """Fixtures: the gateway all tests share, sandboxes in it, and gateways of a test's own.
 
 As root, with a release binary: `pytest tests/python` in an environment of `requirements.txt`, then
-`pytest tests/python -m sdk` in one of `requirements-old.txt`. `COPPICE_BIN` names another binary.
+`pytest tests/python --tls` in the same, and `pytest tests/python -m sdk` in one of
+`requirements-old.txt`. `COPPICE_BIN` names another binary.
 """
 
 import importlib.metadata
@@ -15,15 +16,44 @@ import pytest
 import pytest_asyncio
 from e2b import AsyncSandbox, Sandbox
 
-from gateway import KEY, Gateway
+from domain import Domain
+from gateway import Gateway
 from hoststate import HostState, assert_back_to
 
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
 FIRST_BUILD = 600
 
 
-def pytest_report_header():
-    return f"e2b {'.'.join(map(str, SDK))}"
+def pytest_addoption(parser):
+    told = "the main list and what is only of TLS, with an SDK that is given E2B_DOMAIN alone"
+    parser.addoption("--tls", action="store_true", help=told)
+
+
+def pytest_configure(config):
+    config.domain = None
+    if config.getoption("tls"):
+        config.domain = Domain()
+        config.domain.enter()
+
+
+def pytest_unconfigure(config):
+    if config.domain:
+        config.domain.remove()
+
+
+def pytest_report_header(config):
+    how = f"E2B_DOMAIN={config.domain.given}" if config.domain else "E2B_API_URL"
+    return f"e2b {'.'.join(map(str, SDK))} by {how}"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without `--tls` all but what is marked so, with it that and the main list."""
+    kept = {True: [], False: []}
+    for item in items:
+        tls, sdk = (item.get_closest_marker(name) is not None for name in ("tls", "sdk"))
+        kept[(tls or sdk) if config.domain else not tls].append(item)
+    items[:] = kept[True]
+    config.hook.pytest_deselected(items=kept[False])
 
 
 def warm(gateway):
@@ -49,19 +79,22 @@ def host():
     """The clean environment every gateway of the run starts in."""
     assert os.geteuid() == 0, "these tests make real sandboxes and must run as root"
     for name in list(os.environ):
-        if name.startswith("E2B_") or name.lower().endswith("_proxy"):
+        foreign = ("E2B_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS")
+        if name.startswith(foreign) or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 
 @pytest.fixture(scope="session")
-def gateway(host):
+def gateway(host, pytestconfig):
     """The gateway most tests share; what it leaves behind when it goes fails the run."""
-    gateway = Gateway()
+    # The log then has a line for every handshake.
+    env = {"COPPICE_LOG_LEVEL": "debug"} if pytestconfig.domain else {}
+    gateway = Gateway(env=env, domain=pytestconfig.domain)
     before = HostState.of(gateway)
     try:
         gateway.start(patience=FIRST_BUILD)
-        os.environ.update(E2B_API_URL=gateway.url, E2B_SANDBOX_URL=gateway.url, E2B_API_KEY=KEY)
+        os.environ.update(gateway.settings)
         warm(gateway)
         yield gateway
         gateway.end()

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -18,12 +20,14 @@ KEY = "e2b_" + "0" * 40
 STARTED_WITH = {
     name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "E2B_"))
 }
+# Words that put a command where the host's own mounts are, when the tests have left that place.
+OUTSIDE = []
 
 
 def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
     """Runs one command of the binary to its end."""
     return subprocess.run(
-        [*prefix, binary, *argv],
+        [*OUTSIDE, *prefix, binary, *argv],
         env={**STARTED_WITH, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -35,12 +39,16 @@ def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
 class Gateway:
     """One data directory and, between `start` and an end, the process that serves it."""
 
-    def __init__(self, *flags, env=None, prefix=(), data_dir=None, templates=TEMPLATES):
+    def __init__(
+        self, *flags, env=None, prefix=(), data_dir=None, templates=TEMPLATES, domain=None
+    ):
         # Short: unix sockets below it have 104 bytes for their whole path.
         self.base = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
         self.data_dir = data_dir or self.base / "d"
         self.flags, self.env, self.prefix = flags, env or {}, prefix
         self.listen, self.process = "127.0.0.1:0", None
+        # A `Domain`: clients then come by its names, over TLS, and know nothing else.
+        self.domain = domain
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         templates.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.data_dir / "templates").symlink_to(templates)
@@ -49,8 +57,9 @@ class Gateway:
         """Starts the process, on the address it had before if it had one."""
         with open(self.base / "out", "wb") as out, open(self.base / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, BINARY, "serve", "--listen", self.listen]
-                + ["--data-dir", self.data_dir, *self.flags, *more_flags],
+                [*OUTSIDE, *self.prefix, BINARY, "serve", "--listen", self.listen]
+                + ["--data-dir", self.data_dir, *(self.domain.flags if self.domain else [])]
+                + [*self.flags, *more_flags],
                 env={**STARTED_WITH, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -79,18 +88,41 @@ class Gateway:
         return "\n".join((self.base / "log").read_text(errors="replace").splitlines()[-lines:])
 
     @property
-    def url(self):
-        return f"http://{self.listen}"
-
-    @property
     def address(self):
         host, _, port = self.listen.rpartition(":")
         return host, int(port)
 
     @property
+    def host(self):
+        """What a client that is sent to `url` calls it."""
+        return f"api.{self.domain.given}" if self.domain else self.listen
+
+    @property
+    def url(self):
+        return f"https://{self.host}" if self.domain else f"http://{self.host}"
+
+    def connect(self, timeout=10):
+        """A connection to `url` on which HTTP/1.1 can be spoken by hand."""
+        name, _, port = self.host.rpartition(":")
+        connection = socket.create_connection((name, int(port)), timeout)
+        if not self.domain:
+            return connection
+        context = ssl.create_default_context(cafile=self.domain.ca)
+        return context.wrap_socket(connection, server_hostname=name)
+
+    @property
     def opts(self):
         """What points one call of the SDK at this gateway."""
+        if self.domain:
+            return {"domain": self.domain.given, "api_key": KEY}
         return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
+
+    @property
+    def settings(self):
+        """The environment of an SDK that uses this gateway."""
+        if self.domain:
+            return {**self.domain.settings, "E2B_API_KEY": KEY}
+        return {"E2B_API_URL": self.url, "E2B_SANDBOX_URL": self.url, "E2B_API_KEY": KEY}
 
     def http(self, **headers):
         """A plain HTTP client with the API key; a header given as None is left out."""
@@ -99,7 +131,6 @@ class Gateway:
             base_url=self.url,
             headers={name: value for name, value in given.items() if value is not None},
             timeout=30,
-            trust_env=False,
         )
 
     def ids(self):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import threading
 import time
 
@@ -89,7 +88,7 @@ def open_stream(gateway, sandbox):
     message = b"\0" + len(body).to_bytes(4, "big") + body
     head = [
         "POST /process.Process/Start HTTP/1.1",
-        f"Host: {gateway.listen}",
+        f"Host: {gateway.host}",
         f"E2b-Sandbox-Id: {sandbox.sandbox_id}",
         "E2b-Sandbox-Port: 49983",
         f"X-Access-Token: {sandbox._envd_access_token}",
@@ -97,7 +96,7 @@ def open_stream(gateway, sandbox):
         "Connect-Protocol-Version: 1",
         f"Content-Length: {len(message)}",
     ]
-    stream = socket.create_connection(gateway.address, timeout=10)
+    stream = gateway.connect()
     stream.sendall("\r\n".join([*head, "", ""]).encode() + message)
     seen = b""
     while b'"start"' not in seen:

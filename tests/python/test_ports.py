@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import socket
 import time
 import uuid
 
@@ -35,7 +34,7 @@ def web(sandbox):
 
 
 def request(gateway, headers, method="GET", path="/", **options):
-    with httpx.Client(base_url=gateway.url, timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=30) as http:
         return http.request(method, path, headers=headers, **options)
 
 
@@ -46,7 +45,7 @@ def test_a_server_on_the_loopback_is_reached(gateway, web, route):
     told = answer.json()
     assert told["path"] == "/a%2Fb/%C3%BC?q=1&q=%20"
     assert told["headers"]["x-mine"] == "kept"
-    assert told["headers"]["host"] == route(web).get("Host", gateway.listen)
+    assert told["headers"]["host"] == route(web).get("Host", gateway.host)
     assert request(gateway, route(web), path="/teapot").status_code == 418
 
 
@@ -62,7 +61,7 @@ def test_bodies_go_through_whole(gateway, web, route):
 @both
 def test_server_sent_events_come_one_by_one(gateway, web, route):
     seen = []
-    with httpx.stream("GET", f"{gateway.url}/sse", headers=route(web), trust_env=False) as answer:
+    with httpx.stream("GET", f"{gateway.url}/sse", headers=route(web)) as answer:
         assert answer.headers["content-type"] == "text/event-stream"
         for line in answer.iter_lines():
             if line:
@@ -75,10 +74,13 @@ def test_server_sent_events_come_one_by_one(gateway, web, route):
 def test_a_websocket_echoes(gateway, web, route):
     headers = route(web)
     # The name is only for the Host header; the connection is made here.
-    host = headers.pop("Host", gateway.listen)
-    connection = socket.create_connection(gateway.address)
+    host = headers.pop("Host", gateway.host)
     with connect(
-        f"ws://{host}/ws", sock=connection, additional_headers=headers, proxy=None, compression=None
+        f"ws://{host}/ws",
+        sock=gateway.connect(),
+        additional_headers=headers,
+        proxy=None,
+        compression=None,
     ) as websocket:
         for message in ("hello", "grüße " * 20_000, b"\0\xff" * 500, ""):
             websocket.send(message)
@@ -86,22 +88,20 @@ def test_a_websocket_echoes(gateway, web, route):
 
 
 def test_many_requests_go_through_at_once(gateway, web):
-    with httpx.Client(base_url=gateway.url, headers=by_headers(web), trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, headers=by_headers(web)) as http:
         for n in range(200):
             assert http.get(f"/{n}").json()["path"] == f"/{n}"
 
 
 def test_a_client_that_leaves_is_gone_for_the_server_at_once(gateway, web, eventually):
-    with httpx.stream(
-        "GET", f"{gateway.url}/hold", headers=by_headers(web), trust_env=False
-    ) as answer:
+    with httpx.stream("GET", f"{gateway.url}/hold", headers=by_headers(web)) as answer:
         next(answer.iter_raw())
         assert not web.files.exists("/tmp/client-gone")
     eventually(lambda: web.files.exists("/tmp/client-gone"), timeout=2)
 
 
 def test_a_stream_from_a_server_is_reset_when_the_sandbox_ends(gateway, web):
-    with socket.create_connection(gateway.address, timeout=5) as stream:
+    with gateway.connect(timeout=5) as stream:
         routing = "".join(f"{name}: {value}\r\n" for name, value in by_headers(web).items())
         stream.sendall(f"GET /hold HTTP/1.1\r\nHost: x\r\n{routing}\r\n".encode())
         assert stream.recv(4096).startswith(b"HTTP/1.1 200")

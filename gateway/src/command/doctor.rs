@@ -6,6 +6,7 @@ use anyhow::Context;
 use coppice::{
     backend::{Backend, Check, Verdict},
     config::{self, Flags},
+    tls,
 };
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
@@ -14,7 +15,10 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     // Nothing is made: where the data directory is not there yet, its parent tells as much.
     let planned = path::absolute(&config.data_dir).context("data-dir")?;
     let data_dir = planned.ancestors().find(|dir| dir.is_dir()).unwrap_or(&planned);
-    let checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
+    let mut checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
+    if let Some(tls) = &config.tls {
+        checks.extend(tls::check(&tls.files, config.domain.as_deref()));
+    }
     let mut out = std::io::stdout().lock();
     print(&mut out, &checks)?;
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
@@ -25,7 +29,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         (0, warn) => {
             writeln!(out, "\nsandboxes can be made; {warn} warnings for {planned} of them")?
         }
-        (bad, _) => writeln!(out, "\nno sandbox can be made: {bad} to mend")?,
+        (bad, _) => writeln!(out, "\nnot ready: {bad} to mend")?,
     }
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

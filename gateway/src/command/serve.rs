@@ -1,6 +1,6 @@
 //! `coppice serve`.
 
-use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
@@ -9,8 +9,11 @@ use coppice::{
     config::{self, Config, Flags},
     data_dir::DataDir,
     front_door::FrontDoor,
+    serve::Entrance,
     template::Store,
+    tls::Certificates,
 };
+use futures_util::stream;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 /// After a signal: open requests have so long, then what the registry is about has.
 const DRAIN: Duration = Duration::from_secs(2);
 const FINISH: Duration = Duration::from_millis(2500);
+/// Between one look at the files of the certificate and the next.
+const LOOK: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
@@ -37,17 +42,23 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
             "no resolver found that sandboxes could reach: names will not resolve; give --dns"
         );
     }
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("listen: cannot listen on {}", config.listen))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen("listen", config.listen).await?;
+    let secure = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let certificates = Certificates::open(tls.files.clone()).context("TLS")?;
+            let (listener, address) = listen("tls-listen", tls.listen).await?;
+            Some((certificates, listener, address))
+        }
+    };
+    let secure_address = secure.as_ref().map(|(_, _, address)| *address);
     let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
     let templates = Store::open(data_dir)?;
     let sandboxes = super::sandboxes(&config, data_dir, host, templates.clone());
     sandboxes.adopt_all().await?;
 
-    let domain = config.domain.clone().unwrap_or_else(|| format!("localhost:{}", address.port()));
+    let domain = told_domain(&config, address, secure_address);
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),
         keys: config.keys,
@@ -62,9 +73,14 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     });
     let registry = sandboxes.registry().clone();
     let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));
-    let server = tokio::spawn(coppice::serve::run(listener, front_door, stop.clone()));
+    let mut entrances = vec![Entrance::plain(listener)];
+    if let Some((certificates, listener, _)) = secure {
+        entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
+        follow(certificates)?;
+    }
+    let server = tokio::spawn(coppice::serve::run(entrances, front_door, stop.clone()));
     let ready = tokio::select! {
-        made = announce(&templates, address) => made,
+        made = announce(&templates, address, secure_address) => made,
         () = stop.cancelled() => Ok(()),
     };
     if ready.is_ok() {
@@ -82,11 +98,51 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     ready.map(|()| ExitCode::SUCCESS)
 }
 
+async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {address}"))?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// Below which clients are told that sandboxes are. Whatever they make of it begins with `https://`.
+fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -> String {
+    let listened = secure.unwrap_or(plain).port();
+    let Some(domain) = &config.domain else { return format!("localhost:{listened}") };
+    let (name, told) = domain.split_once(':').unwrap_or((domain, "443"));
+    if secure.is_some() && told != listened.to_string() {
+        tracing::warn!(
+            "clients are told to find sandboxes on port {told} of *.{name}, and TLS is spoken on \
+             port {listened}: lead the one to the other, or give --domain {name}:{listened}"
+        );
+    }
+    domain.clone()
+}
+
+/// Takes a new certificate up when its files change, and on SIGHUP.
+fn follow(certificates: Arc<Certificates>) -> anyhow::Result<()> {
+    let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    tokio::spawn(async move {
+        certificates.follow(LOOK, stream::poll_fn(|cx| asked.poll_recv(cx))).await;
+    });
+    Ok(())
+}
+
 /// Says so on stdout as soon as a sandbox can be made.
-async fn announce(templates: &Arc<Store>, address: std::net::SocketAddr) -> anyhow::Result<()> {
+async fn announce(
+    templates: &Arc<Store>,
+    plain: SocketAddr,
+    secure: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     templates.ensure_base().await.context("template base cannot be made")?;
+    let mut lines = format!("listening on http://{plain}\n");
+    if let Some(secure) = secure {
+        lines += &format!("listening on https://{secure}\n");
+    }
+    // All at once: who has read the first line may read the second.
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "listening on http://{address}")?;
+    stdout.write_all(lines.as_bytes())?;
     stdout.flush()?;
     Ok(())
 }

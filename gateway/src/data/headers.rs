@@ -168,7 +168,7 @@ fn add_forwarded(headers: &mut HeaderMap, line: &Line, host: &str) {
         headers.insert(FORWARDED_FOR, value);
     }
     if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(line.scheme()));
     }
     if !headers.contains_key(FORWARDED_HOST)
         && let Ok(value) = HeaderValue::from_str(host)

@@ -1,33 +1,24 @@
-//! One client's connection: how its socket ends, and what it is doing.
+//! One client's connection: who it is with, what it is doing, and how it is to end.
 //!
-//! [`Line`] is the handle that travels with each request. When a sandbox ends while the connection
+//! [`Line`] is the handle that travels with each request; the bytes are [`super::wire`]'s. When a sandbox ends while the connection
 //! carries one of its streams, the client has to see a reset (RST) rather than an orderly end,
 //! which SDKs would take for a lost event.
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use http::Version;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::OwnedSemaphorePermit,
-    time::Instant,
-};
-use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
-    task::task_tracker::TaskTrackerToken,
-};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Limits;
 
@@ -36,6 +27,7 @@ pub struct Line(Arc<Shared>);
 
 struct Shared {
     peer: SocketAddr,
+    scheme: &'static str,
     reset: AtomicBool,
     abandoned: CancellationToken,
     activity: Mutex<Activity>,
@@ -54,11 +46,16 @@ struct Activity {
 }
 
 impl Line {
-    pub(super) fn new(peer: SocketAddr, abandoned: CancellationToken) -> Self {
+    pub(super) fn new(
+        peer: SocketAddr,
+        scheme: &'static str,
+        abandoned: CancellationToken,
+    ) -> Self {
         let now = Instant::now();
         let activity = Activity { requests: 0, idle: now, head: Some(now), multiplexed: false };
         Self(Arc::new(Shared {
             peer,
+            scheme,
             reset: AtomicBool::new(false),
             abandoned,
             activity: Mutex::new(activity),
@@ -70,9 +67,18 @@ impl Line {
         self.0.peer
     }
 
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.0.scheme
+    }
+
     /// Makes the connection's end a reset, whenever it comes.
     pub fn reset(&self) {
         self.0.reset.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.0.reset.load(Ordering::Acquire)
     }
 
     /// Cancelled when the server can wait no longer for what it serves.
@@ -113,7 +119,7 @@ impl Line {
         activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
     }
 
-    fn received(&self) {
+    pub(super) fn received(&self) {
         let mut activity = self.0.activity.lock();
         // On HTTP/2 what comes between requests may be a ping.
         if activity.requests == 0 && !activity.multiplexed && activity.head.is_none() {
@@ -139,86 +145,5 @@ pub struct ResetOn(Line);
 impl Drop for ResetOn {
     fn drop(&mut self) {
         self.0.0.sandbox.lock().take();
-    }
-}
-
-/// The socket itself.
-pub(super) struct Link {
-    stream: TcpStream,
-    line: Line,
-    _room: OwnedSemaphorePermit,
-    _counted: TaskTrackerToken,
-}
-
-impl Link {
-    pub(super) fn new(
-        stream: TcpStream,
-        line: Line,
-        room: OwnedSemaphorePermit,
-        counted: TaskTrackerToken,
-    ) -> Self {
-        Self { stream, line, _room: room, _counted: counted }
-    }
-
-    pub(super) fn line(&self) -> &Line {
-        &self.line
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        if self.line.0.reset.load(Ordering::Acquire) {
-            // Fails only where the socket has already ended.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Link {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.line.received();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Link {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    /// On a reset there is no orderly end first.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.line.0.reset.load(Ordering::Acquire) {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

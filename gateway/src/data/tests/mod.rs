@@ -6,6 +6,7 @@ mod hostile;
 mod routing;
 mod serving;
 mod streaming;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use axum::{Router, body::Body};
 use envd::wire::TunnelReply;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinHandle,
     time::timeout,
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     front_door::FrontDoor,
     sandbox::{Registry, Sandbox, SandboxId},
-    serve::{Limits, run_within},
+    serve::{Entrance, Limits, run_within},
 };
 
 const TOKEN: &str = "token-of-envd";
@@ -49,6 +50,10 @@ impl World {
     }
 
     async fn within(limits: Limits) -> Self {
+        Self::behind(limits, None).await
+    }
+
+    async fn behind(limits: Limits, secure: Option<Entrance>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let registry = Arc::new(Registry::default());
         let id = SandboxId::random();
@@ -58,7 +63,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(run_within(limits, listener, door, stop.clone()));
+        let entrances = [Entrance::plain(listener)].into_iter().chain(secure).collect();
+        let server = tokio::spawn(run_within(limits, entrances, door, stop.clone()));
         Self { dir, registry, id, gateway, stop, server }
     }
 
@@ -174,8 +180,8 @@ async fn serve_http(stream: UnixStream, router: Router) {
 }
 
 /// A client that sees every byte.
-struct Client {
-    stream: TcpStream,
+struct Client<S = TcpStream> {
+    stream: S,
 }
 
 #[derive(Debug)]
@@ -185,7 +191,7 @@ struct Answer {
     body: String,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     async fn write(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
