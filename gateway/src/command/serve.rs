@@ -50,6 +50,10 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let domain = config.domain.clone().unwrap_or_else(|| format!("localhost:{}", address.port()));
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),
+        templates: Box::new({
+            let templates = templates.clone();
+            move || templates.available()
+        }),
         keys: config.keys,
         domain,
         max_timeout: config.max_timeout,
