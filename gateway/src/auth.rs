@@ -2,6 +2,8 @@
 //!
 //! Keys are compared by hash in constant time; in memory there are only hashes.
 
+pub mod pages;
+
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
@@ -89,9 +91,10 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
-/// Middleware: where any key will do, a web page must not come in by a name of its own that leads
-/// to this machine (DNS rebinding), since its browser would let it send what it likes.
-pub async fn refuse_foreign_names(
+/// Middleware: where any key will do, a web page must come in neither by a name of its own that
+/// leads to this machine (DNS rebinding), since its browser would let it send what it likes, nor
+/// from elsewhere.
+pub async fn refuse_strangers(
     State(gateway): State<Gateway>,
     request: Request,
     next: Next,
@@ -104,18 +107,29 @@ pub async fn refuse_foreign_names(
              configured domain are served; give --domain or an API key",
         ));
     }
+    if let Some(origin) = request.headers().get(header::ORIGIN)
+        && !pages::may_call(&gateway, origin)
+    {
+        return Err(pages::foreign());
+    }
     Ok(next.run(request).await)
 }
 
 fn is_ours(host: &str, domain: &str) -> bool {
-    let (name, domain) = (without_port(host), without_port(domain));
-    let below = |parent: &str| {
-        let rest = name.len().checked_sub(parent.len()).map(|at| name.split_at_checked(at));
-        rest.flatten().is_some_and(|(front, end)| {
-            end.eq_ignore_ascii_case(parent) && (front.is_empty() || front.ends_with('.'))
-        })
-    };
-    name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() || below("localhost") || below(domain)
+    let name = without_port(host);
+    address(name).is_some() || is_below(name, "localhost") || is_below(name, without_port(domain))
+}
+
+fn address(name: &str) -> Option<IpAddr> {
+    name.trim_matches(['[', ']']).parse().ok()
+}
+
+/// Whether it is `parent`, or a name below it.
+fn is_below(name: &str, parent: &str) -> bool {
+    let rest = name.len().checked_sub(parent.len()).map(|at| name.split_at_checked(at));
+    rest.flatten().is_some_and(|(front, end)| {
+        end.eq_ignore_ascii_case(parent) && (front.is_empty() || front.ends_with('.'))
+    })
 }
 
 fn without_port(host: &str) -> &str {

@@ -13,6 +13,7 @@ use hyper::{body::Incoming, service::Service};
 use tower::ServiceExt;
 
 use crate::{
+    auth::pages,
     data::{Address, Credential, DataPlane, Domain, host},
     error::DataPlaneError,
     sandbox::{Registry, Sandbox},
@@ -43,6 +44,8 @@ impl FrontDoor {
     async fn answer(self, request: Request<Incoming>) -> Response<Body> {
         let line = request.extensions().get::<Line>().cloned();
         let line = line.expect("the server puts it into every request");
+        // A page whose request is to be refused can only read so if it may send it.
+        let preflight = pages::preflight(request.method(), request.headers());
         let answer = match self.destination(&request) {
             Ok(Destination::Sandbox(sandbox, port)) => {
                 self.data.forward(sandbox, port, request, &line).await
@@ -53,7 +56,7 @@ impl FrontDoor {
             }
             Err(refused) => Err(refused),
         };
-        answer.unwrap_or_else(DataPlaneError::into_response)
+        answer.unwrap_or_else(|refused| preflight.unwrap_or_else(|| refused.into_response()))
     }
 
     fn destination<B>(&self, request: &Request<B>) -> Result<Destination, DataPlaneError> {

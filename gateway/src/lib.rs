@@ -18,11 +18,13 @@ pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
+use utoipa_axum::router::OpenApiRouter;
 
 use auth::Keys;
 use error::ApiError;
 use sandbox::{Sandbox, Sandboxes};
+use template::{Available, ListTemplates};
 
 /// All a request handler may need; cheap to clone.
 #[derive(Clone)]
@@ -31,6 +33,7 @@ pub struct Gateway(Arc<Parts>);
 /// What a [`Gateway`] is made of.
 pub struct Parts {
     pub sandboxes: Sandboxes,
+    pub templates: ListTemplates,
     pub keys: Keys,
     /// Told to clients; may carry a port.
     pub domain: String,
@@ -47,6 +50,10 @@ impl Gateway {
 
     pub fn sandboxes(&self) -> &Sandboxes {
         &self.0.sandboxes
+    }
+
+    pub fn templates(&self) -> Vec<Available> {
+        (self.0.templates)()
     }
 
     pub fn keys(&self) -> &Keys {
@@ -68,11 +75,16 @@ impl Gateway {
 
 /// The control plane and what operators ask, with a JSON answer for everything else.
 pub fn router(gateway: Gateway) -> Router {
-    control::routes(&gateway)
+    let (routes, document) = OpenApiRouter::with_openapi(ops::document::without_routes())
+        .merge(control::routes(&gateway))
         .merge(ops::routes())
+        .split_for_parts();
+    routes
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(Extension(ops::document::Document::new(document)))
         .layer(middleware::from_fn(error::log_internal))
+        .layer(middleware::from_fn_with_state(gateway.clone(), auth::pages::serve))
         .with_state(gateway)
 }
 

@@ -61,6 +61,10 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let domain = told_domain(&config, address, secure_address);
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),
+        templates: Box::new({
+            let templates = templates.clone();
+            move || templates.available()
+        }),
         keys: config.keys,
         domain,
         max_timeout: config.max_timeout,

@@ -3,28 +3,52 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::{HeaderMap, StatusCode},
-    routing::post,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use utoipa::{
+    ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, SchemaType, Type},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{extract::ApiJson, shape::Handle, timeout};
-use crate::{Gateway, error::ApiError, sandbox::Wanted};
+use super::{
+    extract::ApiJson,
+    name::{self, TemplateName},
+    shape::Handle,
+    timeout,
+    unasked::{Unasked, asks_for_something, is_empty, unasked_memory, unasked_object},
+};
+use crate::{
+    Gateway,
+    error::{ApiError, InvalidBody, NoSandboxMade},
+    sandbox::Wanted,
+};
 
 /// What a client that does not say gets (seconds).
 const V1_TIMEOUT: i64 = 15;
 const V2_TIMEOUT: i64 = 300;
 const LONGEST_KEY: usize = 255;
-/// E2B's bound on names.
-const LONGEST_NAME: usize = 128;
 
-pub(super) fn routes() -> Router<Gateway> {
-    Router::new().route("/sandboxes", post(create_v1)).route("/v2/sandboxes", post(create_v2))
+pub(super) fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(create_v1)).routes(routes!(create_v2))
 }
 
+/// Makes a sandbox, for 15 seconds unless told otherwise.
+#[utoipa::path(post, path = "/sandboxes", tag = "sandboxes",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        pattern = "^[ -~]*$",
+        description = "the same key again, within five minutes, gives the same sandbox")),
+    request_body = NewSandbox, responses(
+        (status = 201, description = "it runs, and answers", body = Handle),
+        InvalidBody, NoSandboxMade,
+    ))]
 async fn create_v1(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
@@ -33,6 +57,15 @@ async fn create_v1(
     create(gateway, &headers, body, V1_TIMEOUT).await
 }
 
+/// Makes a sandbox, for five minutes unless told otherwise.
+#[utoipa::path(post, path = "/v2/sandboxes", tag = "sandboxes",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        pattern = "^[ -~]*$",
+        description = "the same key again, within five minutes, gives the same sandbox")),
+    request_body = NewSandbox, responses(
+        (status = 201, description = "it runs, and answers", body = Handle),
+        InvalidBody, NoSandboxMade,
+    ))]
 async fn create_v2(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
@@ -64,21 +97,40 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     key.map(Some).ok_or_else(refused)
 }
 
-#[derive(Deserialize)]
-struct NewSandbox {
+/// Of both generations. What is not among the named fields is refused unless it asks for nothing.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewSandbox {
+    /// A template's name.
     #[serde(rename = "templateID")]
+    #[schema(value_type = TemplateName)]
     template_id: String,
+    /// Seconds until it ends by itself.
+    #[schema(minimum = 1)]
     timeout: Option<i64>,
+    /// Without it, what the gateway is configured for.
     allow_internet_access: Option<bool>,
+    /// Given back as it is, and to filter lists by.
     metadata: Option<BTreeMap<String, String>>,
     #[serde(rename = "envVars")]
+    #[schema(schema_with = variables, required = false)]
     env_vars: Option<BTreeMap<String, String>>,
     /// Every sandbox is: the field says nothing any more.
     #[serde(rename = "secure")]
     _secure: Option<bool>,
     #[serde(rename = "autoPauseMemory")]
+    #[schema(schema_with = unasked_memory, required = false)]
     auto_pause_memory: Option<bool>,
+    #[serde(default)]
+    #[schema(schema_with = unasked_object, required = false)]
+    network: Value,
+    #[serde(default, rename = "autoResume")]
+    #[schema(schema_with = unasked_object, required = false)]
+    auto_resume: Value,
+    #[serde(default)]
+    #[schema(schema_with = unasked_object, required = false)]
+    iam: Value,
     #[serde(flatten)]
+    #[schema(value_type = std::collections::HashMap<String, Unasked>)]
     others: Map<String, Value>,
 }
 
@@ -87,9 +139,12 @@ impl NewSandbox {
         if self.auto_pause_memory == Some(false) {
             return Err(not_yet("autoPauseMemory"));
         }
-        if let Some((name, _)) =
-            self.others.iter().find(|(name, value)| asks_for_something(name, value))
-        {
+        let objects =
+            [("network", &self.network), ("autoResume", &self.auto_resume), ("iam", &self.iam)];
+        if let Some((name, _)) = objects.iter().find(|(_, value)| asks_for_something(value)) {
+            return Err(not_yet(name));
+        }
+        if let Some((name, _)) = self.others.iter().find(|(_, value)| !is_empty(value)) {
             return Err(not_yet(name));
         }
         let seconds = self.timeout.unwrap_or(default_timeout);
@@ -102,7 +157,7 @@ impl NewSandbox {
             return Err(ApiError::bad_request(text));
         }
         Ok(Wanted {
-            template: template_name(&self.template_id)?,
+            template: name::parse(&self.template_id)?,
             timeout: timeout::bounded(seconds, max)?,
             allow_internet_access: self.allow_internet_access,
             metadata: self.metadata.unwrap_or_default(),
@@ -115,60 +170,19 @@ fn not_yet(field: &str) -> ApiError {
     ApiError::bad_request(format!("{field} is not supported yet: leave it out"))
 }
 
-/// False for what SDKs send when their caller did not ask for anything.
-fn asks_for_something(name: &str, value: &Value) -> bool {
-    match (name, value) {
-        ("network" | "autoResume" | "iam", Value::Object(fields)) => {
-            fields.iter().any(|field| match field {
-                // That every port may be reached from outside is so in any case.
-                (name, Value::Bool(public)) if name == "allowPublicTraffic" => !public,
-                (_, value) => !is_empty(value),
-            })
-        }
-        _ => !is_empty(value),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(true) | Value::Number(_) => false,
-    }
+/// What [`is_variable`] is true of, in the document.
+fn variables() -> RefOr<Schema> {
+    let text = |pattern: &str| {
+        ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern.to_owned()))
+    };
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .description(Some("Of every process in it."))
+        .property_names(Some(text(r"^[^=\u0000]+$")))
+        .additional_properties(Some(text(r"^[^\u0000]*$")))
+        .into()
 }
 
 fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
-}
-
-/// `alias` or `alias:default`, in any case; the rest of E2B's grammar names what cannot exist
-/// here.
-fn template_name(text: &str) -> Result<String, ApiError> {
-    let lower = text.trim().to_lowercase();
-    let word = |word: &str, more: &[char]| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c) || more.contains(&c);
-        !word.is_empty() && word.chars().all(allowed)
-    };
-    let (name, tag) = lower.split_once(':').map_or((&*lower, None), |(n, t)| (n, Some(t)));
-    let (namespace, alias) = name.split_once('/').map_or((None, name), |(n, a)| (Some(n), a));
-    let valid = lower.len() <= LONGEST_NAME
-        && namespace.is_none_or(|namespace| word(namespace, &[]))
-        && word(alias, &[])
-        && tag.is_none_or(|tag| word(tag, &['.']));
-    if !valid {
-        let text = "templateID must be a template's name: letters, digits, - and _";
-        return Err(ApiError::bad_request(text));
-    }
-    if namespace.is_some() {
-        return Err(ApiError::not_found(format!("template '{text}' not found")));
-    }
-    match tag {
-        None | Some("default") => Ok(alias.to_owned()),
-        Some(tag) => {
-            let text = format!("tag '{tag}' does not exist for template '{alias}'");
-            Err(ApiError::not_found(text))
-        }
-    }
 }

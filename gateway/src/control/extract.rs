@@ -10,6 +10,14 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
+use utoipa::{
+    IntoParams,
+    openapi::{
+        Required,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{ObjectBuilder, Type},
+    },
+};
 
 use super::MAX_BODY;
 use crate::{error::ApiError, sandbox::SandboxId};
@@ -77,6 +85,21 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
         let id = id.filter(|id| is_word(id)).ok_or_else(invalid)?;
         // Well-formed for E2B, but none that we give out.
         id.parse().map(Self).map_err(|_| ApiError::no_sandbox(id))
+    }
+}
+
+impl IntoParams for SandboxPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[a-z0-9]+(-[a-z0-9]+)?$"));
+        let id = ParameterBuilder::new()
+            .name("id")
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True)
+            .description(Some("of a sandbox; what stands behind a hyphen is not looked at"))
+            .schema(Some(id));
+        vec![id.build()]
     }
 }
 

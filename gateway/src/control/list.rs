@@ -3,27 +3,38 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::{HeaderMap, HeaderValue},
-    routing::get,
 };
 use chrono::{DateTime, Utc};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     extract::Parameters,
-    page::{Cursor, Order, metadata_filter},
+    page::{Cursor, Order, limit, metadata_filter},
     shape::Listed,
 };
-use crate::{Gateway, error::ApiError, sandbox::Sandbox};
+use crate::{
+    Gateway,
+    error::{ApiError, InvalidQuery},
+    sandbox::Sandbox,
+};
 
-const MOST: usize = 100;
-
-pub(super) fn routes() -> Router<Gateway> {
-    Router::new().route("/v2/sandboxes", get(list_v2)).route("/sandboxes", get(list_v1))
+pub(super) fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(list_v2)).routes(routes!(list_v1))
 }
 
 /// Running ones, newest first.
+#[utoipa::path(get, path = "/sandboxes", tag = "sandboxes",
+    params(("metadata" = Option<String>, Query, example = "user=me&app=mine",
+        pattern = "^[^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*$",
+        description = "pairs all of which a sandbox's metadata must have; each key and each value \
+            percent-encoded by itself, and then once more as part of this parameter")),
+    responses(
+        (status = 200, description = "all that run", body = [Listed]),
+        InvalidQuery,
+    ))]
 async fn list_v1(
     State(gateway): State<Gateway>,
     parameters: Parameters,
@@ -33,6 +44,28 @@ async fn list_v1(
     Ok(Json(found.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect()))
 }
 
+/// In pages; `X-Next-Token` is the `nextToken` of the next one.
+#[utoipa::path(get, path = "/v2/sandboxes", tag = "sandboxes",
+    params(
+        ("metadata" = Option<String>, Query, example = "user=me&app=mine",
+            pattern = "^[^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*$",
+            description = "as of the elder list"),
+        ("state" = Option<String>, Query, pattern = "^(running|paused)(,(running|paused))*$",
+            description = "both if left out; as yet none is ever paused"),
+        ("order" = inline(Option<Order>), Query, description = "by when they started; `desc` if left out"),
+        ("startedAfter" = Option<String>, Query, format = DateTime),
+        ("template" = Option<String>, Query, description = "a template's name"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 100,
+            description = "100 if left out"),
+        ("nextToken" = Option<String>, Query, description = "from the page before"),
+    ),
+    responses(
+        (status = 200, description = "one page", body = [Listed], headers(
+            ("x-next-token" = String, description = "there is another page"),
+            ("x-total-running" = usize, description = "on all pages together"),
+        )),
+        InvalidQuery,
+    ))]
 async fn list_v2(
     State(gateway): State<Gateway>,
     parameters: Parameters,
@@ -116,11 +149,6 @@ impl Query {
             Some("asc") => Order::Ascending,
             Some(_) => return Err(ApiError::bad_request("order must be asc or desc")),
         };
-        let limit = parameters.take("limit").map(|text| {
-            let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-            limit
-                .ok_or_else(|| ApiError::bad_request(format!("limit must be between 1 and {MOST}")))
-        });
         let after = parameters.take("nextToken").map(|token| Cursor::parse(&token, order));
         let started_after = parameters.take("startedAfter").map(|text| {
             let time = DateTime::parse_from_rfc3339(&text).map(|time| time.with_timezone(&Utc));
@@ -134,7 +162,7 @@ impl Query {
                 started_after: started_after.transpose()?,
             },
             order,
-            limit: limit.transpose()?.unwrap_or(MOST),
+            limit: limit(parameters)?,
             after: after.transpose()?,
         })
     }

@@ -1,50 +1,113 @@
-//! What E2B has and this version has not: 501, with its name.
+//! What E2B has and this version has not: 501, with its name, whatever the request says.
 
-use axum::{
-    Router,
-    routing::{any, get, post, put},
+use std::future::ready;
+
+use axum::routing::{MethodRouter, on};
+use utoipa::openapi::{
+    HttpMethod, Required,
+    path::{OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder},
+    response::ResponsesBuilder,
+    schema::{ObjectBuilder, Type},
+};
+use utoipa_axum::{PathItemExt, router::OpenApiRouter};
+
+use crate::{
+    Gateway,
+    error::{ApiError, NotImplemented},
 };
 
-use crate::{Gateway, error::ApiError};
+use HttpMethod::{Delete, Get, Patch, Post, Put};
 
-pub(super) fn routes() -> Router<Gateway> {
-    let of_a_sandbox = [
-        ("/sandboxes/{id}/pause", post(not_implemented("pause"))),
-        ("/sandboxes/{id}/resume", post(not_implemented("resume"))),
-        ("/sandboxes/{id}/fork", post(not_implemented("fork"))),
-        ("/sandboxes/{id}/snapshots", post(not_implemented("snapshots"))),
-        ("/sandboxes/{id}/network", put(not_implemented("changing the network"))),
-        ("/sandboxes/{id}/metrics", get(not_implemented("metrics"))),
-        ("/sandboxes/{id}/logs", get(not_implemented("logs"))),
-        ("/v2/sandboxes/{id}/logs", get(not_implemented("logs"))),
-        ("/sandboxes/metrics", get(not_implemented("metrics"))),
-    ];
-    let whole = [
-        ("/snapshots", "snapshots"),
-        ("/templates", "templates"),
-        ("/v2/templates", "templates"),
-        ("/v3/templates", "templates"),
-        ("/default-templates", "templates"),
-        ("/volumes", "volumes"),
-        ("/volumecontent", "volumes"),
-        ("/secrets", "secrets"),
-        ("/teams", "teams"),
-        ("/api-keys", "API keys"),
-        ("/access-tokens", "access tokens"),
-    ];
-    let router = of_a_sandbox
-        .into_iter()
-        .fold(Router::new(), |router, (path, method)| router.route(path, method));
-    whole.into_iter().fold(router, |router, (path, what)| {
-        router
-            .route(path, any(not_implemented(what)))
-            .route(&format!("{path}/{{*rest}}"), any(not_implemented(what)))
+/// Method, path, and what it belongs to.
+const ROUTES: &[(HttpMethod, &str, &str)] = &[
+    (Post, "/sandboxes/{id}/pause", "pause"),
+    (Post, "/sandboxes/{id}/fork", "fork"),
+    (Post, "/sandboxes/{id}/snapshots", "snapshots"),
+    (Put, "/sandboxes/{id}/network", "changing the network"),
+    (Get, "/sandboxes/{id}/metrics", "metrics"),
+    (Get, "/sandboxes/metrics", "metrics"),
+    (Get, "/sandboxes/{id}/logs", "logs"),
+    (Get, "/v2/sandboxes/{id}/logs", "logs"),
+    (Get, "/snapshots", "snapshots"),
+    (Post, "/templates", "building templates"),
+    (Post, "/v2/templates", "building templates"),
+    (Post, "/v3/templates", "building templates"),
+    (Post, "/templates/{id}", "building templates"),
+    (Delete, "/templates/{id}", "deleting templates"),
+    (Patch, "/templates/{id}", "changing templates"),
+    (Patch, "/v2/templates/{id}", "changing templates"),
+    (Get, "/templates/{id}/files/{hash}", "building templates"),
+    (Post, "/templates/{id}/builds/{build}", "building templates"),
+    (Post, "/v2/templates/{id}/builds/{build}", "building templates"),
+    (Get, "/templates/{id}/builds/{build}/status", "building templates"),
+    (Get, "/templates/{id}/builds/{build}/logs", "building templates"),
+    (Post, "/templates/tags", "template tags"),
+    (Delete, "/templates/tags", "template tags"),
+    (Get, "/templates/{id}/tags", "template tags"),
+    (Get, "/templates/{id}/tags/count", "template tags"),
+    (Get, "/templates/{id}/tags/exists", "template tags"),
+    (Get, "/templates/{id}/tags/groups", "template tags"),
+    (Get, "/templates/{id}/tags/{tag}/assignments", "template tags"),
+    (Get, "/default-templates", "default templates"),
+    (Get, "/volumes", "volumes"),
+    (Post, "/volumes", "volumes"),
+    (Get, "/volumes/{id}", "volumes"),
+    (Delete, "/volumes/{id}", "volumes"),
+    (Get, "/volumecontent/{id}/path", "volumes"),
+    (Patch, "/volumecontent/{id}/path", "volumes"),
+    (Delete, "/volumecontent/{id}/path", "volumes"),
+    (Get, "/volumecontent/{id}/dir", "volumes"),
+    (Post, "/volumecontent/{id}/dir", "volumes"),
+    (Get, "/volumecontent/{id}/file", "volumes"),
+    (Put, "/volumecontent/{id}/file", "volumes"),
+    (Get, "/secrets", "secrets"),
+    (Post, "/secrets", "secrets"),
+    (Get, "/secrets/{id}", "secrets"),
+    (Post, "/secrets/{id}", "secrets"),
+    (Delete, "/secrets/{id}", "secrets"),
+    (Get, "/teams", "teams"),
+    (Get, "/teams/{id}/metrics", "teams"),
+    (Get, "/teams/{id}/metrics/max", "teams"),
+    (Get, "/api-keys", "API keys"),
+    (Post, "/api-keys", "API keys"),
+    (Patch, "/api-keys/{id}", "API keys"),
+    (Delete, "/api-keys/{id}", "API keys"),
+    (Post, "/access-tokens", "access tokens"),
+];
+
+pub(super) fn routes() -> OpenApiRouter<Gateway> {
+    ROUTES.iter().fold(OpenApiRouter::new(), |router, (method, path, what)| {
+        router.routes(route(method, path, what))
     })
 }
 
-/// Handles any request alike, whatever its body.
-fn not_implemented(
+/// The route with its piece of the document, as the macro `routes!` would have it.
+fn route(
+    method: &HttpMethod,
+    path: &str,
     what: &'static str,
-) -> impl Fn() -> std::future::Ready<ApiError> + Clone + Send + Sync + 'static {
-    move || std::future::ready(ApiError::not_implemented(what))
+) -> utoipa_axum::router::UtoipaMethodRouter<Gateway> {
+    let answer: MethodRouter<Gateway> =
+        on(method.to_method_filter(), move || ready(ApiError::not_implemented(what)));
+    let responses = ResponsesBuilder::new().responses_from_into_responses::<NotImplemented>();
+    let operation = names(path)
+        .fold(OperationBuilder::new(), |operation, name| {
+            let text = ObjectBuilder::new().schema_type(Type::String);
+            let parameter = ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Path)
+                .required(Required::True)
+                .schema(Some(text));
+            operation.parameter(parameter)
+        })
+        .tag("not yet")
+        .summary(Some(what))
+        .responses(responses.build());
+    let item = PathItem::new(method.clone(), operation);
+    (Vec::new(), PathsBuilder::new().path(path, item).build(), answer)
+}
+
+/// `id` and `build` of `/templates/{id}/builds/{build}`.
+fn names(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
 }

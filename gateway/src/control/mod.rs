@@ -8,31 +8,64 @@ mod create;
 mod extract;
 mod list;
 mod missing;
+mod name;
 mod page;
 mod sandbox;
 mod shape;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod timeout;
+mod unasked;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware};
+use std::time::Duration;
 
-use crate::{Gateway, auth};
+use axum::{extract::DefaultBodyLimit, middleware};
+use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirement};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{Gateway, auth, error::guarded, ops::document};
 
 /// The largest request body (bytes).
 pub const MAX_BODY: usize = 1 << 20;
 
 /// All routes, behind the API keys of `gateway`.
-pub fn routes(gateway: &Gateway) -> Router<Gateway> {
-    let known = Router::new()
+pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
+    let mut known = OpenApiRouter::new()
         .merge(create::routes())
         .merge(list::routes())
         .merge(sandbox::routes())
         .merge(timeout::routes())
         .merge(connect::routes())
+        .merge(templates::routes())
         .merge(missing::routes());
+    document_keys(known.get_openapi_mut());
+    document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     known
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(middleware::from_fn_with_state(gateway.keys().clone(), auth::require_key))
-        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_foreign_names))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
+}
+
+/// What the layers around all these routes ask and answer.
+fn document_keys(document: &mut OpenApi) {
+    for (_, operation) in document.paths.paths.values_mut().flat_map(document::operations) {
+        let either = [document::API_KEY, document::BEARER];
+        let either = either.map(|key| SecurityRequirement::new::<_, [_; 0], String>(key, []));
+        operation.security = Some(either.to_vec());
+        operation.responses.responses.extend(guarded());
+    }
+}
+
+/// Where the handlers could not say how long a timeout may be, since it is configured.
+fn document_longest_timeout(document: &mut OpenApi, max: Duration) {
+    let schemas = document.components.iter_mut().flat_map(|known| known.schemas.values_mut());
+    for schema in schemas {
+        if let RefOr::T(Schema::Object(body)) = schema
+            && let Some(RefOr::T(Schema::Object(timeout))) = body.properties.get_mut("timeout")
+            && timeout.maximum.is_none()
+        {
+            timeout.maximum = Some(max.as_secs().into());
+        }
+    }
 }

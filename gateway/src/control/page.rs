@@ -5,13 +5,43 @@ use std::collections::BTreeMap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::percent_decode_str;
+use utoipa::ToSchema;
 
+use super::extract::Parameters;
 use crate::{error::ApiError, sandbox::SandboxId};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// On one page.
+const MOST: usize = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 pub(super) enum Order {
+    #[schema(rename = "asc")]
     Ascending,
+    #[schema(rename = "desc")]
     Descending,
+}
+
+/// How many a page is to have.
+pub(super) fn limit(parameters: &Parameters) -> Result<usize, ApiError> {
+    let Some(text) = parameters.take("limit") else { return Ok(MOST) };
+    let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+    limit.ok_or_else(|| ApiError::bad_request(format!("limit must be between 1 and {MOST}")))
+}
+
+/// Of lists in the order of names: the last name of the page before.
+pub(super) mod names {
+    use super::{ApiError, BASE64_URL_SAFE_NO_PAD, Engine};
+
+    pub(in super::super) fn token(last: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(format!("name__{last}"))
+    }
+
+    pub(in super::super) fn parse(token: &str) -> Result<String, ApiError> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok();
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        let name = text.and_then(|text| Some(text.strip_prefix("name__")?.to_owned()));
+        name.ok_or_else(|| ApiError::bad_request("Invalid next token"))
+    }
 }
 
 /// The last sandbox of the page before. To a client its text means nothing.

@@ -1,14 +1,23 @@
 //! `GET` and `DELETE /sandboxes/{id}`.
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{Json, extract::State, http::StatusCode};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{extract::SandboxPath, shape::Detail};
-use crate::{Gateway, error::ApiError};
+use crate::{
+    Gateway,
+    error::{ApiError, NoSandbox},
+};
 
-pub(super) fn routes() -> Router<Gateway> {
-    Router::new().route("/sandboxes/{id}", get(show).delete(kill))
+pub(super) fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(show, kill))
 }
 
+/// All about one sandbox.
+#[utoipa::path(get, path = "/sandboxes/{id}", tag = "sandboxes", params(SandboxPath), responses(
+    (status = 200, description = "it is running", body = Detail),
+    NoSandbox,
+))]
 async fn show(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
@@ -17,6 +26,11 @@ async fn show(
     Detail::new(&gateway, &sandbox).map(Json).ok_or_else(|| ApiError::no_sandbox(&id.to_string()))
 }
 
+/// Ends it, now. What ran in it is gone when this is answered.
+#[utoipa::path(delete, path = "/sandboxes/{id}", tag = "sandboxes", params(SandboxPath), responses(
+    (status = 204, description = "it is gone"),
+    NoSandbox,
+))]
 async fn kill(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{Gateway, sandbox::Sandbox};
 
@@ -11,7 +12,7 @@ use crate::{Gateway, sandbox::Sandbox};
 const CLIENT_ID: &str = "coppice";
 
 /// Of create and connect.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Handle {
     #[serde(rename = "sandboxID")]
@@ -43,7 +44,7 @@ impl Handle {
 }
 
 /// Of a list.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Listed {
     #[serde(rename = "sandboxID")]
@@ -53,13 +54,16 @@ pub(super) struct Listed {
     #[serde(rename = "clientID")]
     client_id: &'static str,
     alias: String,
+    #[schema(format = DateTime)]
     started_at: String,
+    #[schema(format = DateTime)]
     end_at: String,
     cpu_count: u32,
     #[serde(rename = "memoryMB")]
     memory_mb: u64,
     #[serde(rename = "diskSizeMB")]
     disk_size_mb: u64,
+    /// `running`.
     state: &'static str,
     envd_version: &'static str,
     metadata: BTreeMap<String, String>,
@@ -87,7 +91,7 @@ impl Listed {
 }
 
 /// All about one.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Detail {
     #[serde(flatten)]
@@ -98,10 +102,11 @@ pub(super) struct Detail {
     lifecycle: Lifecycle,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Lifecycle {
     auto_resume: bool,
+    /// `kill`.
     on_timeout: &'static str,
 }
 
@@ -118,6 +123,6 @@ impl Detail {
     }
 }
 
-fn time(at: DateTime<Utc>) -> String {
+pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

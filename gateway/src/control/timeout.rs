@@ -2,27 +2,38 @@
 
 use std::time::Duration;
 
-use axum::{Router, extract::State, http::StatusCode, routing::post};
+use axum::{extract::State, http::StatusCode};
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::{ApiJson, SandboxPath};
-use crate::{Gateway, error::ApiError};
+use crate::{
+    Gateway,
+    error::{ApiError, InvalidBody, NoSandbox},
+};
 
 /// Refreshes are never shorter, nor longer, than this (seconds).
 const SHORTEST_REFRESH: i64 = 15;
 const LONGEST_REFRESH: i64 = 3600;
 
-pub(super) fn routes() -> Router<Gateway> {
-    Router::new()
-        .route("/sandboxes/{id}/timeout", post(set_timeout))
-        .route("/sandboxes/{id}/refreshes", post(refresh))
+pub(super) fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(set_timeout)).routes(routes!(refresh))
 }
 
-#[derive(Deserialize)]
-struct SetTimeout {
+#[derive(Deserialize, ToSchema)]
+pub(super) struct SetTimeout {
+    /// Seconds from now; cut short where it would outlive what the gateway allows.
+    #[schema(minimum = 0, maximum = 2147483647)]
     timeout: i64,
 }
 
+/// Sets when it ends by itself, sooner or later than before.
+#[utoipa::path(post, path = "/sandboxes/{id}/timeout", tag = "sandboxes", params(SandboxPath),
+    request_body = SetTimeout, responses(
+        (status = 204, description = "done"),
+        InvalidBody, NoSandbox,
+    ))]
 async fn set_timeout(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
@@ -33,11 +44,19 @@ async fn set_timeout(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Default, Deserialize)]
-struct Refresh {
+#[derive(Default, Deserialize, ToSchema)]
+pub(super) struct Refresh {
+    /// Seconds from now that it is to live at least; 15 if left out.
+    #[schema(minimum = 0, maximum = 3600)]
     duration: Option<i64>,
 }
 
+/// Of older clients: keeps it alive.
+#[utoipa::path(post, path = "/sandboxes/{id}/refreshes", tag = "sandboxes", params(SandboxPath),
+    request_body = Option<Refresh>, responses(
+        (status = 204, description = "done"),
+        InvalidBody, NoSandbox,
+    ))]
 async fn refresh(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,

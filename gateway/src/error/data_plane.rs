@@ -9,6 +9,8 @@ use axum::{
 };
 use serde::Serialize;
 
+use super::{NO, SHOULD_RETRY};
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataPlaneError {
     #[error("E2b-Sandbox-Id and E2b-Sandbox-Port must be sent together, once each")]
@@ -103,9 +105,17 @@ impl DataPlaneError {
         .expect("strings and numbers always serialise");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A web page may read them, as it may what envd answers: they tell nothing to who does not
+        // know a sandbox's id or its token.
+        let any = HeaderValue::from_static("*");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, any);
+        if matches!(self, Self::BadResponse { .. }) {
+            // The request was sent, and may have had its effect.
+            headers.insert(SHOULD_RETRY, NO);
+        }
         response
     }
 }
@@ -120,6 +130,7 @@ mod tests {
         let response = error.into_response();
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, expect);
     }
@@ -140,5 +151,19 @@ mod tests {
         )
         .await;
         check(DataPlaneError::Port, 400, r#"{"code":400,"message":"invalid sandbox port"}"#).await;
+    }
+
+    #[test]
+    fn only_what_may_have_had_its_effect_is_not_to_be_sent_again() {
+        let (sandbox_id, port) = ("a1".to_owned(), 8080);
+        let sent = DataPlaneError::BadResponse { sandbox_id: sandbox_id.clone(), port };
+        assert_eq!(sent.into_response().headers()["should-retry"], "false");
+        for not_sent in [
+            DataPlaneError::PortClosed { sandbox_id: sandbox_id.clone(), port },
+            DataPlaneError::Unreachable { sandbox_id: sandbox_id.clone(), port },
+            DataPlaneError::NotFound { sandbox_id },
+        ] {
+            assert!(!not_sent.into_response().headers().contains_key("should-retry"));
+        }
     }
 }

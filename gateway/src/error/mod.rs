@@ -4,61 +4,70 @@
 //! inside is logged once, by [`log_internal`], and never told.
 
 mod data_plane;
+mod documented;
+mod status;
 
 use std::time::Duration;
 
 use axum::{
     Json,
     extract::Request,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{backend, sandbox, template::FindError};
 
 pub use data_plane::DataPlaneError;
+pub(crate) use documented::{
+    InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoTemplate, NotImplemented, NotReady,
+    Resumed, guarded,
+};
+use status::Status;
 
 /// Seconds after which a client had better try again.
 const RETRY_FULL: u32 = 1;
 const RETRY_BUILDING: u32 = 5;
+const RETRY_BROKEN: u32 = 60;
+
+/// To SDKs it overrules what they make of the status; without it they send anything again that got
+/// a 502, 503 or 504.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
+const NO: HeaderValue = HeaderValue::from_static("false");
 
 #[derive(Debug)]
 pub struct ApiError {
-    status: StatusCode,
+    status: Status,
     message: String,
     error_code: Option<&'static str>,
-    retry_after: Option<u32>,
+    /// Trying again is of no use, whatever the status says.
+    lasting: bool,
     /// For the log only.
     internal: Option<String>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            error_code: None,
-            retry_after: None,
-            internal: None,
-        }
+    fn new(status: Status, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), error_code: None, lasting: false, internal: None }
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, message)
+        Self::new(Status::BadRequest, message)
     }
 
     pub fn unauthorized(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, message)
+        Self::new(Status::Unauthorized, message)
     }
 
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, message)
+        Self::new(Status::Forbidden, message)
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, message)
+        Self::new(Status::NotFound, message)
     }
 
     /// A sandbox that is not there; E2B's text.
@@ -68,46 +77,49 @@ impl ApiError {
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+        Self::new(Status::MethodNotAllowed, "method not allowed")
     }
 
     pub fn request_timeout(patience: Duration) -> Self {
         let text = format!("the request body did not come within {} s", patience.as_secs());
-        Self::new(StatusCode::REQUEST_TIMEOUT, text)
+        Self::new(Status::RequestTimeout, text)
     }
 
     pub fn too_large(limit: usize) -> Self {
         let text = format!("the request body is larger than {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        Self::new(Status::TooLarge, text)
     }
 
     /// What this version cannot do yet.
     pub fn not_implemented(what: &str) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, format!("{what} is not implemented yet"))
+        Self::new(Status::NotImplemented, format!("{what} is not implemented yet"))
     }
 
-    pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    /// Not now, but after so many seconds.
+    pub fn unavailable(retry_after: u32, message: impl Into<String>) -> Self {
+        Self::new(Status::Unavailable { retry_after }, message)
+    }
+
+    /// Until there is a template to make sandboxes from.
+    pub fn starting() -> Self {
+        Self::unavailable(RETRY_BUILDING, "the gateway is starting")
+    }
+
+    /// E2B's text.
+    pub fn already_running(id: &str) -> Self {
+        Self::new(Status::Conflict, format!("Sandbox {id} is already running"))
     }
 
     /// A failure of ours: `internal` goes to the log, the client learns that there is one.
     pub fn internal(internal: impl Into<String>) -> Self {
         let message = "internal error; the gateway's log has the reason";
-        Self {
-            internal: Some(internal.into()),
-            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-        }
-    }
-
-    fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
-        self
+        Self { internal: Some(internal.into()), ..Self::new(Status::Internal, message) }
     }
 
     fn full(message: String) -> Self {
         Self {
             error_code: Some("sandbox_capacity_unavailable"),
-            ..Self::unavailable(message).retry_after(RETRY_FULL)
+            ..Self::unavailable(RETRY_FULL, message)
         }
     }
 }
@@ -119,26 +131,33 @@ impl From<sandbox::Error> for ApiError {
             E::Template { name, source: FindError::Unknown } => {
                 Self::not_found(format!("template '{name}' not found"))
             }
-            E::Template { name, source: FindError::Building(progress) } => {
-                Self::unavailable(format!("template '{name}' is being built: {progress}"))
-                    .retry_after(RETRY_BUILDING)
-            }
+            E::Template { name, source: FindError::Building(progress) } => Self::unavailable(
+                RETRY_BUILDING,
+                format!("template '{name}' is being built: {progress}"),
+            ),
             E::Template { name, source: FindError::Failed(why) } => Self {
                 internal: Some(format!("template '{name}' could not be built: {why}")),
-                ..Self::unavailable(format!(
-                    "template '{name}' could not be built; the gateway's log has the reason"
-                ))
+                lasting: true,
+                ..Self::unavailable(
+                    RETRY_BROKEN,
+                    format!(
+                        "template '{name}' could not be built; the gateway's log has the reason"
+                    ),
+                )
             },
             E::Full(_) => Self::full(error.to_string()),
-            E::Stopping => Self::unavailable(error.to_string()).retry_after(RETRY_FULL),
+            E::Stopping => Self::unavailable(RETRY_FULL, error.to_string()),
             E::NotFound(id) => Self::no_sandbox(&id.to_string()),
             E::EndedInCreation(id) => {
-                Self::new(StatusCode::CONFLICT, format!("Sandbox \"{id}\" is being killed"))
+                Self::new(Status::Conflict, format!("Sandbox \"{id}\" is being killed"))
             }
-            E::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "this Idempotency-Key came before with a different request",
-            ),
+            E::KeyReused => Self {
+                error_code: Some("idempotency_request_mismatch"),
+                ..Self::new(
+                    Status::Unprocessable,
+                    "this Idempotency-Key came before with a different request",
+                )
+            },
             E::TooOld(_) => Self::bad_request("Max instance length exceeded"),
             E::Backend(backend::Error::Full(_)) => Self {
                 internal: Some(error.to_string()),
@@ -146,7 +165,7 @@ impl From<sandbox::Error> for ApiError {
             },
             E::Backend(backend::Error::Timeout(..)) => Self {
                 internal: Some(error.to_string()),
-                ..Self::new(StatusCode::GATEWAY_TIMEOUT, "the sandbox did not start in time")
+                ..Self::new(Status::StartTimeout, "the sandbox did not start in time")
             },
             E::Backend(
                 backend::Error::Call { .. }
@@ -159,11 +178,17 @@ impl From<sandbox::Error> for ApiError {
     }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// Of every failure.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody<'a> {
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     code: u16,
     message: &'a str,
+    /// For programs, where one status has several reasons.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     error_code: Option<&'static str>,
 }
 
@@ -173,14 +198,18 @@ struct Internal(String);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body {
-            code: self.status.as_u16(),
+        let status = self.status.code();
+        let body = ErrorBody {
+            code: status.as_u16(),
             message: &self.message,
             error_code: self.error_code,
         };
-        let mut response = (self.status, Json(body)).into_response();
-        if let Some(seconds) = self.retry_after {
+        let mut response = (status, Json(body)).into_response();
+        if let Some(seconds) = self.status.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.lasting {
+            response.headers_mut().insert(SHOULD_RETRY, NO);
         }
         if let Some(internal) = self.internal {
             response.extensions_mut().insert(Internal(internal));
@@ -203,6 +232,8 @@ pub async fn log_internal(request: Request, next: Next) -> Response {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use axum::http::StatusCode;
 
     use super::*;
 

@@ -1,27 +1,39 @@
-//! What the operator's tools ask.
+//! What operators and their tools ask. Without a key: probes have none, and there is nothing to
+//! learn.
 
-use axum::{Json, Router, extract::State, routing::get};
+pub(crate) mod document;
+
+use axum::{Json, extract::State};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{Gateway, error::ApiError, sandbox::Error, template::FindError};
+use crate::{
+    Gateway,
+    error::{ApiError, NotReady},
+    sandbox::Error,
+    template::{BASE, FindError},
+};
 
-/// Without a key: probes have none, and there is nothing to learn.
-pub fn routes() -> Router<Gateway> {
-    Router::new().route("/health", get(health))
+pub(crate) fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(document::show))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Health {
+    /// `healthy`.
     status: &'static str,
 }
 
-/// 200 as soon as a sandbox can be made.
+/// Whether a sandbox can be made.
+#[utoipa::path(get, path = "/health", tag = "gateway", security(()), responses(
+    (status = 200, description = "it can", body = Health),
+    NotReady,
+))]
 async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError> {
-    match gateway.sandboxes().template("base") {
+    match gateway.sandboxes().template(BASE) {
         Ok(_) => Ok(Json(Health { status: "healthy" })),
-        Err(Error::Template { source: FindError::Unknown, .. }) => {
-            Err(ApiError::unavailable("the gateway is starting"))
-        }
+        Err(Error::Template { source: FindError::Unknown, .. }) => Err(ApiError::starting()),
         Err(error) => Err(error.into()),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct TestBackend {
     /// So many of the next calls fail.
     pub(crate) failing_creates: AtomicUsize,
     pub(crate) failing_destroys: AtomicUsize,
+    /// And so many creates are not over in time.
+    pub(crate) late_creates: AtomicUsize,
     pub(crate) create_takes: Mutex<Duration>,
 }
 
@@ -64,6 +66,9 @@ impl Backend for TestBackend {
         let takes = *self.create_takes.lock();
         tokio::time::sleep(takes).await;
         fails(&self.failing_creates)?;
+        if fails(&self.late_creates).is_err() {
+            return Err(Error::Timeout("start of envd", takes));
+        }
         let ended = CancellationToken::new();
         self.cells.lock().insert(spec.id, ended.clone());
         self.specs.lock().push(spec);

@@ -15,8 +15,9 @@ mod store;
 mod tool;
 mod tree;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Limits;
@@ -38,3 +39,13 @@ pub struct Template {
     /// `None`: the user's home.
     pub workdir: Option<String>,
 }
+
+/// A template that sandboxes can be made from at present.
+#[derive(Clone, Debug)]
+pub struct Available {
+    pub template: Arc<Template>,
+    pub built_at: DateTime<Utc>,
+}
+
+/// What is available at present, in the order of names.
+pub type ListTemplates = Box<dyn Fn() -> Vec<Available> + Send + Sync>;

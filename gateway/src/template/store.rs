@@ -6,7 +6,7 @@
 //! who builds or cleans holds the lock file.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BASE, Template, debootstrap,
+    Available, BASE, Template, debootstrap,
     record::{self, Record},
     tool,
     tree::{self, failed},
@@ -68,7 +68,7 @@ pub struct Store {
 struct Shared {
     /// Canonical.
     dir: PathBuf,
-    found: RwLock<HashMap<String, Arc<Template>>>,
+    found: RwLock<BTreeMap<String, Available>>,
     build: Mutex<Build>,
 }
 
@@ -99,8 +99,8 @@ impl Store {
 
     /// The template a name means at present.
     pub fn find(&self, name: &str) -> Result<Arc<Template>, FindError> {
-        if let Some(template) = self.shared.found.read().get(name) {
-            return Ok(template.clone());
+        if let Some(found) = self.shared.found.read().get(name) {
+            return Ok(found.template.clone());
         }
         if name != BASE {
             return Err(FindError::Unknown);
@@ -110,6 +110,11 @@ impl Store {
             Build::At(step) => FindError::Building(step.clone()),
             Build::Failed(why) => FindError::Failed(why.clone()),
         })
+    }
+
+    /// All templates that are there, in the order of their names.
+    pub fn available(&self) -> Vec<Available> {
+        self.shared.found.read().values().cloned().collect()
     }
 
     /// Builds `base` if it is missing or its recipe has changed; a minute or so. Dropping the
@@ -143,15 +148,17 @@ impl Store {
 
 impl Shared {
     fn load(&self) -> Result<(), Error> {
-        let mut found = HashMap::new();
+        let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
             let path = entry.map_err(failed("list", &self.dir))?.path();
             if path.extension().is_some_and(|ext| ext == "json")
                 && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
             {
                 let record = Record::read(&path)?;
+                let built_at = record.built_at;
                 if let Some(template) = record.template(name, |digest| self.layer(digest)) {
-                    found.insert(name.to_owned(), Arc::new(template));
+                    let template = Arc::new(template);
+                    found.insert(name.to_owned(), Available { template, built_at });
                 }
             }
         }

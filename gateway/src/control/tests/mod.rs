@@ -1,6 +1,14 @@
 //! The protocol, driven through the router: every status and every shape.
 
-use std::{collections::BTreeSet, sync::Arc, sync::atomic::Ordering, time::Duration};
+mod contract;
+mod pages;
+mod templates;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -12,22 +20,26 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+use contract::Document;
+
 use crate::{
     Gateway, Parts,
     auth::Keys,
     sandbox::{
-        Rules,
+        Rules, Sandboxes,
         testing::{self, TestBackend},
     },
+    template::Available,
 };
 
 const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 const NOT_OURS: &str = "i0123456789abcdefghij";
 
 struct Bed {
-    _dir: TempDir,
+    dir: TempDir,
     backend: Arc<TestBackend>,
     router: Router,
+    document: Document,
 }
 
 struct Answer {
@@ -39,14 +51,30 @@ struct Answer {
 fn bed_with(rules: Rules) -> Bed {
     let dir = tempfile::tempdir().unwrap();
     let backend = Arc::new(TestBackend::default());
+    let sandboxes = testing::sandboxes(dir.path(), &backend, rules);
+    bed_of(dir, backend, sandboxes, Keys::parse(KEY).unwrap())
+}
+
+fn without_keys() -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(TestBackend::default());
+    let sandboxes = testing::sandboxes(dir.path(), &backend, testing::rules());
+    bed_of(dir, backend, sandboxes, Keys::parse("").unwrap())
+}
+
+fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: Keys) -> Bed {
     let gateway = Gateway::new(Parts {
-        sandboxes: testing::sandboxes(dir.path(), &backend, rules),
-        keys: Keys::parse(KEY).unwrap(),
+        sandboxes,
+        templates: Box::new(|| {
+            let template = Arc::new(testing::template());
+            vec![Available { template, built_at: "2026-11-22T09:00:00Z".parse().unwrap() }]
+        }),
+        keys,
         domain: "sandboxes.test".into(),
         max_timeout: Duration::from_secs(24 * 3600),
         disk_bytes: 5 << 30,
     });
-    Bed { _dir: dir, backend, router: crate::router(gateway) }
+    Bed { dir, backend, router: crate::router(gateway), document: Document::default() }
 }
 
 fn bed() -> Bed {
@@ -54,7 +82,15 @@ fn bed() -> Bed {
 }
 
 impl Bed {
+    /// Whatever is answered has to be in the document.
     async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answer = self.answer(request).await;
+        self.document.look_up(self, &method, &path, answer.status).await;
+        answer
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -65,6 +101,8 @@ impl Bed {
             assert_eq!(answer.body["code"], answer.status.as_u16(), "{}", answer.body);
             assert!(answer.body["message"].is_string(), "{}", answer.body);
         }
+        let later = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        assert_eq!(answer.headers.contains_key("retry-after"), later.contains(&answer.status));
         answer
     }
 
@@ -247,7 +285,8 @@ async fn templates_that_are_not_there_are_named() {
         let answer = bed.post("/v2/sandboxes", json!({"templateID": template})).await;
         assert_eq!(answer.status.as_u16(), status, "{template}");
         assert!(message(&answer).contains(expected), "{}", answer.body);
-        assert_eq!(answer.headers.contains_key("retry-after"), template == "building");
+        let lasting = answer.headers.get("should-retry").is_some_and(|value| value == "false");
+        assert_eq!(lasting, template == "broken");
     }
     assert_eq!(bed.made(), 0);
 }
@@ -259,7 +298,6 @@ async fn a_full_gateway_says_so_and_when_to_come_again() {
     let answer = bed.post("/v2/sandboxes", base()).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.body["error_code"], "sandbox_capacity_unavailable");
-    assert!(answer.headers.contains_key("retry-after"));
     bed.call(Method::DELETE, &format!("/sandboxes/{id}"), Body::empty()).await;
     bed.create(base()).await;
 }
@@ -502,6 +540,7 @@ async fn without_a_key_nothing_is_done() {
             (Method::POST, "/v2/sandboxes"),
             (Method::GET, "/sandboxes/..."),
             (Method::GET, "/templates"),
+            (Method::GET, "/volumes"),
         ] {
             let request = Request::builder().method(method).uri(path).header(name, key);
             let answer = bed.send(request.body(Body::from(base().to_string())).unwrap()).await;
@@ -552,17 +591,16 @@ async fn what_comes_later_says_so_by_name() {
     let id = bed.create(base()).await;
     for (method, path, what) in [
         (Method::POST, format!("/sandboxes/{id}/pause"), "pause"),
-        (Method::POST, format!("/sandboxes/{id}/resume"), "resume"),
         (Method::POST, format!("/sandboxes/{id}/fork"), "fork"),
         (Method::POST, format!("/sandboxes/{id}/snapshots"), "snapshots"),
         (Method::PUT, format!("/sandboxes/{id}/network"), "network"),
         (Method::GET, format!("/sandboxes/{id}/metrics"), "metrics"),
-        (Method::GET, format!("/sandboxes/{id}/logs"), "logs"),
         (Method::GET, format!("/v2/sandboxes/{id}/logs"), "logs"),
         (Method::GET, "/sandboxes/metrics?sandbox_ids=a".into(), "metrics"),
         (Method::GET, "/snapshots".into(), "snapshots"),
         (Method::POST, "/v3/templates".into(), "templates"),
-        (Method::GET, "/templates/aliases/team%2Fname%3Av1".into(), "templates"),
+        (Method::DELETE, "/templates/base".into(), "templates"),
+        (Method::PATCH, "/v2/templates/team%2Fname%3Av1".into(), "templates"),
         (Method::POST, "/v2/templates/a/builds/b".into(), "templates"),
         (Method::GET, "/volumes".into(), "volumes"),
         (Method::PUT, "/volumecontent/a/file?path=/x".into(), "volumes"),
@@ -573,4 +611,15 @@ async fn what_comes_later_says_so_by_name() {
         assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{path}");
         assert!(message(&answer).contains(what), "{path}: {}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn what_runs_cannot_be_resumed() {
+    let bed = bed();
+    let id = bed.create(base()).await;
+    let answer = bed.post(&format!("/sandboxes/{id}/resume"), json!({"timeout": 15})).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert_eq!(message(&answer), format!("Sandbox {id} is already running"));
+    let gone = bed.post(&format!("/sandboxes/{NOT_OURS}/resume"), json!({})).await;
+    assert_eq!(gone.status, StatusCode::NOT_FOUND);
 }

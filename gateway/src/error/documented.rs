@@ -1,0 +1,105 @@
+//! How refusals stand in the OpenAPI document, in groups that a handler names among its
+//! `responses`. That each status there can really come, and no other, is what the control plane's
+//! tests prove.
+
+use std::collections::BTreeMap;
+
+use axum::http::header;
+use utoipa::{
+    IntoResponses, ToSchema,
+    openapi::{
+        ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder,
+        schema::{ObjectBuilder, Type},
+    },
+};
+
+use super::{ErrorBody, SHOULD_RETRY, Status};
+
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+const UNAVAILABLE: Status = Status::Unavailable { retry_after: 0 };
+
+macro_rules! groups {
+    ($($(#[$doc:meta])* $group:ident { $($status:expr => $text:literal,)+ })+) => {
+        $(
+            $(#[$doc])*
+            pub(crate) struct $group;
+
+            impl IntoResponses for $group {
+                fn responses() -> Responses {
+                    BTreeMap::from([$(documented($status, $text)),+])
+                }
+            }
+        )+
+    };
+}
+
+groups! {
+    /// Of every call with a body.
+    InvalidBody {
+        Status::BadRequest => "the body, or something else in the request, is not valid",
+        Status::RequestTimeout => "the body did not come in time",
+        Status::TooLarge => "the body is too large",
+    }
+    InvalidQuery {
+        Status::BadRequest => "a parameter is not valid",
+    }
+    /// Of every call on one sandbox.
+    NoSandbox {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such sandbox",
+    }
+    NoTemplate {
+        Status::BadRequest => "the name, or something else in the request, is not valid",
+        Status::NotFound => "there is no such template",
+        UNAVAILABLE => "the template is being built, or could not be",
+    }
+    NoSandboxMade {
+        Status::NotFound => "there is no such template",
+        Status::Conflict => "it was killed before it was ready",
+        Status::Unprocessable => "the Idempotency-Key came before with a different request",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "there is no room, or the template is being built",
+        Status::StartTimeout => "it did not start in time; nothing is left of it",
+    }
+    Resumed {
+        Status::Conflict => "it is running",
+    }
+    NotReady {
+        UNAVAILABLE => "no sandbox can be made yet",
+    }
+    NotImplemented {
+        Status::NotImplemented => "E2B has it, this gateway does not yet",
+    }
+}
+
+/// What every call behind the keys may get.
+pub(crate) fn guarded() -> Responses {
+    BTreeMap::from([
+        documented(Status::Unauthorized, "no API key, or not a known one"),
+        documented(
+            Status::Forbidden,
+            "without API keys configured: a host name or a web page that is not the machine's own",
+        ),
+    ])
+}
+
+fn documented(status: Status, text: &str) -> (String, RefOr<Response>) {
+    let schema = Ref::from_schema_name(ErrorBody::name());
+    let mut response = ResponseBuilder::new()
+        .description(text)
+        .content("application/json", ContentBuilder::new().schema(Some(schema)).build());
+    if status.retry_after().is_some() {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+        let retry_after = HeaderBuilder::new()
+            .schema(seconds)
+            .description(Some("seconds after which to try again"));
+        let should_retry = HeaderBuilder::new()
+            .schema(ObjectBuilder::new().schema_type(Type::String))
+            .description(Some("`false` where trying again is of no use"));
+        response = response
+            .header(header::RETRY_AFTER.as_str(), retry_after.build())
+            .header(SHOULD_RETRY.as_str(), should_retry.build());
+    }
+    (status.code().as_u16().to_string(), RefOr::T(response.build()))
+}
