@@ -20,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, middleware};
 
 use auth::Keys;
+use envd::unread;
 use error::ApiError;
 use sandbox::{Sandbox, Sandboxes};
 
@@ -72,6 +73,7 @@ pub fn router(gateway: Gateway) -> Router {
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(middleware::from_fn(error::log_internal))
+        .layer(middleware::from_fn(unread::read_rest))
         .with_state(gateway)
 }
 
