@@ -23,11 +23,18 @@ const running = new AsyncLocalStorage()
 
 const unconnected = new Sandbox({ sandboxId: 'none', envdVersion: '0.6.13', sandboxDomain: 'none' })
 const seeds = [...Object.values(e2b), unconnected.files, unconnected.commands, unconnected.pty]
-export const { getSignature, waitForFile, waitForPort, waitForProcess, waitForTimeout, waitForURL } =
-  record(publicMethods(), seeds, e2b, {
-    calls: () => running.getStore(),
-    inside: (body) => running.run(undefined, body),
-  })
+export const {
+  defaultBuildLogger,
+  getSignature,
+  waitForFile,
+  waitForPort,
+  waitForProcess,
+  waitForTimeout,
+  waitForURL,
+} = record(publicMethods(), seeds, e2b, {
+  calls: () => running.getStore(),
+  inside: (body) => running.run(undefined, body),
+})
 
 process.on('exit', () => {
   const directory = process.env.COPPICE_TEST_RECORDS
