@@ -1,8 +1,9 @@
 /**
- * Runs the tests of this directory: `node run.js [node] [browser]`, as root, after `npm ci`.
+ * Runs the tests of this directory, as root, after `npm ci`: `node run.js [PART...] [FILE...]`. Parts
+ * are `node`, `browser` and `tls`; a FILE is part of a test file's name.
  *
  * Each part has a gateway of its own, which must leave the host as it was, and writes down which
- * methods of the SDK were seen to work: `target/e2e/compat/<part>.json`. `COPPICE_BIN` names the
+ * methods of the SDK were seen to work, below `target/e2e/compat`. `COPPICE_BIN` names the
  * binary if it is not the release build.
  */
 import { spawn } from 'node:child_process'
@@ -10,63 +11,87 @@ import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSyn
 import { once } from 'node:events'
 import { join } from 'node:path'
 
-import { Gateway, KEY, REPO } from './gateway.js'
+import { Domain } from './domain.js'
+import { BINARY, Gateway, KEY, REPO } from './gateway.js'
 import { assertBackTo, hostState } from './host_state.js'
 import { summary } from './record.js'
 import { VERSION, publicMethods } from './surface.js'
 
 const FIRST_BUILD = 600_000
+const OVER_TLS = ['commands', 'files', 'kill_during_run', 'pty', 'watch']
 const PARTS = {
-  node: { client: 'e2b (npm)', at_once: 3 },
-  browser: { client: 'e2b (npm) in Chromium', at_once: 1 },
+  node: { client: 'e2b (npm)', record: 'js', files: testsIn('node'), atOnce: 3 },
+  browser: { client: 'e2b (npm) in Chromium', record: 'browser', files: testsIn('browser'), atOnce: 1 },
+  tls: {
+    client: 'e2b (npm) with E2B_DOMAIN',
+    record: 'js_tls',
+    files: [...testsIn('tls'), ...OVER_TLS.map((name) => `node/${name}.test.js`)],
+    atOnce: 3,
+  },
 }
+
+function testsIn(directory) {
+  const names = readdirSync(join(import.meta.dirname, directory))
+  return names.filter((name) => name.endsWith('.test.js')).map((name) => join(directory, name))
+}
+
+const asked = process.argv.slice(2)
+const parts = Object.keys(PARTS).filter((part) => asked.includes(part))
+const only = asked.filter((name) => !(name in PARTS))
 
 /** Gives whether all tests of a part passed. */
 async function runPart(part) {
-  const { client, at_once } = PARTS[part]
-  const files = readdirSync(join(import.meta.dirname, part)).filter((name) => name.endsWith('.test.js'))
+  const { client, record, files, atOnce } = PARTS[part]
+  const domain = part === 'tls' ? await new Domain().start() : null
+  const gateway = new Gateway(domain?.flags)
   const records = mkdtempSync('/tmp/copr')
-  const gateway = new Gateway()
   try {
     const before = await hostState(gateway)
     await gateway.start(FIRST_BUILD)
-    const argv = ['--test', `--test-concurrency=${at_once}`, '--test-reporter=spec']
-    const tests = spawn(process.execPath, [...argv, ...files.map((name) => join(part, name))], {
-      cwd: import.meta.dirname,
-      stdio: ['ignore', 'inherit', 'inherit'],
-      env: {
-        ...gateway.env,
-        COPPICE_BIN: process.env.COPPICE_BIN ?? '',
-        COPPICE_TEST_RECORDS: records,
-        COPPICE_TEST_PID: gateway.process.pid,
-        E2B_API_URL: gateway.url,
-        E2B_SANDBOX_URL: gateway.url,
-        E2B_VOLUME_API_URL: gateway.url,
-        E2B_API_KEY: KEY,
-      },
-    })
-    const [code] = await once(tests, 'exit')
-    if (code !== 0) console.error(`end of the log of the gateway:\n${gateway.logTail()}`)
+    const argv = [
+      ...(domain?.prefix ?? []),
+      ...[process.execPath, '--test', `--test-concurrency=${atOnce}`, '--test-reporter=spec'],
+      ...files.filter((file) => only.length === 0 || only.some((some) => file.includes(some))),
+    ]
+    const env = {
+      ...gateway.env,
+      ...(domain?.env ?? byUrl(gateway)),
+      COPPICE_BIN: BINARY,
+      COPPICE_TEST_RECORDS: records,
+      COPPICE_TEST_PID: gateway.process.pid,
+      COPPICE_TEST_URL: gateway.url,
+      E2B_API_KEY: KEY,
+    }
+    const passed = await succeeds(argv, env)
+    if (!passed) console.error(`end of the log of the gateway:\n${gateway.logTail()}`)
     await gateway.end()
     await gateway.down()
     await assertBackTo(before, gateway)
-    writeRecord(part, client, records)
-    return code === 0
+    if (only.length === 0) writeRecord(record, client, records)
+    return passed
   } finally {
     await gateway.remove()
+    await domain?.stop()
     rmSync(records, { recursive: true })
   }
 }
 
-function writeRecord(part, client, records) {
+const byUrl = ({ url }) => ({ E2B_API_URL: url, E2B_SANDBOX_URL: url, E2B_VOLUME_API_URL: url })
+
+async function succeeds([program, ...argv], env) {
+  const stdio = ['ignore', 'inherit', 'inherit']
+  const [code] = await once(spawn(program, argv, { cwd: import.meta.dirname, stdio, env }), 'exit')
+  return code === 0
+}
+
+function writeRecord(name, client, records) {
   const counted = readdirSync(records).map((name) => JSON.parse(readFileSync(join(records, name))))
   const directory = join(REPO, 'target/e2e/compat')
   mkdirSync(directory, { recursive: true })
   const text = JSON.stringify(summary(client, VERSION, publicMethods(), counted), null, 1)
-  writeFileSync(join(directory, `${part}.json`), `${text}\n`)
+  writeFileSync(join(directory, `${name}.json`), `${text}\n`)
 }
 
-const parts = process.argv.slice(2)
 for (const part of parts.length ? parts : Object.keys(PARTS)) {
   if (!(await runPart(part))) process.exitCode = 1
 }

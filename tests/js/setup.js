@@ -58,7 +58,7 @@ export function test(name, body) {
 
 /** The gateway most tests share. */
 export const gateway = {
-  url: process.env.E2B_API_URL,
+  url: process.env.COPPICE_TEST_URL,
   pid: Number(process.env.COPPICE_TEST_PID),
   fetch: Gateway.prototype.fetch,
 }

@@ -79,7 +79,7 @@ async function open(host, opts) {
 const runIn = (page, name) => page.evaluate((name) => globalThis.page.run(name), name)
 
 test('in a page of localhost', { timeout: 60_000 }, async (t) => {
-  const url = process.env.E2B_API_URL
+  const url = process.env.COPPICE_TEST_URL
   const page = await open('localhost', { apiUrl: url, sandboxUrl: url, apiKey: KEY })
   const names = await page.evaluate(() => globalThis.page.names)
   assert.ok(names.length > 0)
@@ -101,7 +101,7 @@ test('a page of elsewhere comes in with a key, and not without', { timeout: 60_0
   const guarded = { apiUrl: own.url, sandboxUrl: own.url }
   assert.equal(await runIn(await open(FOREIGN, { ...guarded, apiKey: key }), NAME), null)
   assert.match(await runIn(await open(FOREIGN, { ...guarded, apiKey: KEY }), NAME), /AuthenticationError/)
-  const url = process.env.E2B_API_URL
+  const url = process.env.COPPICE_TEST_URL
   const keyless = { apiUrl: url, sandboxUrl: url, apiKey: KEY }
   assert.match(await runIn(await open(FOREIGN, keyless), NAME), /TypeError: Failed to fetch/)
 })
