@@ -4,6 +4,7 @@
  * in a mount namespace of its own, asks it: the host stays as it is.
  */
 import { spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -12,7 +13,6 @@ import { join } from 'node:path'
 import { BINARY, run } from './gateway.js'
 
 const NAME = 'coppice.test'
-const RESOLVER = '127.83.0.1'
 
 export class Domain {
   directory = mkdtempSync('/tmp/copdomain')
@@ -33,10 +33,11 @@ export class Domain {
   }
 
   async #resolve() {
+    const resolver = `127.${randomInt(1, 255)}.${randomInt(255)}.53`
     this.resolvConf = join(this.directory, 'resolv.conf')
-    writeFileSync(this.resolvConf, `nameserver ${RESOLVER}\n`)
+    writeFileSync(this.resolvConf, `nameserver ${resolver}\n`)
     const argv = ['--keep-in-foreground', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--no-hosts']
-    argv.push('--bind-interfaces', `--listen-address=${RESOLVER}`, `--address=/${NAME}/127.0.0.1`)
+    argv.push('--bind-interfaces', `--listen-address=${resolver}`, `--address=/${NAME}/127.0.0.1`)
     argv.push('--user=root', '--log-facility=-')
     this.dnsmasq = spawn('dnsmasq', argv, { stdio: ['ignore', 'ignore', 'pipe'] })
     let said = ''
@@ -51,7 +52,7 @@ export class Domain {
   /** The words before a command that run it where the domain's names are known. */
   get prefix() {
     const script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
-    return ['unshare', '--mount', 'sh', '-c', script, this.resolvConf]
+    return ['unshare', '--mount', '--propagation', 'slave', 'sh', '-c', script, this.resolvConf]
   }
 
   /** What a client takes to find the gateway, and nothing else. */

@@ -34,8 +34,9 @@ export function record(methods, seeds, functions, scope) {
 
   const reach = (value) => {
     const type = typeof value === 'function' ? value : value?.constructor
-    if (!type?.prototype || wrapped.has(type)) return
-    wrapped.add(type)
+    // By the prototype: `Template` is its class in another guise.
+    if (!type?.prototype || wrapped.has(type.prototype)) return
+    wrapped.add(type.prototype)
     for (const method of methods) {
       if (method.owner === type.name) {
         wrap(method.isStatic ? type : type.prototype, method)
@@ -49,7 +50,7 @@ export function record(methods, seeds, functions, scope) {
     if (typeof original !== 'function') return
     if (method.owner === 'TemplateBase' && !method.isStatic) {
       holder[method.member] = function (...args) {
-        steps.set(this, [...(steps.get(this) ?? []), method.name])
+        if (scope.calls()) steps.set(this, [...(steps.get(this) ?? []), method.name])
         return scope.inside(() => original.apply(this, args))
       }
       return

@@ -66,8 +66,11 @@ async function runPart(part) {
     if (!passed) console.error(`end of the log of the gateway:\n${gateway.logTail()}`)
     await gateway.end()
     await gateway.down()
-    await assertBackTo(before, gateway)
-    if (only.length === 0) writeRecord(record, client, records)
+    // Of some of the tests neither would say much.
+    if (only.length === 0) {
+      await assertBackTo(before, gateway)
+      writeRecord(record, client, records)
+    }
     return passed
   } finally {
     await gateway.remove()

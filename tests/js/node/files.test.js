@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 
 import { AuthenticationError, FileNotFoundError, FileType, InvalidArgumentError } from '../setup.js'
-import { SandboxError, gateway, sandboxFor, test } from '../setup.js'
+import { NotEnoughSpaceError, SandboxError, gateway, sandboxFor, test } from '../setup.js'
 
 const ALL_BYTES = Uint8Array.from({ length: 256 * 400 }, (_, n) => n % 256)
 const BIG = 100 << 20
@@ -116,6 +116,31 @@ test('a big file streams both ways in constant memory', async (t) => {
   const status = readFileSync(`/proc/${gateway.pid}/status`, 'utf8')
   const peak = Number(/VmHWM:\s+(\d+)/.exec(status)[1])
   assert.ok(peak < 150 << 10, `the gateway needed ${peak >> 10} MiB`)
+})
+
+test('a file that finds no room is refused as such, and is not there', async (t) => {
+  const { commands, files } = await sandboxFor(t)
+  const free = Number((await commands.run('df --output=avail -k /dev/shm | tail -1')).stdout) << 10
+  let left = free + (8 << 20)
+  const tooMuch = new ReadableStream({
+    pull(controller) {
+      left -= 1 << 20
+      controller.enqueue(new Uint8Array(1 << 20))
+      if (left <= 0) controller.close()
+    },
+  })
+  await assert.rejects(files.write('/dev/shm/much', tooMuch), NotEnoughSpaceError)
+  assert.equal(await files.exists('/dev/shm/much'), false)
+})
+
+test('a download that is aborted stops', async (t) => {
+  const { commands, files } = await sandboxFor(t)
+  await commands.run('truncate -s 1G /tmp/big')
+  const abort = new AbortController()
+  const stream = await files.read('/tmp/big', { format: 'stream', signal: abort.signal })
+  await assert.rejects(async () => {
+    for await (const _ of stream) abort.abort()
+  })
 })
 
 test('files belong to the user who writes them, and paths start from home', async (t) => {

@@ -116,6 +116,13 @@ test('a sandbox ends at its deadline', async (t) => {
   assert.equal(await sandbox.kill(), false)
 })
 
+test('many deadlines at one instant are all kept', async () => {
+  const made = await Promise.all(Array.from({ length: 10 }, () => Sandbox.create({ timeoutMs: 3000 })))
+  await eventually(async () => !(await Promise.all(made.map((one) => one.isRunning()))).some(Boolean))
+  const all = await listed()
+  assert.ok(!made.some(({ sandboxId }) => all.has(sandboxId)))
+})
+
 test('a timeout is set anew, longer and shorter', async (t) => {
   const sandbox = await sandboxFor(t, { timeoutMs: 60_000 })
   await sandbox.setTimeout(600_000)
