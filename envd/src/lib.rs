@@ -9,6 +9,7 @@
 pub mod control;
 pub mod report;
 pub mod state;
+pub mod unread;
 pub mod users;
 pub mod wire;
 

@@ -25,7 +25,7 @@ use crate::{
     process::{CHILDREN, ProcessService},
     rest,
     state::Envd,
-    tunnel,
+    tunnel, unread,
 };
 
 /// An RPC message larger than this is refused (bytes); files go through `/files`.
@@ -79,6 +79,7 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
         .merge(rpc)
         .layer(middleware::from_fn_with_state(envd.clone(), auth::require_token))
         .layer(middleware::from_fn(allow_browsers))
+        .layer(middleware::from_fn(unread::read_rest))
         .with_state(envd)
 }
 

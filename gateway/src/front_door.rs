@@ -7,7 +7,7 @@
 use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use axum::{Router, body::Body};
-use envd::wire::ENVD_PORT;
+use envd::{unread, wire::ENVD_PORT};
 use http::{Method, Request, Response};
 use hyper::{body::Incoming, service::Service};
 use tower::ServiceExt;
@@ -54,7 +54,10 @@ impl FrontDoor {
                 let answered = self.control.oneshot(request.map(Body::new)).await;
                 return answered.unwrap_or_else(|never| match never {});
             }
-            Err(refused) => Err(refused),
+            Err(refused) => {
+                unread::discard(request.into_body()).await;
+                Err(refused)
+            }
         };
         answer.unwrap_or_else(|refused| preflight.unwrap_or_else(|| refused.into_response()))
     }

@@ -22,6 +22,7 @@ use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
 use auth::Keys;
+use envd::unread;
 use error::ApiError;
 use sandbox::{Sandbox, Sandboxes};
 use template::{Available, ListTemplates};
@@ -85,6 +86,7 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(Extension(ops::document::Document::new(document)))
         .layer(middleware::from_fn(error::log_internal))
         .layer(middleware::from_fn_with_state(gateway.clone(), auth::pages::serve))
+        .layer(middleware::from_fn(unread::read_rest))
         .with_state(gateway)
 }
 

@@ -20,7 +20,7 @@ mod upgrade;
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
-use envd::wire::ENVD_PORT;
+use envd::{unread, wire::ENVD_PORT};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
@@ -98,7 +98,13 @@ async fn send(
     mut request: Request<Incoming>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     loop {
-        let mut lease = pool.lease(port).await.map_err(SendError::Connect)?;
+        let mut lease = match pool.lease(port).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                unread::discard(request.into_body()).await;
+                return Err(SendError::Connect(error));
+            }
+        };
         match lease.sender().try_send_request(request).await {
             Ok(response) => return Ok((response, lease)),
             Err(mut failed) => match failed.take_message() {
