@@ -5,6 +5,7 @@
 //! kept here instead: a client has half a minute to send a request's head, and more than ten
 //! minutes between requests, longer than any SDK's pool keeps a connection.
 
+mod half_closed;
 mod line;
 
 use std::{

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::Version;
@@ -29,7 +29,7 @@ use tokio_util::{
     task::task_tracker::TaskTrackerToken,
 };
 
-use super::Limits;
+use super::{Limits, half_closed::HalfClosed};
 
 #[derive(Clone)]
 pub struct Line(Arc<Shared>);
@@ -113,6 +113,13 @@ impl Line {
         activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
     }
 
+    /// Whether a request has come that is not answered to its end. On HTTP/2 a client cannot end
+    /// its half and wait.
+    fn answering(&self) -> bool {
+        let activity = self.0.activity.lock();
+        activity.requests > 0 && !activity.multiplexed
+    }
+
     fn received(&self) {
         let mut activity = self.0.activity.lock();
         // On HTTP/2 what comes between requests may be a ping.
@@ -146,6 +153,7 @@ impl Drop for ResetOn {
 pub(super) struct Link {
     stream: TcpStream,
     line: Line,
+    half_closed: HalfClosed,
     _room: OwnedSemaphorePermit,
     _counted: TaskTrackerToken,
 }
@@ -157,7 +165,7 @@ impl Link {
         room: OwnedSemaphorePermit,
         counted: TaskTrackerToken,
     ) -> Self {
-        Self { stream, line, _room: room, _counted: counted }
+        Self { stream, line, half_closed: HalfClosed::default(), _room: room, _counted: counted }
     }
 
     pub(super) fn line(&self) -> &Line {
@@ -181,11 +189,13 @@ impl AsyncRead for Link {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             self.line.received();
+        } else if buffer.remaining() > 0 && self.line.answering() {
+            ready!(self.half_closed.poll_gone(cx));
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -195,7 +205,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.half_closed.took();
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_write_vectored(
@@ -203,7 +215,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let taken = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.half_closed.took();
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {
