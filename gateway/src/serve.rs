@@ -5,6 +5,7 @@
 //! kept here instead: a client has half a minute to send a request's head, and more than ten
 //! minutes between requests, longer than any SDK's pool keeps a connection.
 
+mod crowd;
 mod half_closed;
 mod line;
 
@@ -31,9 +32,13 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::front_door::FrontDoor;
+use crowd::Crowd;
 use line::{Busy, Link};
 pub use line::{Line, ResetOn};
 
@@ -93,6 +98,10 @@ pub async fn run_within(
     stop: CancellationToken,
 ) {
     let server = Arc::new(Server::new(limits, stop));
+    let _tending = AbortOnDropHandle::new(tokio::spawn({
+        let server = server.clone();
+        async move { server.crowd.tend(&server.links).await }
+    }));
     while let Some(link) = server.accept(&listener).await {
         tokio::spawn(serve(server.clone(), link, app.clone()));
     }
@@ -112,6 +121,7 @@ struct Server {
     room: Arc<Semaphore>,
     /// Holds every connection, upgraded ones included.
     links: TaskTracker,
+    crowd: Crowd,
     stop: CancellationToken,
     /// Cancelled when the time to drain is over.
     abandon: CancellationToken,
@@ -135,6 +145,7 @@ impl Server {
             http,
             room: Arc::new(Semaphore::new(limits.connections)),
             links: TaskTracker::new(),
+            crowd: Crowd::default(),
             stop,
             abandon: CancellationToken::new(),
         }
@@ -149,6 +160,7 @@ impl Server {
                     match listener.accept().await {
                         Ok((stream, peer)) => {
                             prepare(&stream);
+                            self.crowd.seen(self.links.len() + 1);
                             let line = Line::new(peer, self.abandon.clone());
                             return Link::new(stream, line, room, self.links.token());
                         }

@@ -16,6 +16,8 @@ mod tests;
 mod timeout;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
+#[cfg(fuzzing)]
+pub(crate) use {create::wanted, list::asked};
 
 use crate::{Gateway, auth};
 
