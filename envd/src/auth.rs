@@ -137,6 +137,8 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(token: Option<&str>, query: [Option<&str>; 4]) -> Result<(), String> {
@@ -193,5 +195,48 @@ mod tests {
         assert_eq!(basic_user("Basic dXNlcjo=").as_deref(), Some("user"));
         assert_eq!(basic_user("Bearer dXNlcjo="), None);
         assert_eq!(basic_user("Basic %%%"), None);
+    }
+
+    proptest! {
+        // A colon in a part would make it ambiguous which part it belongs to; that is E2B's.
+        #[test]
+        fn the_signature_that_was_made_is_the_only_one_accepted(
+            parts in prop::array::uniform2("[^:]{0,12}"),
+            ahead in prop::option::of(1..1_000_000_i64),
+            changed in 0..4_usize,
+            into in "[^:]{0,12}",
+            forged in "v1_[A-Za-z0-9+/]{43}",
+        ) {
+            let [path, user] = &parts;
+            let expiration = ahead.map(|ahead| (now() + ahead).to_string());
+            let signature = sign(path, "read", user, "secret", expiration.as_deref());
+            let asked = |path: &str, user: &str, signature: &str, expiration: Option<&str>| {
+                check(None, [Some(path), Some(user), Some(signature), expiration]).is_ok()
+            };
+            prop_assert!(asked(path, user, &signature, expiration.as_deref()));
+            prop_assert!(!asked(path, user, &forged, expiration.as_deref()));
+            for other in [("write", "secret"), ("read", "guess")] {
+                let other = sign(path, other.0, user, other.1, expiration.as_deref());
+                prop_assert!(!asked(path, user, &other, expiration.as_deref()));
+            }
+            let refused = match changed {
+                0 => into == *path || !asked(&into, user, &signature, expiration.as_deref()),
+                1 => into == *user || !asked(path, &into, &signature, expiration.as_deref()),
+                2 => !asked(path, user, &signature, Some("99999999999")),
+                _ => expiration.is_none() || !asked(path, user, &signature, None),
+            };
+            prop_assert!(refused);
+        }
+
+        #[test]
+        fn basic_authentication_is_read_as_it_was_written(user in "[^:]{0,12}", password in ".{0,12}") {
+            let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            prop_assert_eq!(basic_user(&format!("bAsIc {encoded}")), Some(user));
+        }
+
+        #[test]
+        fn no_authorization_breaks(text in "([Bb]asic )?[ -~]{0,40}") {
+            let _ = basic_user(&text);
+        }
     }
 }

@@ -145,6 +145,8 @@ fn too_long(length: usize) -> io::Error {
 mod tests {
     use std::{fs::File, io::Seek};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::{Attach, Init, LinuxAttach, PROTOCOL};
 
@@ -203,5 +205,41 @@ mod tests {
         let (gateway, mut envd) = UnixStream::pair().unwrap();
         envd.write_all(&u32::MAX.to_be_bytes()).unwrap();
         assert!(receive_attached(gateway.as_fd()).is_err());
+    }
+
+    fn attached() -> impl Strategy<Value = Attached> {
+        prop_oneof![
+            any::<u32>().prop_map(|protocol| Attached::Ready { protocol }),
+            ("\\PC{0,40}", any::<Option<i32>>(), "\\PC{0,40}")
+                .prop_map(|(step, errno, message)| Attached::Failed { step, errno, message }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_is_read_as_it_was_written_and_never_from_a_part_of_it(
+            answer in attached(),
+            cut in 0..200_usize,
+        ) {
+            let frame = frame(&answer).unwrap();
+            for length in [frame.len(), cut.min(frame.len() - 1)] {
+                let (gateway, mut envd) = UnixStream::pair().unwrap();
+                envd.write_all(&frame[..length]).unwrap();
+                drop(envd);
+                let read = receive_attached(gateway.as_fd()).ok().map(|read| format!("{read:?}"));
+                prop_assert_eq!(read, (length == frame.len()).then(|| format!("{answer:?}")));
+            }
+        }
+
+        #[test]
+        fn no_bytes_of_envd_break_or_hold_up_the_gateway(bytes: Vec<u8>, honest: bool) {
+            let (gateway, mut envd) = UnixStream::pair().unwrap();
+            if honest {
+                envd.write_all(&u32::try_from(bytes.len()).unwrap().to_be_bytes()).unwrap();
+            }
+            envd.write_all(&bytes).unwrap();
+            drop(envd);
+            prop_assert!(receive_attached(gateway.as_fd()).is_err());
+        }
     }
 }

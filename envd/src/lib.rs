@@ -7,6 +7,9 @@
 #![deny(unsafe_code)]
 
 pub mod control;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod report;
 pub mod state;
 pub mod unread;
@@ -18,6 +21,8 @@ mod auth;
 mod connect;
 mod files;
 mod filesystem;
+#[cfg(test)]
+mod hostile;
 mod os;
 mod paths;
 mod process;

@@ -94,6 +94,28 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_clean_path_is_itself_wherever_it_is_said(
+            parts in prop::collection::vec("[^/\0~.][^/\0]{0,6}", 1..5),
+            home in "/[a-z]{1,5}",
+        ) {
+            let (path, user) = (parts.join("/"), user(&home));
+            let below_home = Path::new(&home).join(&path);
+            prop_assert_eq!(resolve(&format!("/{path}"), &user, None), Ok(Path::new("/").join(&path)));
+            prop_assert_eq!(resolve(&path, &user, Some("/elsewhere")), Ok(below_home.clone()));
+            prop_assert_eq!(resolve(&format!("~/{path}"), &user, None), Ok(below_home));
+        }
+
+        #[test]
+        fn only_dots_lead_out_of_the_home(path in "[a-c/.~]{0,16}") {
+            let dots = path.split('/').any(|part| part == "..");
+            if let Ok(resolved) = resolve(&path, &user("/home/user"), None)
+                && !dots && !path.starts_with('/')
+            {
+                prop_assert!(resolved.starts_with("/home/user"), "{resolved:?}");
+            }
+        }
+
+        #[test]
         fn whatever_comes_out_is_absolute_and_clean(
             path in "[~/.a\\PC\0]{0,24}",
             home in "[/.a]{0,8}",

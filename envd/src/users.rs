@@ -112,6 +112,8 @@ fn group_line(line: &str) -> Option<(&str, u32, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn users() -> Users {
@@ -148,5 +150,42 @@ mod tests {
         assert_eq!(users().user_name(1000), "user");
         assert_eq!(users().user_name(4711), "4711");
         assert_eq!(users().group_name(27), "sudo");
+    }
+
+    proptest! {
+        #[test]
+        fn a_user_is_read_as_it_was_written(
+            users in prop::collection::btree_map("[^:\\r\\n\\PC]{1,8}", (any::<u32>(), any::<u32>(), "[^:\\r\\n\\PC]{0,12}"), 1..6),
+            groups in prop::collection::vec(any::<u32>(), 0..4),
+        ) {
+            let passwd: Vec<_> = users
+                .iter()
+                .map(|(name, (uid, gid, home))| format!("{name}:x:{uid}:{gid}:some,one:{home}:/bin/sh\n"))
+                .collect();
+            let (name, (uid, gid, home)) = users.first_key_value().unwrap();
+            let group: Vec<_> = groups.iter().map(|gid| format!("g:x:{gid}:other,{name}\n")).collect();
+            let found = Users { passwd: passwd.concat(), group: group.concat() }.find(name);
+            prop_assume!(!name.contains(','));
+            let expect: Vec<u32> = std::iter::once(*gid).chain(groups.into_iter().filter(|g| g != gid)).collect();
+            prop_assert_eq!(
+                found.unwrap(),
+                User { name: name.clone(), uid: *uid, gid: *gid, home: home.clone(), groups: expect }
+            );
+        }
+
+        #[test]
+        fn whatever_the_files_say_only_the_name_asked_for_is_found(
+            passwd in "[a-c:0-9x/\\r\n -]{0,80}",
+            group in "[a-c:0-9x,\n -]{0,60}",
+            name in "[a-c:]{0,2}",
+        ) {
+            let users = Users { passwd, group };
+            if let Ok(user) = users.find(&name) {
+                prop_assert!(!name.is_empty() && !name.contains(':'));
+                prop_assert_eq!(user.name, name);
+                prop_assert_eq!(user.groups[0], user.gid);
+            }
+            let _ = (users.user_name(0), users.group_name(0));
+        }
     }
 }

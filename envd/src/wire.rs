@@ -165,3 +165,31 @@ pub enum What {
         bytes: u64,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn what() -> impl Strategy<Value = What> {
+        prop_oneof![
+            any::<u32>().prop_map(|pid| What::ProcessStarted { pid }),
+            any::<(u32, i32, u64)>().prop_map(|(pid, exit_code, duration_ms)| {
+                What::ProcessEnded { pid, exit_code, duration_ms }
+            }),
+            any::<u64>().prop_map(|bytes| What::FileRead { bytes }),
+            any::<u64>().prop_map(|bytes| What::FileWritten { bytes }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_report_is_one_short_line_and_read_as_it_was_written(seq: u64, at: u64, what in what()) {
+            let report = Report { seq, at, what };
+            let line = serde_json::to_string(&report).unwrap();
+            prop_assert!(line.len() < MAX_REPORT && !line.contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
+        }
+    }
+}

@@ -10,6 +10,9 @@ pub mod data;
 pub mod data_dir;
 pub mod error;
 pub mod front_door;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ops;
 pub mod sandbox;
 pub mod serve;

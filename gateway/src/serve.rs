@@ -5,6 +5,8 @@
 //! kept here instead: a client has half a minute to send a request's head, and more than ten
 //! minutes between requests, longer than any SDK's pool keeps a connection.
 
+mod crowd;
+mod half_closed;
 mod line;
 mod wire;
 
@@ -36,10 +38,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::{
     sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
+    task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken},
 };
 
 use crate::front_door::FrontDoor;
+use crowd::Crowd;
 use line::Busy;
 pub use line::{Line, ResetOn};
 use wire::{Link, Wire};
@@ -119,6 +122,10 @@ pub async fn run_within(
     stop: CancellationToken,
 ) {
     let server = Arc::new(Server::new(limits, stop));
+    let _tending = AbortOnDropHandle::new(tokio::spawn({
+        let server = server.clone();
+        async move { server.crowd.tend(&server.links).await }
+    }));
     join_all(entrances.into_iter().map(|entrance| admit(&server, entrance, &app))).await;
     server.links.close();
     if timeout(limits.drain, server.links.wait()).await.is_err() {
@@ -135,6 +142,7 @@ struct Server {
     room: Arc<Semaphore>,
     /// Holds every connection, upgraded ones included.
     links: TaskTracker,
+    crowd: Crowd,
     stop: CancellationToken,
     /// Cancelled when the time to drain is over.
     abandon: CancellationToken,
@@ -158,6 +166,7 @@ impl Server {
             http,
             room: Arc::new(Semaphore::new(limits.connections)),
             links: TaskTracker::new(),
+            crowd: Crowd::default(),
             stop,
             abandon: CancellationToken::new(),
         }
@@ -176,6 +185,7 @@ impl Server {
                             let room = self.room.clone().acquire_owned().await;
                             let room = room.expect("is never closed");
                             let place = Place { _room: room, _counted: self.links.token() };
+                            self.crowd.seen(self.links.len());
                             return (stream, peer, place);
                         }
                         Err(error) if gave_up(&error) => {}

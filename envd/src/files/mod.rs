@@ -95,6 +95,19 @@ async fn write(
     Ok(axum::Json(upload::upload(&asked, &headers, body).await?))
 }
 
+#[cfg(fuzzing)]
+pub(crate) fn named_part(header: &str, length: u64) -> Option<std::ops::Range<u64>> {
+    match range::part(Some(header), length) {
+        range::Part::Bytes(bytes) => Some(bytes),
+        range::Part::Whole | range::Part::Unsatisfiable => None,
+    }
+}
+
+#[cfg(fuzzing)]
+pub(crate) fn named_file(header: &[u8]) -> Option<String> {
+    form::Disposition::parse(header).filename
+}
+
 fn bad_request(message: impl Into<String>) -> RestError {
     RestError::new(StatusCode::BAD_REQUEST, message)
 }

@@ -73,6 +73,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_range_is_cut_as_slices_are(length in 1..10_000_u64, start: u64, count in 1..10_000_u64) {
+            let start = start % length;
+            let header = format!("bytes={start}-{}", start + count - 1);
+            let expect = Part::Bytes(start..length.min(start + count));
+            prop_assert_eq!(part(Some(&header), length), expect);
+        }
+
+        #[test]
         fn no_range_leaves_the_file(header in "bytes=[0-9-]{0,24}", length: u64) {
             if let Part::Bytes(bytes) = part(Some(&header), length) {
                 prop_assert!(bytes.start < bytes.end && bytes.end <= length);

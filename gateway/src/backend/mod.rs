@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{sandbox::SandboxId, template::Template};
 
-pub use host::Host;
+pub use host::{Host, return_memory};
 pub use memory::{available_memory, disk_size};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].

@@ -186,3 +186,110 @@ fn variables() -> RefOr<Schema> {
 fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
+
+/// What a body asks for.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn wanted(body: &[u8], max: Duration) -> Result<Wanted, ApiError> {
+    super::extract::object::<NewSandbox>(body)?.wanted(V2_TIMEOUT, max)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(24 * 3600);
+
+    /// JSON of any shape, of a few levels.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-10..100_000_i64).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            let fields = prop::collection::hash_map("[a-zA-Z=\0]{0,6}", inner.clone(), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                fields.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    const FIELDS: &[&str] = &[
+        "templateID",
+        "timeout",
+        "allow_internet_access",
+        "metadata",
+        "envVars",
+        "secure",
+        "autoPause",
+        "autoPauseMemory",
+        "autoResume",
+        "network",
+        "mcp",
+        "iam",
+        "volumeMounts",
+    ];
+
+    fn field() -> impl Strategy<Value = (String, Value)> {
+        let name = prop_oneof![
+            4 => prop::sample::select(FIELDS).prop_map(str::to_owned),
+            1 => "[a-zA-Z]{1,8}",
+        ];
+        (name, json())
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_breaks_or_gives_more_than_allowed(
+            fields in prop::collection::vec(field(), 0..6),
+            named: bool,
+            cut in prop::option::of(0..40_usize),
+        ) {
+            let mut body: Map<String, Value> = fields.into_iter().collect();
+            if named {
+                body.insert("templateID".to_owned(), "base".into());
+            }
+            let mut text = serde_json::to_vec(&body).unwrap();
+            text.truncate(cut.map_or(text.len(), |cut| text.len().saturating_sub(cut)));
+            if let Ok(wanted) = wanted(&text, MAX) {
+                prop_assert!(wanted.timeout > Duration::ZERO && wanted.timeout <= MAX);
+                prop_assert!(wanted.env_vars.iter().all(|(name, value)| is_variable(name, value)));
+                // What was asked for and cannot be had was refused.
+                for later in ["autoPause", "mcp", "volumeMounts"] {
+                    prop_assert!(body.get(later).is_none_or(is_empty), "{later}");
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_break(bytes: Vec<u8>) {
+            let _ = wanted(&bytes, MAX);
+        }
+
+        #[test]
+        fn a_body_is_read_as_it_was_written(
+            template in "[a-zA-Z0-9_-]{1,40}",
+            timeout in 1..86_400_i64,
+            metadata in prop::collection::btree_map("\\PC{0,8}", "\\PC{0,8}", 0..4),
+            env_vars in prop::collection::btree_map("[^=\0]{1,8}", "[^\0]{0,8}", 0..4),
+            allow in prop::option::of(any::<bool>()),
+        ) {
+            let body = serde_json::json!({
+                "templateID": template, "timeout": timeout, "metadata": metadata,
+                "envVars": env_vars, "allow_internet_access": allow,
+            });
+            let wanted = wanted(&serde_json::to_vec(&body).unwrap(), MAX).unwrap();
+            prop_assert_eq!(wanted.template, template.to_lowercase());
+            prop_assert_eq!(wanted.timeout, Duration::from_secs(timeout.unsigned_abs()));
+            prop_assert_eq!(wanted.metadata, metadata);
+            prop_assert_eq!(wanted.env_vars, env_vars);
+            prop_assert_eq!(wanted.allow_internet_access, allow);
+        }
+    }
+}

@@ -192,3 +192,48 @@ fn template_id(name: &str) -> String {
     let name = name.trim().to_lowercase();
     name.strip_suffix(":default").map(str::to_owned).unwrap_or(name)
 }
+
+/// The limit that a query asks for.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn asked(mut parts: axum::http::request::Parts) -> Result<usize, ApiError> {
+    use axum::extract::FromRequestParts;
+    use futures_util::FutureExt;
+
+    let read = Parameters::from_request_parts(&mut parts, &()).now_or_never();
+    Query::parse(&read.expect("nothing is waited for")?).map(|query| query.limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use proptest::prelude::*;
+
+    use super::{super::page::MOST, *};
+
+    fn limit(query: &str) -> Result<usize, ApiError> {
+        let request = Request::get(format!("/v2/sandboxes?{query}")).body(()).unwrap();
+        asked(request.into_parts().0)
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_breaks_or_asks_for_too_much(
+            pairs in prop::collection::vec(
+                ("(limit|order|state|nextToken|metadata|startedAfter|template|x)", "[a-z0-9%&=,:TZ_.-]{0,24}"),
+                0..5,
+            ),
+        ) {
+            let query: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            if let Ok(limit) = limit(&query.join("&")) {
+                prop_assert!((1..=MOST).contains(&limit));
+            }
+        }
+
+        #[test]
+        fn a_limit_is_taken_as_it_is_or_refused(given: i32) {
+            let taken = limit(&format!("limit={given}")).ok();
+            let allowed = usize::try_from(given).ok().filter(|given| (1..=MOST).contains(given));
+            prop_assert_eq!(taken, allowed);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use super::extract::Parameters;
 use crate::{error::ApiError, sandbox::SandboxId};
 
 /// On one page.
-const MOST: usize = 100;
+pub(super) const MOST: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 pub(super) enum Order {

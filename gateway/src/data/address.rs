@@ -209,10 +209,33 @@ mod tests {
         }
 
         #[test]
-        fn no_host_makes_a_malformed_address(host in "\\PC{0,80}") {
-            if let Ok(Some(address)) = Address::from_host(&host, None) {
+        fn no_host_makes_a_malformed_address(
+            host in prop_oneof!["\\PC{0,80}", "[0-9]{0,6}-[a-zA-Z0-9_-]{0,66}[.:a-z0-9]{0,8}"],
+            domain in proptest::option::of("[a-z.]{0,5}"),
+        ) {
+            let domain = domain.as_deref().map(Domain::new);
+            if let Ok(Some(address)) = Address::from_host(&host, domain.as_ref()) {
                 prop_assert!(address.port != 0);
                 prop_assert!(sandbox_id(&address.sandbox).is_some());
+            }
+        }
+
+        #[test]
+        fn headers_make_the_address_they_say_or_none(
+            id in prop_oneof![proptest::collection::vec(any::<u8>(), 0..70), "[a-z0-9]{1,64}".prop_map(String::into_bytes)],
+            port in prop_oneof![proptest::collection::vec(any::<u8>(), 0..8), "[0-9]{1,6}".prop_map(String::into_bytes)],
+        ) {
+            let mut headers = HeaderMap::new();
+            let values = (HeaderValue::from_bytes(&id), HeaderValue::from_bytes(&port));
+            if let (Ok(id), Ok(port)) = values {
+                headers.insert(&SANDBOX_ID, id);
+                headers.insert(&SANDBOX_PORT, port);
+            }
+            if let Ok(Some(address)) = Address::from_headers(&headers) {
+                prop_assert_eq!(address.sandbox.as_bytes(), &id[..]);
+                prop_assert!(sandbox_id(&address.sandbox).is_some());
+                let digits = String::from_utf8(port).unwrap();
+                prop_assert_eq!(digits.parse::<u16>().ok(), Some(address.port));
             }
         }
     }

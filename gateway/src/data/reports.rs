@@ -129,6 +129,7 @@ impl Follower<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::{
         io::AsyncReadExt,
         net::{UnixListener, UnixStream},
@@ -207,5 +208,30 @@ mod tests {
         // Two seconds' worth, and what the socket and the line buffer hold.
         assert!(written < 30_000, "{written}");
         sandbox.cut().cancel();
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_sandbox_reports_its_numbers_only_rise(
+            lines in prop::collection::vec(
+                prop_oneof![any::<u64>().prop_map(report), (0..9_u64).prop_map(report), "\\PC{0,60}"],
+                0..12,
+            ),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
+            let mut follower = Follower { sandbox: &sandbox, last: 0, missed: 0, complained: false };
+            for line in lines {
+                let before = (follower.last, follower.missed);
+                match follower.take(line.trim_end()) {
+                    Ok(()) => {
+                        prop_assert!(follower.last > before.0);
+                        let gap = follower.last - before.0 - 1;
+                        prop_assert_eq!(follower.missed, before.1.saturating_add(gap));
+                    }
+                    Err(_) => prop_assert_eq!((follower.last, follower.missed), before),
+                }
+            }
+        }
     }
 }

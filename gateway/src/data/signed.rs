@@ -137,6 +137,7 @@ fn decode(text: &str) -> Cow<'_, [u8]> {
 #[cfg(test)]
 pub(super) mod tests {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -192,5 +193,66 @@ pub(super) mod tests {
             assert!(!matches(Method::POST, &format!("/files?signature={wrong}"), "secret"));
         }
         assert!(!matches(Method::POST, "/files?path=/a", "secret"));
+    }
+
+    fn url(parts: &[String; 3], signature: &str) -> String {
+        let [path, user, expires] =
+            parts.each_ref().map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string());
+        let expires = match &*expires {
+            "" => String::new(),
+            expires => format!("&signature_expiration={expires}"),
+        };
+        format!("/files?path={path}&username={user}&signature={signature}{expires}")
+    }
+
+    proptest! {
+        // A colon in a part would make it ambiguous which part it belongs to; that is E2B's.
+        #[test]
+        fn the_signature_that_was_made_is_the_only_one_accepted(
+            parts in prop::array::uniform3("[^:]{0,12}"),
+            token in "[a-z0-9]{1,12}",
+            write: bool,
+            changed in 0..5_usize,
+            into in "[^:]{0,12}",
+            flipped in 0..43_usize,
+        ) {
+            let (op, method) =
+                if write { ("write", Method::POST) } else { ("read", Method::GET) };
+            let [path, user, expires] = &parts;
+            let signature = sign(path, op, user, &token, expires);
+            prop_assert!(matches(method.clone(), &url(&parts, &signature), &token));
+
+            let other = if write { Method::GET } else { Method::POST };
+            prop_assert!(!matches(other, &url(&parts, &signature), &token));
+            let mut others = parts.clone();
+            match changed {
+                0..3 if others[changed] != into => {
+                    others[changed] = into;
+                    prop_assert!(!matches(method, &url(&others, &signature), &token));
+                }
+                3 if token != into => {
+                    prop_assert!(!matches(method, &url(&parts, &signature), &into));
+                }
+                4 => {
+                    // All but the last sign carry bits of the digest alone.
+                    let plain = percent_decode_str(&signature).decode_utf8().unwrap();
+                    let mut bytes = plain.into_owned().into_bytes();
+                    let at = PREFIX.len() + flipped.min(41);
+                    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+                    let forged = String::from_utf8(bytes).unwrap();
+                    let forged = utf8_percent_encode(&forged, NON_ALPHANUMERIC).to_string();
+                    prop_assert!(!matches(method, &url(&parts, &forged), &token));
+                }
+                _ => {}
+            }
+        }
+
+        #[test]
+        fn no_query_breaks_or_opens_anything(query in "[a-z=&%+0-9A-F_]{0,60}", given in "[ -~]{0,50}") {
+            let given = utf8_percent_encode(&given, NON_ALPHANUMERIC).to_string();
+            for uri in [format!("/files?{query}"), format!("/files?signature=v1_{given}&{query}")] {
+                prop_assert!(!matches(Method::GET, &uri, "secret"), "{uri}");
+            }
+        }
     }
 }

@@ -66,6 +66,8 @@ impl From<SandboxId> for String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -74,6 +76,19 @@ mod tests {
         assert_eq!(id.to_string().parse::<SandboxId>().unwrap(), id);
         for wrong in ["", "abc", "../../etc", &"A".repeat(32), &"g".repeat(32), &"0".repeat(33)] {
             assert!(wrong.parse::<SandboxId>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_as_it_was_written(digits in "[0-9a-f]{32}") {
+            prop_assert_eq!(digits.parse::<SandboxId>().unwrap().to_string(), digits);
+        }
+
+        #[test]
+        fn nothing_else_is_a_name(text in prop_oneof!["\\PC{0,40}", "[0-9a-fA-F{}-]{30,40}", "[0-9a-f]{31,33}"]) {
+            let digits = text.len() == 32 && text.bytes().all(|b| b"0123456789abcdef".contains(&b));
+            prop_assert_eq!(text.parse::<SandboxId>().is_ok(), digits);
         }
     }
 }

@@ -119,6 +119,13 @@ impl Line {
         activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
     }
 
+    /// Whether a request has come that is not answered to its end. On HTTP/2 a client cannot end
+    /// its half and wait.
+    pub(super) fn answering(&self) -> bool {
+        let activity = self.0.activity.lock();
+        activity.requests > 0 && !activity.multiplexed
+    }
+
     pub(super) fn received(&self) {
         let mut activity = self.0.activity.lock();
         // On HTTP/2 what comes between requests may be a ping.

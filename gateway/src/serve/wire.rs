@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Place, line::Line};
+use super::{Place, half_closed::HalfClosed, line::Line};
 
 pub(super) enum Wire {
     Plain(TcpStream),
@@ -48,12 +48,13 @@ impl Wire {
 pub(super) struct Link {
     wire: Wire,
     line: Line,
+    half_closed: HalfClosed,
     _place: Place,
 }
 
 impl Link {
     pub(super) fn new(wire: Wire, line: Line, place: Place) -> Self {
-        Self { wire, line, _place: place }
+        Self { wire, line, half_closed: HalfClosed::default(), _place: place }
     }
 
     pub(super) fn line(&self) -> &Line {
@@ -87,11 +88,13 @@ impl AsyncRead for Link {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = either!(self.poll_read(cx, buffer));
+        ready!(either!(self.poll_read(cx, buffer)))?;
         if buffer.filled().len() > before {
             self.line.received();
+        } else if buffer.remaining() > 0 && self.line.answering() {
+            ready!(self.half_closed.poll_gone(cx));
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -101,7 +104,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        either!(self.poll_write(cx, bytes))
+        let taken = ready!(either!(self.poll_write(cx, bytes)))?;
+        self.half_closed.took();
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_write_vectored(
@@ -109,7 +114,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self.poll_write_vectored(cx, slices))
+        let taken = ready!(either!(self.poll_write_vectored(cx, slices)))?;
+        self.half_closed.took();
+        Poll::Ready(Ok(taken))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -5,6 +5,7 @@
 //! when a sandbox is made or ended.
 
 mod acting;
+mod allocator;
 mod cell;
 mod cgroup;
 mod cgroup_plan;
@@ -54,6 +55,7 @@ use self::{
 };
 use super::{Backend, Cell, CellSpec, Check, Error, NetworkMode, Settings};
 use crate::sandbox::SandboxId;
+pub use allocator::return_memory;
 
 /// For all processes of a sandbox to end and its cgroups to be free.
 const DYING: Duration = Duration::from_secs(5);

@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
 use super::*;
 
 async fn answers(bytes: impl Into<Vec<u8>>) -> World {
@@ -147,4 +151,73 @@ async fn a_refused_upgrade_is_an_answer_like_any_other() {
         client.write(&format!("GET / HTTP/1.1\r\nHost: g\r\n{}\r\n", world.to(port))).await;
         assert_eq!(client.answer().await.body, "no");
     }
+}
+
+/// Pieces of responses, whole and broken.
+const PIECES: &[&str] = &[
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.0 304 x\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "Content-Length: 5\r\n",
+    "Content-Length: 99999999999999999999\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Connection: upgrade, close, \u{e9}\r\n",
+    "Upgrade: x\r\n",
+    "Set-Cookie: \u{0}\r\n",
+    ": \r\n",
+    "\r\n",
+    "5\r\nhello\r\n",
+    "0\r\n\r\n",
+    "fffffffffffffffff\r\n",
+    "hello",
+];
+
+/// Of any pieces in any order.
+fn response() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        8 => prop::sample::select(PIECES).prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+    ];
+    (any::<bool>(), prop::collection::vec(piece, 0..10)).prop_map(move |(begun, rest)| {
+        let start = if begun { PIECES[0].as_bytes() } else { b"" };
+        [start, &rest.concat()].concat()
+    })
+}
+
+#[test]
+fn no_bytes_of_a_sandbox_leave_a_client_without_an_answer() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let next: Arc<Mutex<Vec<(u8, Vec<u8>)>>> = Arc::default();
+    let world = runtime.block_on(async {
+        let (world, next) = (World::new().await, next.clone());
+        world.accept(world.bind("tunnel.sock"), move |mut stream| {
+            let (reply, bytes) = next.lock().pop().unwrap_or_default();
+            async move {
+                let _ = stream.read_u16().await;
+                let _ = stream.write_u8(reply).await;
+                if reply == TunnelReply::Open as u8 {
+                    take_request(&mut stream).await;
+                    let _ = stream.write_all(&bytes).await;
+                }
+            }
+        });
+        world
+    });
+    let replies = prop_oneof![6 => Just(TunnelReply::Open as u8), 1 => any::<u8>()];
+    // Many at once: what is no response waits a moment for the sandbox's end.
+    let cases = prop::collection::vec((replies, response()), 64);
+    proptest!(ProptestConfig::with_cases(8), |(cases in cases)| {
+        next.lock().clone_from(&cases);
+        let closed = cases.iter().filter(|(reply, _)| *reply != TunnelReply::Open as u8).count();
+        let statuses = runtime.block_on(join_all(cases.iter().map(|_| async {
+            let mut client = world.send(8080, "GET / HTTP/1.1", "").await;
+            let mut status = [0; 12];
+            let read = client.stream.read_exact(&mut status);
+            timeout(Duration::from_secs(20), read).await.expect("an answer in time").expect("one");
+            String::from_utf8_lossy(&status).into_owned()
+        })));
+        prop_assert!(statuses.iter().all(|status| status.starts_with("HTTP/1.1 ")), "{statuses:?}");
+        let refused = statuses.iter().filter(|status| status.ends_with("502")).count();
+        prop_assert!(refused >= closed, "{refused} of {closed}");
+    });
 }

@@ -1,0 +1,80 @@
+//! For `fuzz/`, in a build with `--cfg fuzzing`: the parsers that bytes of clients meet first.
+
+use std::{
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Request, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use tower::ServiceExt;
+
+use crate::{
+    auth, files, paths, server,
+    state::{Envd, Settings},
+    users::User,
+    wire::{Attach, Init, LinuxAttach, PROTOCOL, Spec},
+};
+
+static ENVD: LazyLock<Arc<Envd>> = LazyLock::new(|| {
+    Envd::new(&Spec {
+        protocol: PROTOCOL,
+        sandbox_id: "sandbox".into(),
+        template_id: "base".into(),
+        descriptors: Vec::new(),
+        attach: Attach::Linux(LinuxAttach {
+            hostname: "sandbox".into(),
+            memory_bytes: 0,
+            shm_bytes: 0,
+            cpus: Vec::new(),
+            processes: 0,
+            network: None,
+        }),
+        init: Init { default_user: Some("root".into()), ..Init::default() },
+    })
+});
+
+/// A request's body in pieces.
+pub fn body<E: Into<axum::BoxError> + Send + 'static>(pieces: [Result<Bytes, E>; 2]) -> Body {
+    Body::from_stream(stream::iter(pieces))
+}
+
+/// What an envd outside any sandbox answers.
+pub async fn ask(request: Request<Body>) -> Response<Body> {
+    let answered = server::router(ENVD.clone()).oneshot(request).await;
+    answered.unwrap_or_else(|never| match never {})
+}
+
+pub fn resolve(path: &str, home: &str, workdir: Option<&str>) -> Option<PathBuf> {
+    let user = User { name: "u".into(), uid: 1, gid: 1, home: home.into(), groups: vec![1] };
+    paths::resolve(path, &user, workdir).ok()
+}
+
+/// The bytes of a file of that length that a `Range` names.
+pub fn range(header: &str, length: u64) -> Option<Range<u64>> {
+    files::named_part(header, length)
+}
+
+pub fn disposition(header: &[u8]) -> Option<String> {
+    files::named_file(header)
+}
+
+/// Whether a signature opens a file where nobody knows the token.
+pub fn opens(path: &str, username: &str, signature: &str, expiration: Option<&str>) -> bool {
+    let settings = Settings { access_token: Some("secret".into()), ..Settings::default() };
+    auth::check_files(
+        &settings,
+        &HeaderMap::new(),
+        "read",
+        Some(path),
+        Some(username),
+        Some(signature),
+        expiration,
+    )
+    .is_ok()
+}

@@ -1,0 +1,45 @@
+"""A thousand open command streams."""
+
+import base64
+import itertools
+
+from hoststate import processes_of
+from measure import Footprint
+
+STREAMS = 1000
+SANDBOXES = 20
+
+
+def test_a_thousand_command_streams_deliver_and_end(load, healthy):
+    start = Footprint.of(load.pid)
+    lanes = [(load.sandbox(), load.wire()) for _ in range(SANDBOXES)]
+    open_ones = []
+    for number in range(STREAMS):
+        sandbox, calls = lanes[number % SANDBOXES]
+        stream = load.wire().start(sandbox, "/bin/cat", stdin=True)
+        open_ones.append((stream, sandbox, calls))
+
+    asked = itertools.count()
+
+    def ask(number=None):
+        number = next(asked) if number is None else number
+        stream, sandbox, calls = open_ones[number % STREAMS]
+        told = f"number {number}\n".encode()
+        stdin = {"stdin": base64.b64encode(told).decode()}
+        calls.call(sandbox, "process.Process/SendInput", process={"pid": stream.pid}, input=stdin)
+        assert stream.output(len(told)) == told
+
+    healthy.assert_unharmed(ask)
+    grown = Footprint.of(load.pid).grown(start)
+    print(f"memory for {STREAMS} streams: {grown:.1f} MiB")
+    assert grown < 128
+    for number in range(STREAMS):
+        ask(number)
+
+    for stream, sandbox, calls in open_ones:
+        calls.call(sandbox, "process.Process/CloseStdin", process={"pid": stream.pid})
+    for stream, *_ in open_ones:
+        output, ended = stream.end()
+        assert output == b"" and ended == {"exited": True, "status": "exit status 0"}
+    for sandbox, _ in lanes:
+        assert processes_of(sandbox.id, "user") == []
