@@ -18,7 +18,7 @@ from e2b import AsyncSandbox, Sandbox
 from gateway import KEY, Gateway
 from hoststate import HostState, assert_back_to
 
-pytest_plugins = ["recorder", "sdk"]
+pytest_plugins = ["recorder", "sdk", "probes"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
 FIRST_BUILD = 600
 
