@@ -148,7 +148,7 @@ def pytest_configure(config):
     if run is None:
         return
     version = importlib.metadata.version("e2b")
-    functions = [f"e2b.{name}" for name in e2b.__all__ if inspect.isfunction(getattr(e2b, name))]
+    functions = [name for name in e2b.__all__ if inspect.isfunction(getattr(e2b, name))]
     for half in ("sync", "async"):
         record = Record(f"{run}-{half}", f"Python, {half}", version)
         for owner in classes(half):

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Makes docs/e2b.md of what the tests wrote down in target/e2e/compat.
+
+With `--check` it writes nothing, and fails if the document that is there says otherwise. Fails in
+any case if something broke, or was used by no test and reasons.toml does not say why.
+"""
+
+import difflib
+import json
+import re
+import sys
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+FOUND = REPO / "target" / "e2e" / "compat"
+DOCUMENT = REPO / "docs" / "e2b.md"
+
+# A column, and what it is made of: the verdict of several is the worst of theirs.
+COLUMNS = {
+    "Python": ["python-sync"],
+    "Python, async": ["python-async"],
+    "older Python": ["python-old-sync", "python-old-async"],
+    "JavaScript": ["js"],
+    "browser": ["browser"],
+}
+WORST_FIRST = ["broken", "untested", "not yet", "cannot", "client", "works"]
+# JavaScript's name for what Python calls otherwise.
+ALSO_CALLED = {"sandbox.pty.send_input": "sandbox.pty.send_stdin"}
+
+GROUPS = {
+    "Sandbox": "Sandboxes: on the class",
+    "sandbox": "Sandboxes: on one",
+    "sandbox_paginator": "Sandboxes: pages of a list",
+    "sandbox.commands": "Commands: `sandbox.commands`",
+    "command_handle": "Commands: a running one",
+    "command_input_handle": "Commands: streamed input",
+    "sandbox.pty": "Terminals: `sandbox.pty`",
+    "sandbox.files": "Files: `sandbox.files`",
+    "watch_handle": "Files: a watched directory",
+    "sandbox.git": "Git: `sandbox.git`",
+    "snapshot_paginator": "Snapshots: pages of a list",
+    "Template": "Templates: on the class",
+    "template": "Templates: steps of one",
+    "Volume": "Volumes: on the class",
+    "volume": "Volumes: in one",
+    "Secret": "Secrets",
+    "secret_paginator": "Secrets: pages of a list",
+    "": "Functions and the rest",
+}
+
+HEAD = """\
+# What of E2B works
+
+{clients}
+
+Every public method of these packages and every command of the CLI, read from the packages
+themselves, and what came of it when the test suites used it against a real gateway. Nobody writes
+this file: `tests/compat/table.py` does, from what the suites leave in `target/e2e/compat`, and CI
+fails when the result is another one. Names are Python's; JavaScript has them in camel case.
+
+- **works**: answered as it should be, in tests that passed.
+- **not yet**: refused by name (501, or 400 for a field); nothing is ignored in silence.
+- **cannot**: belongs to E2B's own service.
+- client: the client's own business, sends nothing.
+- –: this client does not have it.
+"""
+
+
+def snake(name):
+    """`sandbox.getInfo` and `sandbox.get_info` are the same; a class keeps its capital."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    name = re.sub(r"[A-Z]+", lambda capitals: capitals[0].lower(), words)
+    name = words[0] + name[1:] if "." in words else name
+    return ALSO_CALLED.get(name, name)
+
+
+class Reasons:
+    def __init__(self):
+        told = tomllib.loads((HERE / "reasons.toml").read_text())
+        self.client = told["client_only"]["names"]
+        self.why = {"cannot": told["cannot"], "not yet": told["not_yet"]}
+
+    def verdict(self, name):
+        """What is to be said of something untested, and why."""
+        if any(fnmatchcase(name, pattern) for pattern in self.client):
+            return "client", None
+        for verdict, reasons in self.why.items():
+            for pattern, reason in reasons.items():
+                if fnmatchcase(name, pattern):
+                    return verdict, reason
+        return "untested", None
+
+
+class Table:
+    """Verdicts by name of a row, for each of some columns."""
+
+    def __init__(self, columns, reasons, spell=lambda name: name):
+        self.columns, self.rows, self.notes, self.versions = list(columns), {}, {}, {}
+        for column, names in columns.items():
+            for name in names:
+                found = load(name)
+                self.versions[column] = found["client"], found["version"]
+                calls = {spell(name): count for name, count in found["calls"].items()}
+                for row in dict.fromkeys(map(spell, found["surface"])):
+                    self.add(row, column, calls.get(row, {}), reasons)
+
+    def add(self, row, column, count, reasons):
+        verdict, note = of_count(count), None
+        if verdict in ("untested", "client") or reasons.verdict(row)[0] == "client":
+            verdict, note = reasons.verdict(row)
+        if note:
+            self.notes[row] = note
+        cells = self.rows.setdefault(row, {})
+        cells[column] = min(verdict, cells.get(column, verdict), key=WORST_FIRST.index)
+
+    def wrong(self):
+        for row, cells in self.rows.items():
+            for column, verdict in cells.items():
+                if verdict in ("broken", "untested"):
+                    yield f"{verdict}: {row} ({column})"
+
+    def lines(self, title, rows, label=lambda row: row):
+        widths = [*self.columns, *(["why"] if any(row in self.notes for row in rows) else [])]
+        yield f"| {title} | {' | '.join(widths)} |"
+        yield f"|---|{'---|' * len(widths)}"
+        for row in rows:
+            cells = [bold(self.rows[row].get(column, "–")) for column in self.columns]
+            if "why" in widths:
+                cells.append(self.notes.get(row, ""))
+            yield f"| {label(row)} | {' | '.join(cells)} |"
+
+
+def load(name):
+    try:
+        return json.loads((FOUND / f"{name}.json").read_text())
+    except FileNotFoundError:
+        sys.exit(f"error: {FOUND}/{name}.json is missing: run the suite that writes it")
+
+
+def of_count(count):
+    for outcome, verdict in (("failed", "broken"), ("passed", "works"), ("not_yet", "not yet")):
+        if count.get(outcome):
+            return verdict
+    return "untested"
+
+
+def bold(verdict):
+    return verdict if verdict in ("client", "–") else f"**{verdict}**" if verdict == "works" else verdict
+
+
+def sdk(table):
+    groups = {}
+    for row in table.rows:
+        owner = row.rpartition(".")[0]
+        groups.setdefault(owner if owner in GROUPS else "", []).append(row)
+    yield "## SDK"
+    for owner, title in GROUPS.items():
+        if rows := sorted(groups.get(owner, ())):
+            yield ""
+            yield f"### {title}"
+            yield ""
+            yield from table.lines("", rows, lambda row: f"`{row.rpartition('.')[2] if owner else row}`")
+
+
+def routes(table):
+    section = None
+    for row in table.rows:
+        here, _, name = row.partition(": ")
+        if here != section:
+            yield ""
+            yield f"### {here}"
+            yield ""
+            section = here
+            rows = [one for one in table.rows if one.startswith(f"{here}: ")]
+            yield from table.lines("", rows, lambda row: row.partition(": ")[2])
+
+
+def document():
+    reasons = Reasons()
+    methods = Table(COLUMNS, reasons, snake)
+    commands = Table({"verdict": ["cli"]}, reasons)
+    http = Table({"verdict": ["routes"]}, reasons)
+    clients = [f"- {column}: {client} {version}" for column, (client, version) in methods.versions.items()]
+    clients += [f"- CLI: {client} {version}" for client, version in commands.versions.values()]
+    lines = [HEAD.format(clients="\n".join(clients)), *sdk(methods)]
+    lines += ["", "## CLI", "", *commands.lines("`e2b ...`", list(commands.rows), lambda row: f"`{row}`")]
+    lines += ["", "## HTTP", "", "What no method stands for, by one small request each."]
+    lines += routes(http)
+    wrong = [*methods.wrong(), *commands.wrong(), *http.wrong()]
+    return "\n".join(lines) + "\n", wrong
+
+
+def main():
+    text, wrong = document()
+    for one in wrong:
+        print(f"error: {one}", file=sys.stderr)
+    if "--check" in sys.argv:
+        committed = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+        change = difflib.unified_diff(
+            committed.splitlines(), text.splitlines(), "committed", "as tested", lineterm="", n=1
+        )
+        if committed != text:
+            print("\n".join(change), file=sys.stderr)
+            wrong.append("docs/e2b.md is not what the tests say: run tests/compat/table.py")
+            print(f"error: {wrong[-1]}", file=sys.stderr)
+    else:
+        DOCUMENT.parent.mkdir(exist_ok=True)
+        DOCUMENT.write_text(text)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
