@@ -35,13 +35,13 @@ def gateway():
 class Cli:
     """The program, for a user with a home of their own who set the variables that README says."""
 
-    def __init__(self, home, env, record=None):
+    def __init__(self, home, env, record=None, prefix=()):
         assert PACKAGE.is_dir(), f"run `npm ci` in {HERE}"
-        self.record, self.home = record, home
+        self.record, self.home, self.prefix = record, home, prefix
         self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "NO_UPDATE_NOTIFIER": "1", **env}
 
     def command(self, argv):
-        return ["node", PACKAGE / "dist" / "index.js", *argv]
+        return [*self.prefix, "node", PACKAGE / "dist" / "index.js", *argv]
 
     def run(self, *argv, input="", env=None, cwd=None):
         """One command to its end."""
