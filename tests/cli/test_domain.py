@@ -6,8 +6,9 @@ The names are given to it alone, by an /etc/hosts in a mount namespace of its ow
 import socket
 
 import pytest
-from conftest import Cli
+
 from gateway import KEY, Gateway, coppice
+from program import Cli
 
 NAME = "cli.test"
 WITH_HOSTS = ["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" /etc/hosts; exec "$@"']
@@ -62,7 +63,10 @@ def named(by_name, hosts):
 def test_sandboxes_are_created_listed_and_killed(by_name):
     id = by_name.ok("sandbox", "create", "-d").strip()
     assert id in by_name.ok("sandbox", "list")
-    assert by_name.json("sandbox", "info", "-f", "json", id)["sandboxDomain"] == by_name.env["E2B_DOMAIN"]
+    assert (
+        by_name.json("sandbox", "info", "-f", "json", id)["sandboxDomain"]
+        == by_name.env["E2B_DOMAIN"]
+    )
     assert "has been killed" in by_name.ok("sandbox", "kill", id)
     assert "wasn't found" in by_name.refused("sandbox", "info", id)
 

@@ -4,6 +4,7 @@ import re
 import uuid
 
 import pytest
+
 from gateway import Gateway
 
 
@@ -130,7 +131,9 @@ def test_create_refuses_what_it_cannot_keep(cli, gateway):
     before = gateway.ids()
     said = cli.refused("sandbox", "create", "-d", "--lifecycle.ontimeout", "pause")
     assert "autoPause is not supported yet" in said
-    assert "'no-such-template' not found" in cli.refused("sandbox", "create", "-d", "no-such-template")
+    assert "'no-such-template' not found" in cli.refused(
+        "sandbox", "create", "-d", "no-such-template"
+    )
     assert gateway.ids() == before
 
 

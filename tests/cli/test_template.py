@@ -1,6 +1,5 @@
 """`e2b template ...`, and what the CLI does without a gateway."""
 
-import json
 
 import pytest
 

@@ -6,6 +6,7 @@ passes: the document, which CI compares with the one that is committed, tells wh
 
 import pytest
 from e2b import Sandbox
+
 from record import Record, is_not_yet
 
 BASE = {"templateID": "base"}

@@ -12,6 +12,7 @@ import inspect
 
 import e2b
 from e2b.template.main import TemplateBuilder
+
 from record import INSIDE, Record, inside, is_not_yet
 
 # How a user comes by an instance; the others are named after their class.
@@ -150,7 +151,7 @@ def pytest_configure(config):
     version = importlib.metadata.version("e2b")
     functions = [name for name in e2b.__all__ if inspect.isfunction(getattr(e2b, name))]
     for half in ("sync", "async"):
-        record = Record(f"{run}-{half}", f"Python, {half}", version)
+        record = Record(f"{run}-{half}", "e2b (PyPI)", version)
         for owner in classes(half):
             names = {(method.member, method.on_class): method.name for method in methods(owner)}
             record.surface += names.values()

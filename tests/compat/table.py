@@ -98,11 +98,11 @@ class Table:
     """Verdicts by name of a row, for each of some columns."""
 
     def __init__(self, columns, reasons, spell=lambda name: name):
-        self.columns, self.rows, self.notes, self.versions = list(columns), {}, {}, {}
+        self.columns, self.rows, self.notes, self.clients = list(columns), {}, {}, {}
         for column, names in columns.items():
             for name in names:
                 found = load(name)
-                self.versions[column] = found["client"], found["version"]
+                self.clients.setdefault(column, f"{found['client']} {found['version']}")
                 calls = {spell(name): count for name, count in found["calls"].items()}
                 for row in dict.fromkeys(map(spell, found["surface"])):
                     self.add(row, column, calls.get(row, {}), reasons)
@@ -120,14 +120,17 @@ class Table:
         for row, cells in self.rows.items():
             for column, verdict in cells.items():
                 if verdict in ("broken", "untested"):
-                    yield f"{verdict}: {row} ({column})"
+                    yield f"{verdict}: {row}" + (f" ({column})" if column else "")
 
     def lines(self, title, rows, label=lambda row: row):
         widths = [*self.columns, *(["why"] if any(row in self.notes for row in rows) else [])]
         yield f"| {title} | {' | '.join(widths)} |"
         yield f"|---|{'---|' * len(widths)}"
         for row in rows:
-            cells = [bold(self.rows[row].get(column, "–")) for column in self.columns]
+            cells = [self.rows[row].get(column, "–") for column in self.columns]
+            cells = [
+                f"*{cell}*" if cell not in ("works", "client", "–") else cell for cell in cells
+            ]
             if "why" in widths:
                 cells.append(self.notes.get(row, ""))
             yield f"| {label(row)} | {' | '.join(cells)} |"
@@ -147,48 +150,40 @@ def of_count(count):
     return "untested"
 
 
-def bold(verdict):
-    return verdict if verdict in ("client", "–") else f"**{verdict}**" if verdict == "works" else verdict
-
-
-def sdk(table):
-    groups = {}
+def sections(table, section_of, titles, label):
+    """A table for each section, the rows in their order."""
+    by_section = {}
     for row in table.rows:
-        owner = row.rpartition(".")[0]
-        groups.setdefault(owner if owner in GROUPS else "", []).append(row)
-    yield "## SDK"
-    for owner, title in GROUPS.items():
-        if rows := sorted(groups.get(owner, ())):
-            yield ""
-            yield f"### {title}"
-            yield ""
-            yield from table.lines("", rows, lambda row: f"`{row.rpartition('.')[2] if owner else row}`")
+        by_section.setdefault(section_of(row), []).append(row)
+    for section in titles or by_section:
+        if rows := by_section.get(section):
+            yield from ["", f"### {titles[section] if titles else section}", ""]
+            yield from table.lines("", sorted(rows) if titles else rows, label)
 
 
-def routes(table):
-    section = None
-    for row in table.rows:
-        here, _, name = row.partition(": ")
-        if here != section:
-            yield ""
-            yield f"### {here}"
-            yield ""
-            section = here
-            rows = [one for one in table.rows if one.startswith(f"{here}: ")]
-            yield from table.lines("", rows, lambda row: row.partition(": ")[2])
+def owner(method):
+    """The heading a method belongs under."""
+    owner = method.rpartition(".")[0]
+    return owner if owner in GROUPS else ""
 
 
 def document():
     reasons = Reasons()
     methods = Table(COLUMNS, reasons, snake)
-    commands = Table({"verdict": ["cli"]}, reasons)
-    http = Table({"verdict": ["routes"]}, reasons)
-    clients = [f"- {column}: {client} {version}" for column, (client, version) in methods.versions.items()]
-    clients += [f"- CLI: {client} {version}" for client, version in commands.versions.values()]
-    lines = [HEAD.format(clients="\n".join(clients)), *sdk(methods)]
-    lines += ["", "## CLI", "", *commands.lines("`e2b ...`", list(commands.rows), lambda row: f"`{row}`")]
-    lines += ["", "## HTTP", "", "What no method stands for, by one small request each."]
-    lines += routes(http)
+    commands = Table({"": ["cli"]}, reasons)
+    http = Table({"": ["routes"]}, reasons)
+    clients = [f"- {name}: {client}" for name, client in methods.clients.items()]
+    clients += [f"- CLI: {client}" for client in commands.clients.values()]
+    lines = [HEAD.format(clients="\n".join(clients)), "## SDK"]
+    lines += sections(
+        methods, owner, GROUPS, lambda row: f"`{row.rpartition('.')[2] if owner(row) else row}`"
+    )
+    lines += ["", "## CLI", ""]
+    lines += commands.lines("", list(commands.rows), lambda row: f"`e2b {row}`")
+    lines += ["", "## HTTP", "", "What no method stands for, by small real requests."]
+    lines += sections(
+        http, lambda row: row.partition(": ")[0], None, lambda row: row.partition(": ")[2]
+    )
     wrong = [*methods.wrong(), *commands.wrong(), *http.wrong()]
     return "\n".join(lines) + "\n", wrong
 

@@ -3,6 +3,7 @@
 import uuid
 
 from e2b import Sandbox
+
 from probes import BASE, Probes, expect
 
 probes = Probes()

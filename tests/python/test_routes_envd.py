@@ -1,4 +1,4 @@
-"""The routes and protocols of envd, on port 49983 of every sandbox, each by a small real request."""
+"""envd, on port 49983 of every sandbox: its routes and protocols, each by a small request."""
 
 import base64
 import gzip

@@ -6,10 +6,11 @@ import tempfile
 
 import httpx
 from e2b import Sandbox
+from websockets.sync.client import connect
+
 from gateway import KEY, coppice
 from inside import serve
 from probes import BASE, NotYet, Probes, expect
-from websockets.sync.client import connect
 
 PORT, NAME = 8080, "ways.test"
 
