@@ -3,30 +3,13 @@
 The names are given to it alone, by an /etc/hosts in a mount namespace of its own.
 """
 
-import socket
-
 import pytest
 
-from gateway import KEY, Gateway, coppice
+from domain import NAME, Domain
+from gateway import KEY, Gateway
 from program import Cli
 
-NAME = "cli.test"
 WITH_HOSTS = ["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" /etc/hosts; exec "$@"']
-
-
-@pytest.fixture(scope="module")
-def port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def authority(port, tmp_path_factory):
-    """Where its certificates are."""
-    made = tmp_path_factory.mktemp("tls")
-    done = coppice("tls", "dev-ca", str(made), "--domain", f"{NAME}:{port}")
-    assert done.returncode == 0, done.stderr
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +20,16 @@ def hosts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_name(port, authority, hosts, record, tmp_path_factory):
-    flags = ["--domain", f"{NAME}:{port}", "--tls-listen", f"127.0.0.1:{port}"]
-    flags += ["--tls-cert", authority / "cert.pem", "--tls-key", authority / "key.pem"]
-    gateway = Gateway(*flags)
+def by_name(hosts, record, tmp_path_factory):
+    domain = Domain()
+    gateway = Gateway(domain=domain)
     try:
         gateway.start()
-        env = {"E2B_API_KEY": KEY, "E2B_DOMAIN": f"{NAME}:{port}"}
-        env["NODE_EXTRA_CA_CERTS"] = str(authority / "ca.pem")
+        env = {**domain.settings, "E2B_API_KEY": KEY}
         yield Cli(tmp_path_factory.mktemp("home"), env, record, [*WITH_HOSTS, hosts])
     finally:
         gateway.remove()
+        domain.remove()
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ async def test_the_methods_of_the_class_and_of_one_sandbox_do_the_same(gateway):
 
 async def test_signed_links(async_sandbox):
     upload = async_sandbox.upload_url("up.txt", user="user", use_signature_expiration=60)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient() as http:
         sent = await http.post(upload, files={"file": ("up.txt", b"uploaded")})
         assert sent.status_code == 200, sent.text
         assert (await http.get(async_sandbox.download_url("up.txt"))).text == "uploaded"

@@ -2,17 +2,17 @@
 
 import socket
 import ssl
-import tempfile
 
 import httpx
 from e2b import Sandbox
 from websockets.sync.client import connect
 
-from gateway import KEY, coppice
+from domain import NAME, Domain
+from gateway import KEY
 from inside import serve
 from probes import BASE, NotYet, Probes, expect
 
-PORT, NAME = 8080, "ways.test"
+PORT = 8080
 
 probes = Probes()
 row, simple = probes.row, probes.simple
@@ -145,16 +145,10 @@ def closed_port(at):
 class ByName:
     """A gateway with a domain and a certificate, asked by names that no resolver knows."""
 
-    def __init__(self, at, directory):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        domain = f"{NAME}:{self.port}"
-        done = coppice("tls", "dev-ca", directory, "--domain", domain)
-        assert done.returncode == 0, done.stderr
-        flags = ["--domain", domain, "--tls-listen", f"127.0.0.1:{self.port}"]
-        flags += ["--tls-cert", f"{directory}/cert.pem", "--tls-key", f"{directory}/key.pem"]
-        at.new_gateway(*flags).start()
-        trust = ssl.create_default_context(cafile=f"{directory}/ca.pem")
+    def __init__(self, at, domain):
+        at.new_gateway(domain=domain).start()
+        self.port = domain.given.rpartition(":")[2]
+        trust = ssl.create_default_context(cafile=domain.ca)
         self.http = httpx.Client(verify=trust, http2=True, trust_env=False)
 
     def ask(self, method, name, path, headers=None, **options):
@@ -177,21 +171,22 @@ class ByName:
     "`domain` in answers",
 )
 def by_name(at):
-    with tempfile.TemporaryDirectory() as directory:
-        there = ByName(at, directory)
-        with there.http:
-            made = there.ask("POST", f"api.{NAME}", "/v2/sandboxes", json=BASE)
-            assert (made.http_version, made.status_code) == ("HTTP/2", 201)
-            made = made.json()
-            assert made["domain"] == f"{NAME}:{there.port}"
-            token = {"X-Access-Token": made["envdAccessToken"]}
-            path = "/files?path=/etc/passwd"
-            shared = {"E2b-Sandbox-Id": made["sandboxID"], "E2b-Sandbox-Port": "49983", **token}
-            own = f"49983-{made['sandboxID']}.{NAME}"
-            for name, headers in ((f"sandbox.{NAME}", shared), (own, token)):
-                answer = there.ask("GET", name, path, headers=headers)
-                assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
-                assert "root:" in answer.text
+    domain = Domain()
+    try:
+        there = ByName(at, domain)
+        made = there.ask("POST", f"api.{NAME}", "/v2/sandboxes", json=BASE)
+        assert (made.http_version, made.status_code) == ("HTTP/2", 201)
+        made = made.json()
+        assert made["domain"] == domain.given
+        token = {"X-Access-Token": made["envdAccessToken"]}
+        shared = {"E2b-Sandbox-Id": made["sandboxID"], "E2b-Sandbox-Port": "49983", **token}
+        own = f"49983-{made['sandboxID']}.{NAME}"
+        for name, headers in ((f"sandbox.{NAME}", shared), (own, token)):
+            answer = there.ask("GET", name, "/files?path=/etc/passwd", headers=headers)
+            assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
+            assert "root:" in answer.text
+    finally:
+        domain.remove()
 
 
 def test_it_is_there_or_said_not_to_be(attempt, probe):
