@@ -25,9 +25,6 @@ INSTANCES = {
 }
 # Settings of a client: nothing a user calls.
 INTERNAL = {"ApiClient", "ConnectionConfig", "VolumeConnectionConfig", "TemplateBase"}
-PAGINATORS = tuple(
-    getattr(e2b, name) for name in e2b.__all__ if name.endswith("Paginator") and hasattr(e2b, name)
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,28 +86,18 @@ class Watched:
         name = self.names.get((self.member, on_class)) or self.names[self.member, not on_class]
         if name.startswith("template."):
             return functools.partial(step, found, name, instance)
-        return watch(found, name, self.record, instance)
+        return watch(found, name, self.record)
 
 
-def watch(call, name, record, instance):
+def watch(call, name, record):
     def ended(args, outcome):
         record.note(name, outcome)
-        # A list is made without a request: its pages tell whether there is one.
-        if made_by := getattr(instance, "made_by", None):
-            record.note(made_by, outcome)
-        # Nor do a template's steps send anything: they share the fate of its build.
+        # A template's steps send nothing: they share the fate of its build.
         for taken in getattr(getattr(args[0] if args else None, "_template", None), "taken", ()):
             record.note(taken, outcome)
 
     def raised(args, error):
         ended(args, "not_yet" if is_not_yet(str(error)) else "refused")
-
-    def answered(args, result):
-        if isinstance(result, PAGINATORS):
-            result.made_by = name
-        else:
-            ended(args, "passed")
-        return result
 
     async def wait(args, coroutine):
         with inside():
@@ -119,7 +106,8 @@ def watch(call, name, record, instance):
             except Exception as error:
                 raised(args, error)
                 raise
-        return answered(args, result)
+        ended(args, "passed")
+        return result
 
     @functools.wraps(call)
     def watched(*args, **options):
@@ -131,7 +119,10 @@ def watch(call, name, record, instance):
             except Exception as error:
                 raised(args, error)
                 raise
-        return wait(args, result) if inspect.iscoroutine(result) else answered(args, result)
+        if inspect.iscoroutine(result):
+            return wait(args, result)
+        ended(args, "passed")
+        return result
 
     return watched
 

@@ -26,9 +26,16 @@ COLUMNS = {
     "JavaScript": ["js"],
     "browser": ["browser"],
 }
-WORST_FIRST = ["broken", "untested", "not yet", "cannot", "client", "works"]
+WORST_FIRST = ["broken", "untested", "not yet", "cannot", "not run", "client", "works"]
 # JavaScript's name for what Python calls otherwise.
 ALSO_CALLED = {"sandbox.pty.send_input": "sandbox.pty.send_stdin"}
+# A list is made without a request: its pages tell whether there is one.
+PAGES = {
+    "Sandbox.list": "sandbox_paginator.next_items",
+    "Sandbox.list_snapshots": "snapshot_paginator.next_items",
+    "sandbox.list_snapshots": "snapshot_paginator.next_items",
+    "Secret.list": "secret_paginator.next_items",
+}
 
 GROUPS = {
     "Sandbox": "Sandboxes: on the class",
@@ -65,6 +72,7 @@ fails when the result is another one. Names are Python's; JavaScript has them in
 - **not yet**: refused by name (501, or 400 for a field); nothing is ignored in silence.
 - **cannot**: belongs to E2B's own service.
 - client: the client's own business, sends nothing.
+- not run: tested in node; the browser has the same code and adds nothing to it.
 - –: this client does not have it.
 """
 
@@ -81,12 +89,18 @@ class Reasons:
     def __init__(self):
         told = tomllib.loads((HERE / "reasons.toml").read_text())
         self.client = told["client_only"]["names"]
+        self.not_run = {"browser": told["not_run_in_a_browser"]["names"]}
         self.why = {"cannot": told["cannot"], "not yet": told["not_yet"]}
 
-    def verdict(self, name):
+    def is_client(self, name):
+        return any(fnmatchcase(name, pattern) for pattern in self.client)
+
+    def verdict(self, name, column):
         """What is to be said of something untested, and why."""
-        if any(fnmatchcase(name, pattern) for pattern in self.client):
+        if self.is_client(name):
             return "client", None
+        if any(fnmatchcase(name, pattern) for pattern in self.not_run.get(column, ())):
+            return "not run", None
         for verdict, reasons in self.why.items():
             for pattern, reason in reasons.items():
                 if fnmatchcase(name, pattern):
@@ -105,12 +119,12 @@ class Table:
                 self.clients.setdefault(column, f"{found['client']} {found['version']}")
                 calls = {spell(name): count for name, count in found["calls"].items()}
                 for row in dict.fromkeys(map(spell, found["surface"])):
-                    self.add(row, column, calls.get(row, {}), reasons)
+                    self.add(row, column, calls.get(PAGES.get(row, row), {}), reasons)
 
     def add(self, row, column, count, reasons):
         verdict, note = of_count(count), None
-        if verdict in ("untested", "client") or reasons.verdict(row)[0] == "client":
-            verdict, note = reasons.verdict(row)
+        if verdict == "untested" or reasons.is_client(row):
+            verdict, note = reasons.verdict(row, column)
         if note:
             self.notes[row] = note
         cells = self.rows.setdefault(row, {})
@@ -129,7 +143,8 @@ class Table:
         for row in rows:
             cells = [self.rows[row].get(column, "–") for column in self.columns]
             cells = [
-                f"*{cell}*" if cell not in ("works", "client", "–") else cell for cell in cells
+                f"*{cell}*" if cell not in ("works", "client", "not run", "–") else cell
+                for cell in cells
             ]
             if "why" in widths:
                 cells.append(self.notes.get(row, ""))

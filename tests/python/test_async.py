@@ -183,6 +183,11 @@ async def test_signed_links(async_sandbox):
         assert (await http.get(async_sandbox.download_url("up.txt"))).text == "uploaded"
 
 
+async def test_the_token_of_an_mcp_gateway_is_found_where_one_keeps_it(async_sandbox):
+    await async_sandbox.files.write("/etc/mcp-gateway/.token", "secret", user="root")
+    assert await async_sandbox.get_mcp_token() == "secret"
+
+
 async def test_a_command_is_left_and_found_again_and_killed_by_its_handle(async_sandbox):
     left = await async_sandbox.commands.run("sleep 60", background=True)
     await left.disconnect()
