@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 
+import httpx
 import pytest
 from e2b import (
     AsyncSandbox,
@@ -159,6 +160,52 @@ async def test_a_watch_ends_with_its_own_timeout(async_sandbox):
     await async_sandbox.files.watch_dir("/tmp", lambda _: None, on_exit=ends.append, timeout=1)
     await until(lambda: ends)
     assert isinstance(ends[0], TimeoutException)
+
+
+async def test_the_methods_of_the_class_and_of_one_sandbox_do_the_same(gateway):
+    sandbox = await AsyncSandbox.create(timeout=100)
+    id = sandbox.sandbox_id
+    assert sandbox.get_host(80) == f"80-{id}.{sandbox.sandbox_domain}"
+    assert (await AsyncSandbox.get_info(id)).sandbox_id == id
+    await AsyncSandbox.set_timeout(id, 500)
+    end = (await sandbox.get_info()).end_at
+    await sandbox.connect(timeout=50)
+    assert (await sandbox.get_info()).end_at == end
+    assert await AsyncSandbox.kill(id) is True
+    assert await AsyncSandbox.kill(id) is False
+
+
+async def test_signed_links(async_sandbox):
+    upload = async_sandbox.upload_url("up.txt", user="user", use_signature_expiration=60)
+    async with httpx.AsyncClient() as http:
+        sent = await http.post(upload, files={"file": ("up.txt", b"uploaded")})
+        assert sent.status_code == 200, sent.text
+        assert (await http.get(async_sandbox.download_url("up.txt"))).text == "uploaded"
+
+
+async def test_the_token_of_an_mcp_gateway_is_found_where_one_keeps_it(async_sandbox):
+    await async_sandbox.files.write("/etc/mcp-gateway/.token", "secret", user="root")
+    assert await async_sandbox.get_mcp_token() == "secret"
+
+
+async def test_a_command_is_left_and_found_again_and_killed_by_its_handle(async_sandbox):
+    left = await async_sandbox.commands.run("sleep 60", background=True)
+    await left.disconnect()
+    found = await async_sandbox.commands.connect(left.pid)
+    assert await found.kill() is True
+    with pytest.raises(CommandExitException):
+        await found.wait()
+
+
+async def test_input_streams_into_a_terminal(async_sandbox, sdk_since):
+    sdk_since(2, 46)
+    shown = bytearray()
+    handle = await async_sandbox.pty.create(PtySize(rows=24, cols=80), on_data=shown.extend)
+    async with async_sandbox.pty.stream_input(handle.pid) as stream:
+        await stream.send(b"echo st")
+        await stream.send(b"rea''med\n")
+        await until(lambda: b"streamed" in shown)
+    assert await async_sandbox.pty.kill(handle.pid) is True
 
 
 async def test_git_clones_a_local_repository(async_sandbox):

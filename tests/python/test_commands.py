@@ -103,6 +103,10 @@ def test_stdin_is_sent_and_closed(sandbox):
     handle.send_stdin(b"\xc3\xa4 second\n")
     sandbox.commands.close_stdin(handle.pid)
     assert handle.wait().stdout == "first ä second\nend\n"
+    other = sandbox.commands.run("cat", background=True, stdin=True)
+    other.send_stdin("all")
+    other.close_stdin()
+    assert other.wait().stdout == "all"
 
 
 def test_a_command_without_stdin_reads_its_end_at_once(sandbox):

@@ -130,6 +130,11 @@ def test_files_belong_to_the_user_who_writes_them(sandbox):
         sandbox.files.write("x", "x", user="nobody-of-that-name")
 
 
+def test_the_token_of_an_mcp_gateway_is_found_where_one_keeps_it(sandbox):
+    sandbox.files.write("/etc/mcp-gateway/.token", "secret", user="root")
+    assert sandbox.get_mcp_token() == "secret"
+
+
 def test_paths_start_from_home(sandbox):
     sandbox.files.write("~/tilde", "1")
     assert sandbox.files.read("/home/user/tilde") == sandbox.files.read("tilde") == "1"
