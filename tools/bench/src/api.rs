@@ -34,6 +34,10 @@ impl Api {
         Client::new(self.address)
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn request(&self, method: Method, path: &str) -> request::Builder {
         Request::builder()
             .method(method)
@@ -120,7 +124,8 @@ impl Sandbox {
             .header("content-type", "application/connect+json")
             .header("connect-protocol-version", "1")
             .body(Payload::of(envelope::wrap(wanted.to_string().as_bytes())))?;
-        let answer = client.send(request, Keep::All).await?.successful().context(program.to_owned())?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(program.to_owned())?;
         check_events(&envelope::unwrap(answer.body).context(program.to_owned())?)
     }
 
@@ -140,7 +145,9 @@ fn check_events(messages: &[Bytes]) -> anyhow::Result<()> {
     let event = |message: &Bytes| -> anyhow::Result<Value> {
         Ok(serde_json::from_slice::<Value>(message)?["event"].take())
     };
-    let [first, .., last] = messages else { anyhow::bail!("{} events of a process", messages.len()) };
+    let [first, .., last] = messages else {
+        anyhow::bail!("{} events of a process", messages.len())
+    };
     let (first, last) = (event(first)?, event(last)?);
     ensure!(first["start"]["pid"].is_u64(), "a process began with {first}");
     let end = &last["end"];

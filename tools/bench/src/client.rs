@@ -48,6 +48,11 @@ impl Payload {
         StdRng::seed_from_u64(seed).fill_bytes(&mut piece);
         Self { piece: piece.into(), left: length }
     }
+
+    /// As many of the same bytes.
+    pub(crate) fn cut(self, length: u64) -> Self {
+        Self { left: length, ..self }
+    }
 }
 
 impl Body for Payload {

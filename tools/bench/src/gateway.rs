@@ -85,7 +85,8 @@ impl Gateway {
         let stdout = process.stdout.take().expect("it is piped");
         let own = Own { process, binary, data_dir, _scratch: scratch };
         // From here on it is ended whatever happens.
-        let mut gateway = Self { api: Api::new(([127, 0, 0, 1], 0).into(), "", ""), own: Some(own) };
+        let mut gateway =
+            Self { api: Api::new(([127, 0, 0, 1], 0).into(), "", ""), own: Some(own) };
         let mut said = String::new();
         BufReader::new(stdout).read_line(&mut said).context("the gateway's first line")?;
         let Some(url) = said.trim().strip_prefix("listening on ") else {
@@ -100,11 +101,6 @@ impl Gateway {
     /// The process of a gateway of our own.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.own.as_ref().map(|own| own.process.id())
-    }
-
-    /// Where files of its sandboxes lie, so that a peer's can lie on the same file system.
-    pub(crate) fn data_dir(&self) -> Option<&Path> {
-        self.own.as_ref().map(|own| own.data_dir.as_path())
     }
 
     /// Ends a gateway of our own with all its sandboxes.
@@ -183,7 +179,10 @@ mod tests {
     #[test]
     fn a_url_is_an_address_and_what_to_call_it() {
         let (address, authority) = resolve("http://127.0.0.1:3000/").unwrap();
-        assert_eq!((address.to_string(), authority), ("127.0.0.1:3000".into(), "127.0.0.1:3000".into()));
+        assert_eq!(
+            (address.to_string(), authority),
+            ("127.0.0.1:3000".into(), "127.0.0.1:3000".into())
+        );
         assert_eq!(resolve("http://[::1]:8").unwrap().0.to_string(), "[::1]:8");
         for wrong in ["https://127.0.0.1:3000", "127.0.0.1:3000", "http://"] {
             assert!(resolve(wrong).is_err(), "{wrong}");

@@ -5,24 +5,26 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
 use futures_util::future::BoxFuture;
-use parking::Idle;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use crate::tally::Tally;
 
 /// Of all that is random here: arrivals and the contents of files.
 pub(crate) const SEED: u64 = 20_260_501;
 
-/// Operations of an open loop that may be under way at once; more count as errors.
-const MOST_OPEN: usize = 2_000;
+/// Operations of an open loop that may be under way at once; more wait, and their time runs.
+const MOST_OPEN: usize = 256;
 
 /// One operation, of which every worker has its own.
 pub(crate) trait Work: Send + 'static {
@@ -154,42 +156,51 @@ pub(crate) async fn open<W: Work>(
     make: impl Fn() -> W + Send + Sync + 'static,
 ) -> anyhow::Result<Tally> {
     let (tell, mut told) = mpsc::unbounded_channel();
-    let idle = Arc::new(Idle::new(make));
+    let workers =
+        Arc::new(Workers { free: Semaphore::new(MOST_OPEN), idle: Mutex::default(), make });
     let runtime = Handle::current();
     let began = Instant::now();
     // A thread of its own, as timers of the runtime are only good to a millisecond.
     let pace = tokio::task::spawn_blocking(move || {
-        let mut begun = 0_usize;
         for after in arrivals(rate, lasts) {
             let meant = began + after;
             thread::sleep(meant.saturating_duration_since(Instant::now()));
             if tell.is_closed() {
-                break;
+                return;
             }
-            begun += 1;
-            let (idle, tell) = (Arc::clone(&idle), tell.clone());
+            let (workers, tell) = (Arc::clone(&workers), tell.clone());
             runtime.spawn(async move {
-                let outcome = match idle.take(MOST_OPEN) {
-                    Some(mut work) => {
-                        let outcome = work.once().await;
-                        idle.put(work);
-                        outcome
-                    }
-                    None => Err(anyhow!("{MOST_OPEN} were under way already")),
-                };
+                let outcome = workers.once().await;
                 // Nobody is there to hear when the run was broken off.
                 let _ = tell.send((meant.elapsed(), outcome));
             });
         }
-        begun
     });
     let mut tally = Tally::default();
     while let Some((took, outcome)) = told.recv().await {
         tally.count_as(took, outcome);
     }
     tally.lasted = began.elapsed();
-    debug_assert_eq!(pace.await? as u64, tally.len() + tally.errors);
+    pace.await?;
     Ok(tally)
+}
+
+/// As many as are needed at once, with their connections.
+struct Workers<W, F> {
+    free: Semaphore,
+    idle: Mutex<Vec<W>>,
+    make: F,
+}
+
+impl<W: Work, F: Fn() -> W> Workers<W, F> {
+    async fn once(&self) -> anyhow::Result<u64> {
+        let _turn = self.free.acquire().await?;
+        let idle = self.idle.lock().expect("no holder panics").pop();
+        let mut work = idle.unwrap_or_else(&self.make);
+        let outcome = work.once().await;
+        self.idle.lock().expect("no holder panics").push(work);
+        outcome
+    }
 }
 
 /// When operations begin: exponential gaps, the same in every run.
@@ -203,39 +214,6 @@ fn arrivals(rate: f64, lasts: Duration) -> VecDeque<Duration> {
             return arrivals;
         }
         arrivals.push_back(Duration::from_secs_f64(at));
-    }
-}
-
-mod parking {
-    //! Workers, with their connections, that have nothing to do.
-
-    use std::sync::Mutex;
-
-    pub(super) struct Idle<W> {
-        make: Box<dyn Fn() -> W + Send + Sync>,
-        state: Mutex<(Vec<W>, usize)>,
-    }
-
-    impl<W> Idle<W> {
-        pub(super) fn new(make: impl Fn() -> W + Send + Sync + 'static) -> Self {
-            Self { make: Box::new(make), state: Mutex::new((Vec::new(), 0)) }
-        }
-
-        /// None when `most` are taken.
-        pub(super) fn take(&self, most: usize) -> Option<W> {
-            let mut state = self.state.lock().expect("no holder panics");
-            if state.1 == most {
-                return None;
-            }
-            state.1 += 1;
-            Some(state.0.pop().unwrap_or_else(&self.make))
-        }
-
-        pub(super) fn put(&self, work: W) {
-            let mut state = self.state.lock().expect("no holder panics");
-            state.1 -= 1;
-            state.0.push(work);
-        }
     }
 }
 
@@ -287,7 +265,12 @@ mod tests {
     #[tokio::test]
     async fn rounds_are_interleaved_and_warm_up_is_not_measured() {
         let lane = |who| {
-            Lane::new("sleep", who, "", Closed(vec![Sleep(Duration::from_millis(2)), Sleep(Duration::ZERO)]))
+            Lane::new(
+                "sleep",
+                who,
+                "",
+                Closed(vec![Sleep(Duration::from_millis(2)), Sleep(Duration::ZERO)]),
+            )
         };
         let mut lanes = [lane("a"), lane("b")];
         interleave(&mut lanes, Rounds { rounds: 3, count: 4, warmup: 50 }).await.unwrap();

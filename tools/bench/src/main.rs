@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod api;
 mod client;
 mod envelope;
@@ -12,13 +13,15 @@ mod gateway;
 mod load;
 mod machine;
 mod peers;
+mod proc;
 mod report;
 mod scratch;
 mod screen;
+mod table;
 mod tally;
 mod what;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -45,27 +48,26 @@ struct Cli {
     out: PathBuf,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
-    /// Cold create, one at a time; beside `runc run` and `bwrap`
-    Create,
-    /// Kill, one at a time
-    Kill,
-    /// A command's round trip; beside `nsenter`
-    Command,
-    /// All of them, one after the other
+    #[command(flatten)]
+    One(What),
+    /// All of these, one after the other; churn only where --minutes is given
     All,
-}
-
-impl Command {
-    fn what(self) -> Vec<What> {
-        match self {
-            Self::Create => vec![What::Create],
-            Self::Kill => vec![What::Kill],
-            Self::Command => vec![What::Command],
-            Self::All => vec![What::Create, What::Kill, What::Command],
-        }
-    }
+    /// Results as the markdown of README.md
+    Table {
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// The file between whose markers it is put, instead of printing it
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
+    },
+    /// The server that is proxied to
+    #[command(hide = true)]
+    Answer {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -74,8 +76,20 @@ fn main() -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    let measured = match &cli.command {
+        Command::Table { results, into } => {
+            table::make(results, into.as_deref())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Answer { listen } => match runtime.block_on(answer::answer(*listen))? {},
+        Command::One(what) => vec![*what],
+        Command::All => {
+            let with_churn = cli.amount.quick || cli.amount.minutes.is_some();
+            What::ALL.into_iter().filter(|what| with_churn || *what != What::Churn).collect()
+        }
+    };
     // In a task: the thread that waits here is not one that hears of the network first.
-    let errors = runtime.block_on(async { tokio::spawn(measure_all(cli)).await })??;
+    let errors = runtime.block_on(async { tokio::spawn(measure(cli, measured)).await })??;
     if errors > 0 {
         eprintln!("error: {errors} operations failed; see above");
         return Ok(ExitCode::FAILURE);
@@ -83,7 +97,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure_all(cli: Cli) -> anyhow::Result<u64> {
+async fn measure(cli: Cli, measured: Vec<What>) -> anyhow::Result<u64> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let stop = async {
@@ -94,12 +108,12 @@ async fn measure_all(cli: Cli) -> anyhow::Result<u64> {
     };
     tokio::pin!(stop);
     let mut errors = 0;
-    for what in cli.command.what() {
+    for what in measured {
         eprintln!("==> {}", what.name());
         let gateway = Gateway::reach(&cli.gateway)?;
         let mut stage = Stage { gateway, found: cli.gateway.clone(), amount: cli.amount.clone() };
         let described = gateway::described(&stage.gateway);
-        let mut report = Report::new(&what.name(), cli.amount.quick, described);
+        let mut report = Report::new(what.name(), cli.amount.quick, described);
         // Whichever it is, the gateway is ended with its sandboxes.
         let measured = tokio::select! {
             measured = what.measure(&stage, &mut report) => measured,

@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) gateway: String,
     pub(crate) notes: Vec<String>,
     pub(crate) series: Vec<Series>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) figures: Vec<Figure>,
     pub(crate) ratios: Vec<Ratio>,
     pub(crate) aims: Vec<Aim>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -54,10 +56,21 @@ pub(crate) struct Series {
     pub(crate) rounds_p50: Vec<f64>,
 }
 
+/// What is no time: memory, and what else a process has.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    pub(crate) what: String,
+    pub(crate) unit: String,
+    pub(crate) count: usize,
+    pub(crate) mean: f64,
+    pub(crate) max: f64,
+}
+
 /// Ours by the peer's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ratio {
     pub(crate) what: String,
+    pub(crate) how: String,
     pub(crate) of: Of,
     pub(crate) peer: String,
     pub(crate) ratio: f64,
@@ -147,6 +160,7 @@ impl Report {
             gateway,
             notes: Vec::new(),
             series: Vec::new(),
+            figures: Vec::new(),
             ratios: Vec::new(),
             aims: Vec::new(),
             samples: Vec::new(),
@@ -176,6 +190,17 @@ impl Report {
         });
     }
 
+    /// The mean and the worst of `values`, of which there is one at least.
+    pub(crate) fn figures(&mut self, what: &str, unit: &str, values: &[f64]) {
+        self.figures.push(Figure {
+            what: what.to_owned(),
+            unit: unit.to_owned(),
+            count: values.len(),
+            mean: round(values.iter().sum::<f64>() / values.len() as f64),
+            max: round(values.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
+        });
+    }
+
     /// A series of each, and the first, which is ours, by each peer's.
     pub(crate) fn lanes(&mut self, lanes: &[Lane], of: Of) {
         for lane in lanes {
@@ -201,13 +226,13 @@ impl Report {
             }
         };
         let rounds = rounds.map(|(ours, peer)| ours / peer);
-        let (lowest, highest) = rounds.fold((f64::INFINITY, 0.0_f64), |(low, high), ratio| {
-            (low.min(ratio), high.max(ratio))
-        });
+        let (lowest, highest) = rounds
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), ratio| (low.min(ratio), high.max(ratio)));
         // Where nothing succeeded there is nothing to compare.
         if whole.is_finite() && lowest.is_finite() && highest.is_finite() {
             self.ratios.push(Ratio {
                 what: ours.what.clone(),
+                how: ours.how.clone(),
                 of,
                 peer: peer.who.clone(),
                 ratio: round(whole),

@@ -3,7 +3,10 @@
 use crate::report::{At, Of, Report};
 
 pub(crate) fn print(report: &Report) {
-    println!("\n{}: {}, {} cores, {}", report.what, report.machine.cpu, report.machine.cores, report.machine.kernel);
+    println!(
+        "\n{}: {}, {} cores, {}",
+        report.what, report.machine.cpu, report.machine.cores, report.machine.kernel
+    );
     println!("gateway: {}; commit {}", report.gateway, report.commit);
     for note in &report.notes {
         println!("{note}");
@@ -30,19 +33,39 @@ pub(crate) fn print(report: &Report) {
         ]);
     }
     print_aligned(&rows, 3);
+    if !report.figures.is_empty() {
+        println!();
+        let mut rows = vec![["", "count", "mean", "max", ""].map(str::to_owned)];
+        rows.extend(report.figures.iter().map(|figure| {
+            let number = |value: f64| format!("{value:.2}");
+            let (mean, max) = (number(figure.mean), number(figure.max));
+            [figure.what.clone(), figure.count.to_string(), mean, max, figure.unit.clone()]
+        }));
+        print_aligned(&rows, 1);
+    }
     if !report.ratios.is_empty() {
         println!();
-        let mut rows = vec![["ours by theirs", "", "", "ratio", "lowest", "highest"].map(str::to_owned)];
+        let mut rows =
+            vec![["ours by theirs", "", "", "", "ratio", "lowest", "highest"].map(str::to_owned)];
         rows.extend(report.ratios.iter().map(|ratio| {
             let of = match ratio.of {
                 Of::P50 => "p50, less is better",
                 Of::Throughput => "throughput, more is better",
             };
             let number = |value: f64| format!("{value:.2}");
-            let (ratio_, low, high) = (number(ratio.ratio), number(ratio.lowest), number(ratio.highest));
-            [ratio.what.clone(), ratio.peer.clone(), of.to_owned(), ratio_, low, high]
+            let (ratio_, low, high) =
+                (number(ratio.ratio), number(ratio.lowest), number(ratio.highest));
+            [
+                ratio.what.clone(),
+                ratio.how.clone(),
+                ratio.peer.clone(),
+                of.to_owned(),
+                ratio_,
+                low,
+                high,
+            ]
         }));
-        print_aligned(&rows, 3);
+        print_aligned(&rows, 4);
     }
     if !report.aims.is_empty() {
         println!();

@@ -1,5 +1,6 @@
 //! What Coppice is compared with, each through its own program as Debian packages it.
 
+pub(crate) mod nginx;
 pub(crate) mod programs;
 
 use std::{

@@ -1,12 +1,17 @@
 //! What is measured, one file each: a series for us, one for each peer, and the aims.
 
+mod burst;
+mod churn;
 mod command;
 mod create;
+mod files;
 mod kill;
+mod memory;
+mod proxy;
+mod sustained;
+mod transfer;
 
 use std::path::PathBuf;
-
-use clap::ValueEnum;
 
 use crate::{
     gateway::{self, Gateway},
@@ -14,23 +19,66 @@ use crate::{
     report::Report,
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub(crate) enum What {
+    /// Cold create, one at a time; beside `runc run` and `bwrap`
     Create,
+    /// Kill, one at a time
     Kill,
+    /// 100 creates at once
+    Burst,
+    /// Creates and kills at 200 a second, and at the highest rate that holds
+    Sustained,
+    /// A command's round trip; beside `nsenter`
     Command,
+    /// Uploads and downloads; beside nginx
+    Files,
+    /// Requests to a port of a sandbox; beside nginx as a proxy
+    Proxy,
+    /// Memory of 100 idle sandboxes
+    Memory,
+    /// Whether the gateway grows in an hour of creates, commands and kills
+    Churn,
 }
 
 impl What {
-    pub(crate) fn name(self) -> String {
-        self.to_possible_value().expect("none is skipped").get_name().to_owned()
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Create,
+        Self::Kill,
+        Self::Burst,
+        Self::Sustained,
+        Self::Command,
+        Self::Files,
+        Self::Proxy,
+        Self::Memory,
+        Self::Churn,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Kill => "kill",
+            Self::Burst => "burst",
+            Self::Sustained => "sustained",
+            Self::Command => "command",
+            Self::Files => "files",
+            Self::Proxy => "proxy",
+            Self::Memory => "memory",
+            Self::Churn => "churn",
+        }
     }
 
     pub(crate) async fn measure(self, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Self::Create => create::measure(stage, report).await,
             Self::Kill => kill::measure(stage, report).await,
+            Self::Burst => burst::measure(stage, report).await,
+            Self::Sustained => sustained::measure(stage, report).await,
             Self::Command => command::measure(stage, report).await,
+            Self::Files => files::measure(stage, report).await,
+            Self::Proxy => proxy::measure(stage, report).await,
+            Self::Memory => memory::measure(stage, report).await,
+            Self::Churn => churn::measure(stage, report).await,
         }
     }
 }
@@ -47,9 +95,28 @@ pub(crate) struct Amount {
     /// Operations of each in a round
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
+    /// Begun a second, where operations do not wait for each other
+    #[arg(long, global = true, value_parser = rate)]
+    rate: Option<f64>,
+    /// How long each rate is kept up [default: 15]
+    #[arg(long, global = true, value_parser = rate)]
+    seconds: Option<f64>,
+    /// How long `churn` goes on [default: 60]; given with `all`, it is one of them
+    #[arg(long, global = true, value_parser = rate)]
+    pub(crate) minutes: Option<f64>,
+    /// nginx, where it is not in its usual place
+    #[arg(long, global = true, env = "BENCH_NGINX", value_name = "PATH")]
+    nginx: Option<PathBuf>,
     /// Leave the peers out
     #[arg(long, global = true)]
     no_peers: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("a number greater than 0 is needed".to_owned()),
+    }
 }
 
 /// Where it is measured.
