@@ -18,6 +18,8 @@ use crate::{api::Api, machine, scratch::Scratch};
 
 /// Where there are no keys, any will do that looks like one.
 const ANY_KEY: &str = "e2b_0000000000000000000000000000000000000000";
+/// What it says on stderr, for when it does not start.
+const LOG: &str = "log";
 /// More than any run has.
 const MAX_SANDBOXES: &str = "1200";
 
@@ -46,19 +48,15 @@ struct Own {
     process: Child,
     binary: PathBuf,
     data_dir: PathBuf,
-    // Removed last.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Gateway {
+    /// One of our own does not answer yet: see [`Self::ready`].
     pub(crate) fn reach(options: &Options) -> anyhow::Result<Self> {
-        match &options.url {
-            Some(url) => {
-                let (address, authority) = resolve(url)?;
-                Ok(Self { api: Api::new(address, &authority, &options.api_key), own: None })
-            }
-            None => Self::start(options),
-        }
+        let Some(url) = &options.url else { return Self::start(options) };
+        let (address, authority) = resolve(url)?;
+        Ok(Self { api: Api::new(address, &authority, &options.api_key), own: None })
     }
 
     fn start(options: &Options) -> anyhow::Result<Self> {
@@ -71,31 +69,36 @@ impl Gateway {
         private_dir(&options.templates)?;
         symlink(path::absolute(&options.templates)?, data_dir.join("templates"))
             .context("templates")?;
-        let log = scratch.path().join("log");
-        let mut process = command(&binary)
+        let process = command(&binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
             .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
             .arg(&data_dir)
             .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).context("log")?)
+            .stderr(fs::File::create(scratch.path().join(LOG)).context(LOG)?)
             // Ctrl-C in a terminal is for this program, which then ends the gateway.
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
-        let stdout = process.stdout.take().expect("it is piped");
-        let own = Own { process, binary, data_dir, _scratch: scratch };
-        // From here on it is ended whatever happens.
-        let mut gateway =
-            Self { api: Api::new(([127, 0, 0, 1], 0).into(), "", ""), own: Some(own) };
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said).context("the gateway's first line")?;
+        let nowhere = Api::new(([127, 0, 0, 1], 0).into(), "", "");
+        Ok(Self { api: nowhere, own: Some(Own { process, binary, data_dir, scratch }) })
+    }
+
+    /// Waits until a sandbox can be made; where the template is missing, that takes minutes.
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
+        let Some(own) = &mut self.own else { return Ok(()) };
+        let stdout = own.process.stdout.take().context("the gateway was waited for before")?;
+        let first = tokio::task::spawn_blocking(move || {
+            let mut said = String::new();
+            BufReader::new(stdout).read_line(&mut said).map(|_| said)
+        });
+        let said = first.await?.context("the gateway's first line")?;
         let Some(url) = said.trim().strip_prefix("listening on ") else {
-            let log = fs::read_to_string(&log).unwrap_or_default();
+            let log = fs::read_to_string(own.scratch.path().join(LOG)).unwrap_or_default();
             bail!("the gateway did not start; its log:\n{log}");
         };
         let (address, authority) = resolve(url)?;
-        gateway.api = Api::new(address, &authority, ANY_KEY);
-        Ok(gateway)
+        self.api = Api::new(address, &authority, ANY_KEY);
+        Ok(())
     }
 
     /// The process of a gateway of our own.

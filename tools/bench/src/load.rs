@@ -78,16 +78,24 @@ where
     fn turn(&mut self, count: usize) -> BoxFuture<'_, anyhow::Result<Tally>> {
         let mut run = self.0.clone();
         Box::pin(async move {
+            let wanted = Arc::new(());
+            let still = Arc::downgrade(&wanted);
             let all = tokio::task::spawn_blocking(move || {
                 let (mut tally, began) = (Tally::default(), Instant::now());
                 for _ in 0..count {
+                    // Not so when the run was broken off, and this future with it.
+                    if still.strong_count() == 0 {
+                        break;
+                    }
                     let start = Instant::now();
                     tally.count(start, run().map(|()| 0));
                 }
                 tally.lasted = began.elapsed();
                 tally
             });
-            Ok(all.await?)
+            let tally = all.await?;
+            drop(wanted);
+            Ok(tally)
         })
     }
 }

@@ -115,8 +115,12 @@ async fn measure(cli: Cli, measured: Vec<What>) -> anyhow::Result<u64> {
         let described = gateway::described(&stage.gateway);
         let mut report = Report::new(what.name(), cli.amount.quick, described);
         // Whichever it is, the gateway is ended with its sandboxes.
+        let measured = async {
+            stage.gateway.ready().await?;
+            what.measure(&stage, &mut report).await
+        };
         let measured = tokio::select! {
-            measured = what.measure(&stage, &mut report) => measured,
+            measured = measured => measured,
             () = &mut stop => Err(anyhow::anyhow!("interrupted")),
         };
         let ended = stage.gateway.end();

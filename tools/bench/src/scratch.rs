@@ -3,9 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
+
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Scratch(PathBuf);
 
@@ -24,8 +28,14 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("error: {} could not be removed: {error}", self.0.display());
+        let began = Instant::now();
+        // A program that was running when a run was broken off may still write here.
+        while let Err(error) = fs::remove_dir_all(&self.0) {
+            if began.elapsed() > PATIENCE {
+                eprintln!("error: {} could not be removed: {error}", self.0.display());
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }

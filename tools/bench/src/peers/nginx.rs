@@ -1,7 +1,7 @@
 //! nginx with a configuration of our own, on loopback: serving and accepting files, and proxying.
 //!
-//! As many workers as the gateway has threads, no access log, connections kept open; the rest as
-//! it is by default.
+//! As many workers as the gateway has threads, no access log, connections kept open, and nothing
+//! proxied written to disk on its way; the rest as it is by default.
 
 use std::{
     fs,
@@ -112,6 +112,7 @@ fn configuration(dir: &Path, servers: &str) -> String {
             access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
             client_max_body_size 0;
             client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
+            proxy_max_temp_file_size 0;
             fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;
             scgi_temp_path {dir}/scgi;
             {servers}
