@@ -1,0 +1,176 @@
+//! As much of the E2B API as is measured, spoken raw.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http::{Method, Request, request};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, Keep, Payload},
+    envelope,
+};
+
+/// Where envd is reached.
+const ENVD: u16 = 49_983;
+/// Longer than anything takes here, so that nothing expires while it is measured.
+const TIMEOUT_SECONDS: u32 = 2 * 3600;
+
+/// A gateway and the right to use it.
+pub(crate) struct Api {
+    address: SocketAddr,
+    authority: String,
+    key: String,
+}
+
+impl Api {
+    pub(crate) fn new(address: SocketAddr, authority: &str, key: &str) -> Arc<Self> {
+        Arc::new(Self { address, authority: authority.to_owned(), key: key.to_owned() })
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn request(&self, method: Method, path: &str) -> request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.authority)
+            .header("x-api-key", &self.key)
+    }
+
+    pub(crate) async fn create(self: &Arc<Self>, client: &mut Client) -> anyhow::Result<Sandbox> {
+        let wanted = json!({ "templateID": "base", "timeout": TIMEOUT_SECONDS }).to_string();
+        let request = self
+            .request(Method::POST, "/v2/sandboxes")
+            .header("content-type", "application/json")
+            .body(Payload::of(wanted))?;
+        let answer = client.send(request, Keep::All).await?.successful().context("create")?;
+        let made: Made = serde_json::from_slice(&answer.body).context("the answer to a create")?;
+        Ok(Sandbox { api: Arc::clone(self), id: made.id, token: made.token })
+    }
+
+    pub(crate) async fn healthy(&self, client: &mut Client) -> anyhow::Result<()> {
+        let request = self.request(Method::GET, "/health").body(Payload::empty())?;
+        client.send(request, Keep::Length).await?.successful().context("health")?;
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Made {
+    #[serde(rename = "sandboxID")]
+    id: String,
+    #[serde(rename = "envdAccessToken")]
+    token: Option<String>,
+}
+
+/// A running sandbox. It is left running when dropped: a gateway of our own is ended with all of
+/// them, and one that was given is another's.
+#[derive(Clone)]
+pub(crate) struct Sandbox {
+    api: Arc<Api>,
+    pub(crate) id: String,
+    token: Option<String>,
+}
+
+impl Sandbox {
+    pub(crate) fn client(&self) -> Client {
+        self.api.client()
+    }
+
+    pub(crate) async fn kill(&self, client: &mut Client) -> anyhow::Result<()> {
+        let path = format!("/sandboxes/{}", self.id);
+        let request = self.api.request(Method::DELETE, &path).body(Payload::empty())?;
+        client.send(request, Keep::Length).await?.successful().context("kill")?;
+        Ok(())
+    }
+
+    /// A request to one of its ports.
+    pub(crate) fn to_port(&self, method: Method, port: u16, path: &str) -> request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.api.authority)
+            .header("e2b-sandbox-id", &self.id)
+            .header("e2b-sandbox-port", port)
+    }
+
+    fn to_envd(&self, method: Method, path: &str) -> request::Builder {
+        let request = self.to_port(method, ENVD, path);
+        match &self.token {
+            Some(token) => request.header("x-access-token", token),
+            None => request,
+        }
+    }
+
+    /// Runs a program to its end, which has to be a good one.
+    pub(crate) async fn run(
+        &self,
+        client: &mut Client,
+        program: &str,
+        args: &[&str],
+    ) -> anyhow::Result<()> {
+        let wanted = json!({ "process": { "cmd": program, "args": args }, "stdin": false });
+        let request = self
+            .to_envd(Method::POST, "/process.Process/Start")
+            .header("content-type", "application/connect+json")
+            .header("connect-protocol-version", "1")
+            .body(Payload::of(envelope::wrap(wanted.to_string().as_bytes())))?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(program.to_owned())?;
+        check_events(&envelope::unwrap(answer.body).context(program.to_owned())?)
+    }
+
+    pub(crate) fn upload(&self, path: &str, file: Payload) -> anyhow::Result<Request<Payload>> {
+        let request = self.to_envd(Method::POST, &format!("/files?path={path}"));
+        Ok(request.header("content-type", "application/octet-stream").body(file)?)
+    }
+
+    pub(crate) fn download(&self, path: &str) -> anyhow::Result<Request<Payload>> {
+        let request = self.to_envd(Method::GET, &format!("/files?path={path}"));
+        Ok(request.body(Payload::empty())?)
+    }
+}
+
+/// The first event is the start of a process, the last one its good end.
+fn check_events(messages: &[Bytes]) -> anyhow::Result<()> {
+    let event = |message: &Bytes| -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice::<Value>(message)?["event"].take())
+    };
+    let [first, .., last] = messages else {
+        anyhow::bail!("{} events of a process", messages.len())
+    };
+    let (first, last) = (event(first)?, event(last)?);
+    ensure!(first["start"]["pid"].is_u64(), "a process began with {first}");
+    let end = &last["end"];
+    ensure!(end["exited"] == true && end.get("exitCode").is_none(), "a process ended with {last}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_that_started_and_exited_well_counts_as_run() {
+        let events = |texts: &[&str]| -> Vec<Bytes> {
+            texts.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()
+        };
+        let start = r#"{"event":{"start":{"pid":7}}}"#;
+        let good = r#"{"event":{"end":{"exited":true,"status":"exit status 0"}}}"#;
+        let bad = r#"{"event":{"end":{"exited":true,"exitCode":1}}}"#;
+        assert!(check_events(&events(&[start, good])).is_ok());
+        assert!(check_events(&events(&[start, r#"{"event":{"data":{}}}"#, good])).is_ok());
+        for wrong in [&[start, bad][..], &[start], &[good], &[good, start], &[]] {
+            assert!(check_events(&events(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+}
