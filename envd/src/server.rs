@@ -78,9 +78,20 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
         .merge(files::routes())
         .merge(rpc)
         .layer(middleware::from_fn_with_state(envd.clone(), auth::require_token))
+        .layer(middleware::from_fn(tell_when_to_retry))
         .layer(middleware::from_fn(allow_browsers))
         .layer(middleware::from_fn(unread::read_rest))
         .with_state(envd)
+}
+
+/// Where there is no room now there may be soon; nothing has been done yet.
+async fn tell_when_to_retry(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+    {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// CORS: any page may call, since the token and not a cookie says who it is.
@@ -152,5 +163,26 @@ async fn report(envd: &Envd, mut gateway: UnixStream) -> io::Result<()> {
             lines.push(b'\n');
         }
         to.write_all(&lines).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, routing::get};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_no_room_says_when_to_come_again() {
+        for (status, told) in [(429, true), (503, true), (200, false), (500, false)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let router = Router::new()
+                .route("/", get(move || async move { status }))
+                .layer(middleware::from_fn(tell_when_to_retry));
+            let request = Request::get("/").body(Body::empty()).unwrap();
+            let answer = router.oneshot(request).await.unwrap();
+            assert_eq!(answer.headers().contains_key("retry-after"), told, "{status}");
+        }
     }
 }

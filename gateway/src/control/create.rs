@@ -130,7 +130,7 @@ pub(super) struct NewSandbox {
     #[schema(schema_with = unasked_object, required = false)]
     iam: Value,
     #[serde(flatten)]
-    #[schema(value_type = std::collections::HashMap<String, Unasked>)]
+    #[schema(value_type = BTreeMap<String, Unasked>, inline)]
     others: Map<String, Value>,
 }
 

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The body, a JSON object, whatever its content type and however it was framed.
 ///
-/// As `Option`, for bodies that may be absent.
+/// As `Option`, for bodies that may be absent, or null.
 pub(super) struct ApiJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
@@ -53,7 +53,7 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for ApiJson<T> 
                 ApiError::bad_request("the request body could not be read")
             }
         })?;
-        if body.iter().all(u8::is_ascii_whitespace) {
+        if matches!(body.trim_ascii(), b"" | b"null") {
             return Ok(None);
         }
         object(&body).map(|body| Some(Self(body)))
@@ -111,11 +111,16 @@ fn is_word(text: &str) -> bool {
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Absent and empty are the same.
+    /// As it was sent.
     pub(super) fn take(&self, name: &str) -> Option<String> {
-        let values = self.0.iter().filter(|(known, value)| known == name && !value.is_empty());
+        let values = self.0.iter().filter(|(known, _)| known == name);
         let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
         (!values.is_empty()).then(|| values.join(","))
+    }
+
+    /// Of text, where an empty one says nothing.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.take(name).filter(|text| !text.is_empty())
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 /// Running ones, newest first.
 #[utoipa::path(get, path = "/sandboxes", tag = "sandboxes",
     params(("metadata" = Option<String>, Query, example = "user=me&app=mine",
-        pattern = "^[^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*$",
+        pattern = "^([^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*)?$",
         description = "pairs all of which a sandbox's metadata must have; each key and each value \
             percent-encoded by itself, and then once more as part of this parameter")),
     responses(
@@ -48,7 +48,7 @@ async fn list_v1(
 #[utoipa::path(get, path = "/v2/sandboxes", tag = "sandboxes",
     params(
         ("metadata" = Option<String>, Query, example = "user=me&app=mine",
-            pattern = "^[^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*$",
+            pattern = "^([^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*)?$",
             description = "as of the elder list"),
         ("state" = Option<String>, Query, pattern = "^(running|paused)(,(running|paused))*$",
             description = "both if left out; as yet none is ever paused"),
@@ -149,7 +149,7 @@ impl Query {
             Some("asc") => Order::Ascending,
             Some(_) => return Err(ApiError::bad_request("order must be asc or desc")),
         };
-        let after = parameters.take("nextToken").map(|token| Cursor::parse(&token, order));
+        let after = parameters.text("nextToken").map(|token| Cursor::parse(&token, order));
         let started_after = parameters.take("startedAfter").map(|text| {
             let time = DateTime::parse_from_rfc3339(&text).map(|time| time.with_timezone(&Utc));
             time.map_err(|_| ApiError::bad_request("startedAfter must be an RFC 3339 time"))
@@ -158,7 +158,7 @@ impl Query {
             running: running(parameters)?,
             filter: Filter {
                 metadata: metadata(parameters)?,
-                template: parameters.take("template").map(|name| template_id(&name)),
+                template: parameters.text("template").map(|name| template_id(&name)),
                 started_after: started_after.transpose()?,
             },
             order,
@@ -183,7 +183,7 @@ fn running(parameters: &Parameters) -> Result<bool, ApiError> {
 }
 
 fn metadata(parameters: &Parameters) -> Result<BTreeMap<String, String>, ApiError> {
-    let text = parameters.take("metadata");
+    let text = parameters.text("metadata");
     text.map_or(Ok(BTreeMap::new()), |text| metadata_filter(&text))
 }
 

@@ -56,7 +56,7 @@ async fn list_v2(
     parameters: Parameters,
 ) -> Result<(HeaderMap, Json<Vec<Template>>), ApiError> {
     let limit = limit(&parameters)?;
-    let after = parameters.take("nextToken").map(|token| names::parse(&token)).transpose()?;
+    let after = parameters.text("nextToken").map(|token| names::parse(&token)).transpose()?;
     let mut all = gateway.templates();
     all.retain(|found| after.as_ref().is_none_or(|last| found.template.id > *last));
     let mut headers = HeaderMap::new();
