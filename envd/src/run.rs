@@ -28,19 +28,19 @@ const BLOCKING_THREADS: usize = 8;
 /// Enough for any of our calls, and little where hundreds of sandboxes each have some.
 const STACK: usize = 256 << 10;
 
-/// `coppice envd`: only the gateway starts this, with the control socket at
+/// `coppice envd`: only the gateway starts this, with a socket at
 /// [`CONTROL_FD`](crate::wire::CONTROL_FD).
 pub fn run() -> ExitCode {
     os::lean_allocator();
     raise_descriptor_limit();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
-    let control = match os::inherited(CONTROL_FD) {
+    let control = match os::inherited(CONTROL_FD).and_then(os::become_first_process) {
         Ok(control) => control,
         Err(error) => {
-            tracing::error!(%error, "no control socket: envd is started by the gateway only");
+            eprintln!("envd: {error}; only the gateway starts it");
             return ExitCode::FAILURE;
         }
     };
+    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     match enter(control.as_fd()) {
         Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
         Err(failure) => refuse(control.as_fd(), failure),
@@ -67,7 +67,7 @@ fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Fail
             message: format!("the gateway speaks {}, this envd {PROTOCOL}", spec.protocol),
         });
     }
-    attach::enter(&spec, &mut descriptors)?;
+    attach::enter(&spec, &mut descriptors, control)?;
     if let Err(error) = os::adopt_orphans() {
         tracing::warn!(%error, "orphans will not come to us");
     }

@@ -1,9 +1,15 @@
 //! What the gateway and its envd say to each other; never seen by a client.
 //!
 //! * **Control socket** (descriptor [`CONTROL_FD`] of a fresh envd, a stream pair). The gateway
-//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte; envd
+//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and one
+//!   more byte when the link is there, if the sandbox has one; envd
 //!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
+//! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
+//!   stream pair). The gateway sends one byte with the control socket, the log and, if there is
+//!   one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then the owner of its user namespace as a
+//!   big-endian `u32`; it is answered with the pid of the sandbox's first process, or the negative
+//!   errno, as a big-endian `i32`. That process waits for one byte on its control socket.
 //! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte, and from [`TunnelReply::Open`] on the socket is that port's

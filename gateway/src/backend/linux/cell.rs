@@ -18,10 +18,11 @@ use envd::{
 
 use super::{
     cgroup::{Cgroups, ENVD_MEMORY},
-    clone::{self, Child, Image},
     error::Call,
     idmap::{self, Access},
+    net,
     slot::{GATEWAY, Slot},
+    spawner::{Child, Spawner},
 };
 use crate::backend::{CellSpec, Error, NetworkMode};
 
@@ -37,7 +38,7 @@ const LOG: &str = "envd.log";
 
 /// A child in its namespaces and cgroups, which has not run anything yet.
 pub(super) struct Staged {
-    pub(super) child: Child,
+    child: Child,
     descriptors: Vec<(Descriptor, OwnedFd)>,
     directory: PathBuf,
 }
@@ -45,7 +46,7 @@ pub(super) struct Staged {
 /// Makes all of a sandbox that does not concern the network. Blocks.
 pub(super) fn stage(
     cgroups: &Cgroups,
-    image: &Image,
+    spawner: &Spawner,
     directory: PathBuf,
     spec: &CellSpec,
     slot: Slot,
@@ -65,7 +66,7 @@ pub(super) fn stage(
     let log = open_log(&directory)?;
 
     let group = cgroups.create(spec.id, spec.limits)?;
-    let child = clone::spawn(image, &log, group.envd.as_ref(), slot.first_uid())?;
+    let child = spawner.spawn(&log, group.envd.as_ref(), slot.first_uid())?;
     child.join(&group.envd_v1)?;
     let namespace = child.map_ids(slot.first_uid())?;
     for path in &spec.template.layers {
@@ -116,10 +117,16 @@ pub(super) fn attach(
 }
 
 /// Lets the child go and hears whether it serves. Blocks, for a bounded time.
-pub(super) fn start(staged: Staged, spec: CellSpec, attach: LinuxAttach) -> Result<OwnedFd, Error> {
+pub(super) fn start(
+    staged: Staged,
+    spec: CellSpec,
+    attach: LinuxAttach,
+    slot: Slot,
+) -> Result<OwnedFd, Error> {
     let Staged { mut child, descriptors, directory } = staged;
     child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
     child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    let network = spec.network;
     let spec = Spec {
         protocol: PROTOCOL,
         sandbox_id: spec.id.to_string(),
@@ -129,12 +136,18 @@ pub(super) fn start(staged: Staged, spec: CellSpec, attach: LinuxAttach) -> Resu
         init: spec.init,
     };
     let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| fd.as_fd()).collect();
-    let talk = |child: &mut Child| {
+    let mut release = || {
         child.control.write_all(b"g")?;
-        control::send_spec(child.control.as_fd(), &spec, &fds)?;
-        control::receive_attached(child.control.as_fd())
+        control::send_spec(child.control.as_fd(), &spec, &fds)
     };
-    match talk(&mut child) {
+    let mut answer = release();
+    if answer.is_ok() && network == NetworkMode::Nat {
+        // While envd is busy with its mounts; it waits for this byte before it needs the link.
+        net::create(slot, child.pid)?;
+        answer = child.control.write_all(b"n");
+    }
+    let answer = answer.and_then(|()| control::receive_attached(child.control.as_fd()));
+    match answer {
         Ok(Attached::Ready { protocol: PROTOCOL }) => {
             child.release().ok_or_else(|| Error::Unsupported("a child without a pidfd".into()))
         }
