@@ -144,6 +144,9 @@ pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
     Ok((spec, descriptors))
 }
 
+/// The step that [`await_link`] is.
+pub const AWAIT_LINK: &str = "wait for the link";
+
 /// envd's side: one byte says that the sandbox's end of its link is there.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The life of envd as a program: take the spec, enter the sandbox, serve.
 
 use std::{
-    fs, io,
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
@@ -73,9 +73,6 @@ fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Fail
     }
     let listeners = listeners(&mut descriptors)?;
     let envd = Envd::with_descriptors(&spec, &mut descriptors);
-    if let Err(error) = leave_notes(&envd) {
-        tracing::warn!(%error, "cannot write the sandbox's identity to /run/e2b");
-    }
     Ok((envd, listeners))
 }
 
@@ -132,13 +129,4 @@ fn listeners(descriptors: &mut Descriptors) -> Result<[UnixListener; 3], Failure
         take(Descriptor::TunnelListener)?,
         take(Descriptor::ReportListener)?,
     ])
-}
-
-/// `/run/e2b`: the identity for programs that look for files.
-fn leave_notes(envd: &Envd) -> io::Result<()> {
-    fs::create_dir_all("/run/e2b")?;
-    for (name, value) in envd.identity() {
-        fs::write(format!("/run/e2b/.{name}"), value)?;
-    }
-    Ok(())
 }

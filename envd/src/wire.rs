@@ -54,6 +54,16 @@ pub struct Spec {
     pub init: Init,
 }
 
+/// What tells a program that it is in a sandbox, and in which: in its environment, and in
+/// `/run/e2b`, in a file for each with a dot before its name.
+pub fn identity(sandbox_id: &str, template_id: &str) -> [(String, String); 3] {
+    [
+        ("E2B_SANDBOX".to_owned(), "true".to_owned()),
+        ("E2B_SANDBOX_ID".to_owned(), sandbox_id.to_owned()),
+        ("E2B_TEMPLATE_ID".to_owned(), template_id.to_owned()),
+    ]
+}
+
 /// The role of one descriptor passed along with a [`Spec`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,8 +114,6 @@ pub struct LinuxNetwork {
     pub address: std::net::Ipv4Addr,
     /// On-link host address that is the default route.
     pub gateway: std::net::Ipv4Addr,
-    /// For `/etc/resolv.conf`.
-    pub dns: Vec<std::net::IpAddr>,
 }
 
 /// What the sandbox starts with; also the body of `POST /init`, where an absent field stays as it

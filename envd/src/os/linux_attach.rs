@@ -33,8 +33,6 @@ use crate::{
     wire::{Descriptor, LinuxAttach},
 };
 
-#[path = "linux_attach_etc.rs"]
-mod etc;
 #[path = "linux_attach_furniture.rs"]
 mod furniture;
 #[path = "linux_attach_meminfo.rs"]
@@ -96,10 +94,9 @@ pub(crate) fn enter(
     drop(host);
     chdir("/").step("enter /")?;
 
-    etc::write(spec)?;
     sethostname(&spec.hostname).step("set the host name")?;
     if spec.network.is_some() {
-        control::await_link(control).step("wait for the link")?;
+        control::await_link(control).step(control::AWAIT_LINK)?;
     }
     network::configure(spec.network.as_ref())
 }

@@ -73,9 +73,11 @@ impl Sandboxes {
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
-            let saved = sandbox.clone();
-            // Fails only when the runtime goes, and this task with it.
-            let _ = task::spawn_blocking(move || saved.await_last_save()).await;
+            if sandbox.is_being_saved() {
+                let saved = sandbox.clone();
+                // Fails only when the runtime goes, and this task with it.
+                let _ = task::spawn_blocking(move || saved.await_last_save()).await;
+            }
             sandboxes.remove_telling(id, sandbox.dir(), tried).await;
         });
         first_try

@@ -78,6 +78,11 @@ impl Sandbox {
         }
     }
 
+    /// Whether a write of the record is under way. Once it has ended no other begins.
+    pub(super) fn is_being_saved(&self) -> bool {
+        self.saving.is_locked()
+    }
+
     /// Waits for a write of the record that is under way; no other begins, as the sandbox has
     /// ended. Blocks.
     pub(super) fn await_last_save(&self) {

@@ -20,7 +20,9 @@ mod process;
 mod ruleset;
 mod slot;
 mod spawner;
+mod spreading;
 mod turns;
+mod upper;
 
 use std::{
     collections::HashMap,
@@ -40,7 +42,10 @@ use nix::{
     unistd::Pid,
 };
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -58,6 +63,9 @@ use crate::sandbox::SandboxId;
 /// For all processes of a sandbox to end and its cgroups to be free.
 const DYING: Duration = Duration::from_secs(5);
 
+/// Sandboxes made at once on a host with few CPUs.
+const LEAST_AT_ONCE: usize = 4;
+
 /// This host.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
@@ -68,6 +76,8 @@ struct Inner {
     spawner: Spawner,
     slots: Slots,
     turns: Turns,
+    /// Those being made at once; more would only wait for each other, and all be late.
+    making: Semaphore,
     /// From `prepare` to `retire`.
     guard: Mutex<Option<Guard>>,
     taken: Mutex<HashMap<SandboxId, Slot>>,
@@ -84,6 +94,7 @@ impl Host {
             spawner: Spawner::new()?,
             slots: Slots::new(),
             turns: Turns::default(),
+            making: Semaphore::new((2 * host_cpus()?.len()).max(LEAST_AT_ONCE)),
             guard: Mutex::default(),
             taken: Mutex::default(),
             cpus: host_cpus()?,
@@ -105,6 +116,7 @@ impl Backend for Host {
         set_dumpable(false).call("set", "PR_SET_DUMPABLE")?;
         inner.spawner.start()?;
         inner.cgroups.prepare()?;
+        spreading::turn_on(&inner.settings.data_dir.join("sandboxes"));
         inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
         joining::turn_on()?;
@@ -132,6 +144,7 @@ impl Backend for Host {
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             let id = spec.id;
+            let _place = inner.making.acquire().await;
             let made = inner.turns.take(id, inner.make(spec)).await;
             if let Err(Ok(_)) = tell.send(made) {
                 inner.turns.take(id, inner.end_or_log(id)).await;
@@ -222,9 +235,11 @@ impl Inner {
         let owner = Owner { id, data_dir: self.settings.data_dir.clone() };
         let slot = self.slots.take(&owner)?;
         self.taken.lock().insert(id, slot);
-        let staged = cell::stage(&self.cgroups, &self.spawner, self.directory(id), &spec, slot)?;
+        let directory = self.directory(id);
+        upper::make(&directory.join(cell::LAYER), &spec, &self.settings.dns)?;
+        let staged = cell::stage(&self.cgroups, &self.spawner, directory, &spec, slot)?;
         let cpus = self.choose_cpus(spec.limits.cpus);
-        let attach = cell::attach(&spec, cpus, &self.settings.dns, slot);
+        let attach = cell::attach(&spec, cpus, slot);
         cell::start(staged, spec, attach, slot)
     }
 
