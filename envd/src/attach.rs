@@ -1,6 +1,8 @@
 //! Entering the sandbox: from a fresh process that still sees the host's files to the first
 //! process of a furnished sandbox that sees nothing of the host. Serving is not its business.
 
+use std::os::fd::BorrowedFd;
+
 use crate::{
     control::{Descriptors, Failure},
     os,
@@ -11,9 +13,13 @@ use crate::{
 ///
 /// # Errors
 /// The step that failed; the process is then good for nothing but to say so and end.
-pub(crate) fn enter(spec: &Spec, descriptors: &mut Descriptors) -> Result<(), Failure> {
+pub(crate) fn enter(
+    spec: &Spec,
+    descriptors: &mut Descriptors,
+    control: BorrowedFd<'_>,
+) -> Result<(), Failure> {
     match &spec.attach {
-        Attach::Linux(linux) => os::attach::enter(linux, descriptors),
+        Attach::Linux(linux) => os::attach::enter(linux, descriptors, control),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Both ends of the control socket: how the gateway tells a fresh envd where it is, and how envd
-//! says that it serves.
+//! says that it serves; and of the socket by which the gateway asks for a fresh envd.
 //!
 //! Blocking; the caller sets the socket's timeouts.
 
@@ -36,6 +36,56 @@ impl Descriptors {
         self.0 = left;
         let taken: Vec<(Descriptor, OwnedFd)> = taken;
         taken.into_iter().map(|(_, descriptor)| descriptor).collect()
+    }
+}
+
+/// What a fresh envd is given, and in whose name its user namespace is made.
+pub struct ChildRequest<Fd = OwnedFd> {
+    pub owner: u32,
+    /// Its end of the control socket.
+    pub control: Fd,
+    /// Its standard output and error.
+    pub log: Fd,
+    /// The v2 cgroup to be made in.
+    pub cgroup: Option<Fd>,
+}
+
+/// The gateway's side: asks for a first process of a sandbox, and hears its pid. It waits for one
+/// byte on its control socket before it does anything.
+///
+/// # Errors
+/// What the socket says; the inner one is what kept the process from being made.
+pub fn request_child(
+    mut socket: &UnixStream,
+    request: &ChildRequest<BorrowedFd<'_>>,
+) -> io::Result<io::Result<i32>> {
+    let mut descriptors = vec![request.control, request.log];
+    descriptors.extend(request.cgroup);
+    os::send(socket.as_fd(), 0, &descriptors)?;
+    socket.write_all(&request.owner.to_be_bytes())?;
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer)?;
+    Ok(match i32::from_be_bytes(answer) {
+        pid @ 1.. => Ok(pid),
+        errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
+    })
+}
+
+/// The other side.
+///
+/// # Errors
+/// What the socket says, which is the end of the file when the gateway is gone, or descriptors
+/// that are too few.
+pub fn receive_child_request(socket: BorrowedFd<'_>) -> io::Result<ChildRequest> {
+    let (_, descriptors) = os::receive(socket)?;
+    let mut owner = [0; 4];
+    stream(socket)?.read_exact(&mut owner)?;
+    let mut descriptors = descriptors.into_iter();
+    match (descriptors.next(), descriptors.next(), descriptors.next()) {
+        (Some(control), Some(log), cgroup) => {
+            Ok(ChildRequest { owner: u32::from_be_bytes(owner), control, log, cgroup })
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -92,6 +142,17 @@ pub fn receive_spec(socket: BorrowedFd<'_>) -> io::Result<(Spec, Descriptors)> {
     }
     let descriptors = Descriptors(spec.descriptors.iter().copied().zip(descriptors).collect());
     Ok((spec, descriptors))
+}
+
+/// The step that [`await_link`] is.
+pub const AWAIT_LINK: &str = "wait for the link";
+
+/// envd's side: one byte says that the sandbox's end of its link is there.
+///
+/// # Errors
+/// What the socket says.
+pub fn await_link(socket: BorrowedFd<'_>) -> io::Result<()> {
+    stream(socket)?.read_exact(&mut [0])
 }
 
 /// envd's side.

@@ -1,7 +1,7 @@
 //! The life of envd as a program: take the spec, enter the sandbox, serve.
 
 use std::{
-    fs, io,
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixListener,
@@ -28,19 +28,19 @@ const BLOCKING_THREADS: usize = 8;
 /// Enough for any of our calls, and little where hundreds of sandboxes each have some.
 const STACK: usize = 256 << 10;
 
-/// `coppice envd`: only the gateway starts this, with the control socket at
+/// `coppice envd`: only the gateway starts this, with a socket at
 /// [`CONTROL_FD`](crate::wire::CONTROL_FD).
 pub fn run() -> ExitCode {
     os::lean_allocator();
     raise_descriptor_limit();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
-    let control = match os::inherited(CONTROL_FD) {
+    let control = match os::inherited(CONTROL_FD).and_then(os::become_first_process) {
         Ok(control) => control,
         Err(error) => {
-            tracing::error!(%error, "no control socket: envd is started by the gateway only");
+            eprintln!("envd: {error}; only the gateway starts it");
             return ExitCode::FAILURE;
         }
     };
+    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     match enter(control.as_fd()) {
         Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
         Err(failure) => refuse(control.as_fd(), failure),
@@ -67,15 +67,12 @@ fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Fail
             message: format!("the gateway speaks {}, this envd {PROTOCOL}", spec.protocol),
         });
     }
-    attach::enter(&spec, &mut descriptors)?;
+    attach::enter(&spec, &mut descriptors, control)?;
     if let Err(error) = os::adopt_orphans() {
         tracing::warn!(%error, "orphans will not come to us");
     }
     let listeners = listeners(&mut descriptors)?;
     let envd = Envd::with_descriptors(&spec, &mut descriptors);
-    if let Err(error) = leave_notes(&envd) {
-        tracing::warn!(%error, "cannot write the sandbox's identity to /run/e2b");
-    }
     Ok((envd, listeners))
 }
 
@@ -132,13 +129,4 @@ fn listeners(descriptors: &mut Descriptors) -> Result<[UnixListener; 3], Failure
         take(Descriptor::TunnelListener)?,
         take(Descriptor::ReportListener)?,
     ])
-}
-
-/// `/run/e2b`: the identity for programs that look for files.
-fn leave_notes(envd: &Envd) -> io::Result<()> {
-    fs::create_dir_all("/run/e2b")?;
-    for (name, value) in envd.identity() {
-        fs::write(format!("/run/e2b/.{name}"), value)?;
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::{
     report::Reports,
     rest::Gauges,
     users::{UnknownUser, User, Users},
-    wire::{Attach, Descriptor, Init, Spec},
+    wire::{self, Attach, Descriptor, Init, Spec},
 };
 
 /// What `POST /init` can change.
@@ -90,7 +90,7 @@ impl Envd {
         let mut next = Settings::clone(&current);
         if let Some(env) = init.env_vars {
             next.env = env;
-            next.env.extend(self.identity());
+            next.env.extend(wire::identity(&self.sandbox_id, &self.template_id));
         }
         if init.access_token.is_some() {
             next.access_token = init.access_token;
@@ -102,15 +102,6 @@ impl Envd {
             next.default_workdir = init.default_workdir;
         }
         *current = Arc::new(next);
-    }
-
-    /// What tells a program that it is in a sandbox, and in which.
-    pub(crate) fn identity(&self) -> [(String, String); 3] {
-        [
-            ("E2B_SANDBOX".to_owned(), "true".to_owned()),
-            ("E2B_SANDBOX_ID".to_owned(), self.sandbox_id.clone()),
-            ("E2B_TEMPLATE_ID".to_owned(), self.template_id.clone()),
-        ]
     }
 
     /// The named user, or the sandbox's default one where the name is absent or empty.

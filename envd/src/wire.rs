@@ -1,9 +1,15 @@
 //! What the gateway and its envd say to each other; never seen by a client.
 //!
 //! * **Control socket** (descriptor [`CONTROL_FD`] of a fresh envd, a stream pair). The gateway
-//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte; envd
+//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and one
+//!   more byte when the link is there, if the sandbox has one; envd
 //!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
+//! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
+//!   stream pair). The gateway sends one byte with the control socket, the log and, if there is
+//!   one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then the owner of its user namespace as a
+//!   big-endian `u32`; it is answered with the pid of the sandbox's first process, or the negative
+//!   errno, as a big-endian `i32`. That process waits for one byte on its control socket.
 //! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte, and from [`TunnelReply::Open`] on the socket is that port's
@@ -46,6 +52,16 @@ pub struct Spec {
     pub descriptors: Vec<Descriptor>,
     pub attach: Attach,
     pub init: Init,
+}
+
+/// What tells a program that it is in a sandbox, and in which: in its environment, and in
+/// `/run/e2b`, in a file for each with a dot before its name.
+pub fn identity(sandbox_id: &str, template_id: &str) -> [(String, String); 3] {
+    [
+        ("E2B_SANDBOX".to_owned(), "true".to_owned()),
+        ("E2B_SANDBOX_ID".to_owned(), sandbox_id.to_owned()),
+        ("E2B_TEMPLATE_ID".to_owned(), template_id.to_owned()),
+    ]
 }
 
 /// The role of one descriptor passed along with a [`Spec`].
@@ -98,8 +114,6 @@ pub struct LinuxNetwork {
     pub address: std::net::Ipv4Addr,
     /// On-link host address that is the default route.
     pub gateway: std::net::Ipv4Addr,
-    /// For `/etc/resolv.conf`.
-    pub dns: Vec<std::net::IpAddr>,
 }
 
 /// What the sandbox starts with; also the body of `POST /init`, where an absent field stays as it

@@ -32,7 +32,7 @@ class HostState:
                 "directory": Counter(_directories(gateway.data_dir)),
                 "network link": Counter(_links(gateway)),
                 "nftables entry": Counter(_nftables(gateway)),
-                "slot": Counter(map(str, SLOTS.glob("*"))),
+                "slot": Counter(map(str, SLOTS.glob("[0-9]*"))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
         )
@@ -95,7 +95,10 @@ def _processes(gateway_pid):
         # The state and the parent follow the name, which may hold anything.
         stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         child = gateway_pid is not None and stat[1:2] == [str(gateway_pid)]
-        if envd or child or "/coppice-" in _read(f"/proc/{pid}/cgroup"):
+        if envd and child and "/coppice-" not in _read(f"/proc/{pid}/cgroup"):
+            # The one that makes the sandboxes' first processes; each gateway has its own.
+            yield "spawner of the gateway"
+        elif envd or child or "/coppice-" in _read(f"/proc/{pid}/cgroup"):
             yield f"{pid} {' '.join(argv).strip() or _read(f'/proc/{pid}/comm').strip()}"
 
 

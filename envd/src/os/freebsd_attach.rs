@@ -1,11 +1,17 @@
 //! Linux namespaces do not exist here.
 
+use std::os::fd::BorrowedFd;
+
 use crate::{
     control::{Descriptors, Failure},
     wire::LinuxAttach,
 };
 
-pub(crate) fn enter(_: &LinuxAttach, _: &mut Descriptors) -> Result<(), Failure> {
+pub(crate) fn enter(
+    _: &LinuxAttach,
+    _: &mut Descriptors,
+    _: BorrowedFd<'_>,
+) -> Result<(), Failure> {
     Err(Failure {
         step: "enter linux namespaces".into(),
         errno: None,

@@ -15,7 +15,7 @@
 
 use std::{
     fmt::Write as _,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -29,12 +29,10 @@ use nix::{
 };
 
 use crate::{
-    control::{Descriptors, Failure},
+    control::{self, Descriptors, Failure},
     wire::{Descriptor, LinuxAttach},
 };
 
-#[path = "linux_attach_etc.rs"]
-mod etc;
 #[path = "linux_attach_furniture.rs"]
 mod furniture;
 #[path = "linux_attach_meminfo.rs"]
@@ -72,7 +70,11 @@ impl<T> Step<T> for std::io::Result<T> {
     }
 }
 
-pub(crate) fn enter(spec: &LinuxAttach, descriptors: &mut Descriptors) -> Result<(), Failure> {
+pub(crate) fn enter(
+    spec: &LinuxAttach,
+    descriptors: &mut Descriptors,
+    control: BorrowedFd<'_>,
+) -> Result<(), Failure> {
     umask(Mode::from_bits_truncate(0o022));
     unshare(CloneFlags::CLONE_NEWCGROUP).step("unshare the cgroup namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -92,8 +94,10 @@ pub(crate) fn enter(spec: &LinuxAttach, descriptors: &mut Descriptors) -> Result
     drop(host);
     chdir("/").step("enter /")?;
 
-    etc::write(spec)?;
     sethostname(&spec.hostname).step("set the host name")?;
+    if spec.network.is_some() {
+        control::await_link(control).step(control::AWAIT_LINK)?;
+    }
     network::configure(spec.network.as_ref())
 }
 
@@ -106,7 +110,7 @@ fn mount_root(descriptors: &mut Descriptors) -> Result<std::path::PathBuf, Failu
     if lowers.is_empty() {
         return Err(missing("a lower layer"));
     }
-    let mut options = String::from("userxattr");
+    let mut options = String::from("userxattr,volatile");
     for (n, lower) in lowers.into_iter().enumerate() {
         let at = staging.join(n.to_string());
         make_directory(&at)?;
@@ -121,6 +125,8 @@ fn mount_root(descriptors: &mut Descriptors) -> Result<std::path::PathBuf, Failu
 
     let root = staging.join("root");
     make_directory(&root)?;
+    // Volatile: what is written is not to survive the host, and without it an end writes out all
+    // that the host's file system has dirty, the neighbours' too.
     mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .step(format!("mount the overlay with {options}"))?;
     Ok(root)

@@ -13,10 +13,14 @@ pub(crate) mod attach;
 mod child;
 mod ready;
 mod rights;
+#[cfg_attr(target_os = "linux", path = "linux_spawner.rs")]
+#[cfg_attr(target_os = "freebsd", path = "freebsd_spawner.rs")]
+mod spawner;
 mod terminal;
 
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
 pub(crate) use host::{Affinity, adopt_orphans, lean_allocator};
 pub(crate) use ready::watch;
 pub(crate) use rights::{inherited, receive, send};
+pub(crate) use spawner::become_first_process;
 pub(crate) use terminal::{open, resize};

@@ -129,6 +129,10 @@ pub trait Backend: Send + Sync + 'static {
     /// caller's. On error nothing is left of it in the kernel.
     async fn create(&self, spec: CellSpec) -> Result<Cell, Error>;
 
+    /// Ends every process of a sandbox; when it returns nothing of it runs any more, and never
+    /// will again. Idempotent: a sandbox that is not there is a success.
+    async fn stop(&self, id: SandboxId) -> Result<(), Error>;
+
     /// Ends every process of a sandbox and removes all it had in the kernel; its directory is the
     /// caller's. Idempotent: a sandbox that is not there is a success.
     async fn destroy(&self, id: SandboxId) -> Result<(), Error>;

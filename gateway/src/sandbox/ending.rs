@@ -45,7 +45,8 @@ impl fmt::Display for Reason {
 
 impl Sandboxes {
     /// Ends a sandbox, one that is still being made too. It is invisible at once; returns when
-    /// its processes are gone, or when that failed once and is being tried again.
+    /// nothing of it runs any more, or when that failed once and is being tried again. What it
+    /// leaves in the kernel and on disk is removed after that, and has its place until then.
     pub async fn kill(&self, id: SandboxId) -> Result<(), Error> {
         if let Some(gone) = self.0.registry.abandon(id) {
             gone.cancelled().await;
@@ -72,9 +73,11 @@ impl Sandboxes {
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
-            let saved = sandbox.clone();
-            // Fails only when the runtime goes, and this task with it.
-            let _ = task::spawn_blocking(move || saved.await_last_save()).await;
+            if sandbox.is_being_saved() {
+                let saved = sandbox.clone();
+                // Fails only when the runtime goes, and this task with it.
+                let _ = task::spawn_blocking(move || saved.await_last_save()).await;
+            }
             sandboxes.remove_telling(id, sandbox.dir(), tried).await;
         });
         first_try
@@ -106,7 +109,7 @@ impl Sandboxes {
         let mut tried = Some(tried);
         let mut wait = FIRST_RETRY;
         loop {
-            match self.try_remove(id, dir).await {
+            match self.try_remove(id, dir, &mut tried).await {
                 Ok(()) => break,
                 Err(e) => tracing::warn!(sandbox = %id, "cannot remove, again in {wait:?}: {e}"),
             }
@@ -115,18 +118,24 @@ impl Sandboxes {
             wait = (wait * 2).min(LAST_RETRY);
         }
         tracing::debug!(sandbox = %id, "gone");
-        // Before anybody hears of it: who makes a new one next finds the place free.
         self.0.registry.forget(id);
-        drop(tried);
     }
 
-    async fn try_remove(&self, id: SandboxId, dir: &Path) -> Result<(), Error> {
+    /// Whoever waits hears of it when nothing of the sandbox runs.
+    async fn try_remove(
+        &self,
+        id: SandboxId,
+        dir: &Path,
+        tried: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<(), Error> {
         // The record first: the client is told that the sandbox has ended, so should the rest
         // fail and this gateway end, the next one must not go on with it.
         if let Err(error) = Record::remove(dir).await {
             // Its processes have to end nevertheless.
             tracing::warn!(sandbox = %id, "{error}");
         }
+        self.0.backend.stop(id).await?;
+        tried.take();
         self.0.backend.destroy(id).await?;
         self.0.trash.take(id, dir).await
     }

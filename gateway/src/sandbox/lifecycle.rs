@@ -34,6 +34,9 @@ use crate::{
 /// that are being made the system's figure does not tell yet.
 const TAKEN_AT_FIRST: u64 = 16 << 20;
 
+/// What is left of an ended sandbox is normally removed in far less.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -163,7 +166,7 @@ impl Sandboxes {
     async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
         let template = self.template(&wanted.template)?;
         let id = SandboxId::random();
-        let place = self.admit(id)?;
+        let place = self.admit(id).await?;
         let envd_token = token()?;
         let dir = self.0.home.join(id.to_string());
         tokio::fs::DirBuilder::new()
@@ -208,12 +211,13 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
-    fn admit(&self, id: SandboxId) -> Result<Reservation, Error> {
+    async fn admit(&self, id: SandboxId) -> Result<Reservation, Error> {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
         let rules = &self.0.rules;
-        let place = self.0.registry.reserve(id, rules.max_sandboxes).ok_or_else(|| {
+        let place = self.0.registry.reserve_soon(id, rules.max_sandboxes, ENDING);
+        let place = place.await.ok_or_else(|| {
             Error::Full(format!("there are {}, as many as may be", rules.max_sandboxes))
         })?;
         // With its place taken: of many that come at once, each sees the others.
@@ -409,7 +413,7 @@ mod tests {
     async fn a_kill_wins_over_a_create_under_way() {
         let bed = bed(testing::rules());
         let id = SandboxId::random();
-        let place = bed.sandboxes.admit(id).unwrap();
+        let place = bed.sandboxes.admit(id).await.unwrap();
         let kill = tokio::spawn({
             let sandboxes = bed.sandboxes.clone();
             async move { sandboxes.kill(id).await }

@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Facts, SandboxId, deadlines::Deadline, record::Record};
@@ -76,6 +78,11 @@ impl Sandbox {
         }
     }
 
+    /// Whether a write of the record is under way. Once it has ended no other begins.
+    pub(super) fn is_being_saved(&self) -> bool {
+        self.saving.is_locked()
+    }
+
     /// Waits for a write of the record that is under way; no other begins, as the sandbox has
     /// ended. Blocks.
     pub(super) fn await_last_save(&self) {
@@ -98,6 +105,8 @@ enum Place {
 #[derive(Default)]
 pub struct Registry {
     places: RwLock<HashMap<SandboxId, Place>>,
+    /// Told whenever one that was ending is gone.
+    freed: Notify,
 }
 
 impl Registry {
@@ -133,6 +142,29 @@ impl Registry {
         Some(Reservation { registry: self.clone(), id, unwanted, gone })
     }
 
+    /// As [`Self::reserve`], but while there are some that are ending, it waits for one of them to
+    /// be gone, at most for `patience`: who has just ended one can have another.
+    pub(super) async fn reserve_soon(
+        self: &Arc<Self>,
+        id: SandboxId,
+        most: usize,
+        patience: Duration,
+    ) -> Option<Reservation> {
+        let soon = async {
+            loop {
+                let freed = self.freed.notified();
+                if let Some(reservation) = self.reserve(id, most) {
+                    return Some(reservation);
+                }
+                if !self.places.read().values().any(|place| matches!(place, Place::Ending)) {
+                    return None;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(patience, soon).await.ok().flatten()
+    }
+
     pub(super) fn being_made(&self) -> usize {
         let places = self.places.read();
         places.values().filter(|place| matches!(place, Place::Creating { .. })).count()
@@ -161,6 +193,7 @@ impl Registry {
 
     pub(super) fn forget(&self, id: SandboxId) {
         self.places.write().remove(&id);
+        self.freed.notify_waiters();
     }
 }
 

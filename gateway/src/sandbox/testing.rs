@@ -27,6 +27,7 @@ pub(crate) struct TestBackend {
     pub(crate) specs: Mutex<Vec<CellSpec>>,
     /// So many of the next calls fail.
     pub(crate) failing_creates: AtomicUsize,
+    pub(crate) failing_stops: AtomicUsize,
     pub(crate) failing_destroys: AtomicUsize,
     /// And so many creates are not over in time.
     pub(crate) late_creates: AtomicUsize,
@@ -73,6 +74,10 @@ impl Backend for TestBackend {
         self.cells.lock().insert(spec.id, ended.clone());
         self.specs.lock().push(spec);
         Ok(Cell { ended })
+    }
+
+    async fn stop(&self, _id: SandboxId) -> Result<(), Error> {
+        fails(&self.failing_stops)
     }
 
     async fn destroy(&self, id: SandboxId) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -10,7 +11,13 @@ use coppice::{
     sandbox::SandboxId,
 };
 
-use nix::sys::inotify::{InitFlags, Inotify};
+use nix::{
+    sys::{
+        inotify::{InitFlags, Inotify},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
 
 use super::{
     network::{self, ask},
@@ -34,6 +41,8 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
         its_own_end_is_noticed,
         a_new_gateway_adopts_and_destroys,
         a_failed_create_leaves_nothing,
+        a_stopped_sandbox_runs_nothing_and_is_destroyed_later,
+        what_makes_first_processes_holds_nothing_and_may_die,
         a_create_nobody_waits_for_is_undone,
         only_the_internet_and_the_resolver_are_reached,
         rules_somebody_flushed_come_back,
@@ -195,6 +204,29 @@ async fn a_failed_create_leaves_nothing(world: &World) {
     let error = world.host.create(spec).await.unwrap_err().to_string();
     assert!(error.starts_with("envd could not attach a mount at /sys/0: "), "{error}");
     fs::remove_dir_all(world.directory(id)).unwrap();
+}
+
+async fn a_stopped_sandbox_runs_nothing_and_is_destroyed_later(world: &World) {
+    let (id, cell) = world.create(NetworkMode::Nat).await;
+    let pid = world.pid(id);
+    world.host.stop(id).await.unwrap();
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    cell.ended.cancelled().await;
+    assert_eq!(world.host.list().await.unwrap(), [id], "a gateway that starts now clears it");
+    world.host.stop(id).await.expect("stopping twice");
+    world.destroy(id).await;
+}
+
+async fn what_makes_first_processes_holds_nothing_and_may_die(world: &World) {
+    let spawner = world.spawner();
+    let held = fs::read_dir(format!("/proc/{spawner}/fd")).unwrap();
+    let mut held: Vec<_> = held.map(|entry| entry.unwrap().file_name()).collect();
+    held.sort();
+    assert_eq!(held, ["0", "1", "2", "3"]);
+    kill(Pid::from_raw(spawner), Signal::SIGKILL).unwrap();
+    let (id, _) = world.create(NetworkMode::Nat).await;
+    assert_ne!(world.spawner(), spawner);
+    world.destroy(id).await;
 }
 
 async fn a_create_nobody_waits_for_is_undone(world: &World) {

@@ -121,6 +121,16 @@ impl World {
         procs.lines().next().expect("a process").parse().unwrap()
     }
 
+    /// The child of ours that is in no sandbox.
+    pub(crate) fn spawner(&self) -> i32 {
+        let is_envd = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            line == b"coppice\0envd\0" && !groups.contains("coppice-")
+        };
+        children().into_iter().find(is_envd).expect("a spawner")
+    }
+
     /// What a shell in all the namespaces of the sandbox says, and under its limits: started as
     /// envd starts its processes, by joining the cgroups of `user`.
     pub(crate) fn inside(&self, id: SandboxId, script: &str) -> String {
@@ -184,10 +194,10 @@ impl World {
             descriptors: names("/proc/self/fd").len(),
             mounts: mounts.lines().count(),
             links: names("/sys/class/net").len(),
-            slots: names("/run/coppice/slots"),
+            slots: names("/run/coppice/slots").into_iter().filter(|name| is_number(name)).collect(),
             sandboxes: stat.nlink(),
             cgroups: self.parents().iter().flat_map(|parent| directories(parent)).collect(),
-            children: children(),
+            children: children().len(),
         }
     }
 }
@@ -204,12 +214,18 @@ struct Picture {
     children: usize,
 }
 
-fn children() -> usize {
+/// What begins otherwise is a file to be used again.
+fn is_number(name: &str) -> bool {
+    name.parse::<u32>().is_ok()
+}
+
+fn children() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     tasks
         .filter_map(|task| fs::read_to_string(task.unwrap().path().join("children")).ok())
-        .map(|children| children.split_whitespace().count())
-        .sum()
+        .flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .map(|pid| pid.parse().unwrap())
+        .collect()
 }
 
 fn directories(path: &Path) -> Vec<PathBuf> {

@@ -38,6 +38,10 @@ impl Backend for Host {
         missing()
     }
 
+    async fn stop(&self, _id: SandboxId) -> Result<(), Error> {
+        missing()
+    }
+
     async fn destroy(&self, _id: SandboxId) -> Result<(), Error> {
         missing()
     }

@@ -3,9 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::DirBuilderExt, fs::OpenOptionsExt, net::UnixListener},
+        unix::{fs::OpenOptionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -18,10 +19,11 @@ use envd::{
 
 use super::{
     cgroup::{Cgroups, ENVD_MEMORY},
-    clone::{self, Child, Image},
     error::Call,
     idmap::{self, Access},
+    net,
     slot::{GATEWAY, Slot},
+    spawner::{Child, Spawner},
 };
 use crate::backend::{CellSpec, Error, NetworkMode};
 
@@ -35,9 +37,12 @@ const SOCKETS: [(&str, Descriptor); 3] = [
 ];
 const LOG: &str = "envd.log";
 
+/// Of a sandbox's directory: what it writes.
+pub(super) const LAYER: &str = "layer";
+
 /// A child in its namespaces and cgroups, which has not run anything yet.
 pub(super) struct Staged {
-    pub(super) child: Child,
+    child: Child,
     descriptors: Vec<(Descriptor, OwnedFd)>,
     directory: PathBuf,
 }
@@ -45,7 +50,7 @@ pub(super) struct Staged {
 /// Makes all of a sandbox that does not concern the network. Blocks.
 pub(super) fn stage(
     cgroups: &Cgroups,
-    image: &Image,
+    spawner: &Spawner,
     directory: PathBuf,
     spec: &CellSpec,
     slot: Slot,
@@ -56,23 +61,17 @@ pub(super) fn stage(
         let listener = UnixListener::bind(&path).call("bind", path.display())?;
         descriptors.push((role, listener.into()));
     }
-    let layer = directory.join("layer");
-    for part in ["upper", "work"] {
-        let path = layer.join(part);
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o755).create(&path).call("mkdir", path.display())?;
-    }
     let log = open_log(&directory)?;
 
     let group = cgroups.create(spec.id, spec.limits)?;
-    let child = clone::spawn(image, &log, group.envd.as_ref(), slot.first_uid())?;
+    let child = spawner.spawn(&log, group.envd.as_ref(), slot.first_uid())?;
     child.join(&group.envd_v1)?;
     let namespace = child.map_ids(slot.first_uid())?;
     for path in &spec.template.layers {
         let mount = idmap::mount(path, namespace.as_fd(), Access::ReadOnly)?;
         descriptors.push((Descriptor::LowerLayer, mount));
     }
-    let mount = idmap::mount(&layer, namespace.as_fd(), Access::ReadWrite)?;
+    let mount = idmap::mount(&directory.join(LAYER), namespace.as_fd(), Access::ReadWrite)?;
     descriptors.push((Descriptor::WritableLayer, mount));
     let procs = group.user_procs.into_iter();
     descriptors.extend(procs.map(|procs| (Descriptor::UserCgroup, procs)));
@@ -90,12 +89,7 @@ fn open_log(directory: &Path) -> Result<File, Error> {
 }
 
 /// How envd is to enter.
-pub(super) fn attach(
-    spec: &CellSpec,
-    cpus: Vec<u16>,
-    dns: &[std::net::IpAddr],
-    slot: Slot,
-) -> LinuxAttach {
+pub(super) fn attach(spec: &CellSpec, cpus: Vec<u16>, slot: Slot) -> LinuxAttach {
     LinuxAttach {
         hostname: spec.id.to_string(),
         memory_bytes: spec.limits.memory_bytes,
@@ -106,20 +100,22 @@ pub(super) fn attach(
         processes: spec.limits.processes,
         network: match spec.network {
             NetworkMode::None => None,
-            NetworkMode::Nat => Some(LinuxNetwork {
-                address: slot.address(),
-                gateway: GATEWAY,
-                dns: dns.iter().copied().filter(std::net::IpAddr::is_ipv4).collect(),
-            }),
+            NetworkMode::Nat => Some(LinuxNetwork { address: slot.address(), gateway: GATEWAY }),
         },
     }
 }
 
 /// Lets the child go and hears whether it serves. Blocks, for a bounded time.
-pub(super) fn start(staged: Staged, spec: CellSpec, attach: LinuxAttach) -> Result<OwnedFd, Error> {
+pub(super) fn start(
+    staged: Staged,
+    spec: CellSpec,
+    attach: LinuxAttach,
+    slot: Slot,
+) -> Result<OwnedFd, Error> {
     let Staged { mut child, descriptors, directory } = staged;
     child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
     child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    let network = spec.network;
     let spec = Spec {
         protocol: PROTOCOL,
         sandbox_id: spec.id.to_string(),
@@ -129,12 +125,32 @@ pub(super) fn start(staged: Staged, spec: CellSpec, attach: LinuxAttach) -> Resu
         init: spec.init,
     };
     let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| fd.as_fd()).collect();
-    let talk = |child: &mut Child| {
+    let mut release = || {
         child.control.write_all(b"g")?;
-        control::send_spec(child.control.as_fd(), &spec, &fds)?;
-        control::receive_attached(child.control.as_fd())
+        control::send_spec(child.control.as_fd(), &spec, &fds)
     };
-    match talk(&mut child) {
+    let answer = release();
+    let mut link = Ok(());
+    if answer.is_ok() && network == NetworkMode::Nat {
+        // While envd is busy with its mounts; it waits for this byte before it needs the link.
+        link = net::create(slot, child.pid);
+        let told = match link {
+            Ok(()) => child.control.write_all(b"n"),
+            Err(_) => child.control.shutdown(Shutdown::Write),
+        };
+        // It may have failed and be gone, and has said why.
+        drop(told);
+    }
+    let answer = answer.and_then(|()| control::receive_attached(child.control.as_fd()));
+    if let Err(error) = link {
+        return Err(match answer {
+            Ok(Attached::Failed { step, message, .. }) if step != control::AWAIT_LINK => {
+                Error::Attach { step, message }
+            }
+            _ => error,
+        });
+    }
+    match answer {
         Ok(Attached::Ready { protocol: PROTOCOL }) => {
             child.release().ok_or_else(|| Error::Unsupported("a child without a pidfd".into()))
         }

@@ -280,8 +280,11 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     file.map(OwnedFd::from).call("open", path.display())
 }
 
-/// Children first; a tree that is not there is a success.
+/// Children first, beginning with those that are ours; a tree that is not there is a success.
 fn remove_tree(cgroup: &Path) -> io::Result<()> {
+    for leaf in LEAVES {
+        let _ = fs::remove_dir(cgroup.join(leaf));
+    }
     match fs::remove_dir(cgroup) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

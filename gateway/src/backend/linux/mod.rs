@@ -4,12 +4,10 @@
 //! its directory. Nothing is kept in memory but a shortcut from id to slot; no program is started
 //! when a sandbox is made or ended.
 
-mod acting;
 mod allocator;
 mod cell;
 mod cgroup;
 mod cgroup_plan;
-mod clone;
 mod error;
 mod forwarding;
 mod guard;
@@ -22,10 +20,14 @@ mod probe;
 mod process;
 mod ruleset;
 mod slot;
+mod spawner;
+mod spreading;
 mod turns;
+mod upper;
 
 use std::{
     collections::HashMap,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{
         Arc,
@@ -37,28 +39,34 @@ use std::{
 use async_trait::async_trait;
 use nix::{
     sched::{CpuSet, sched_getaffinity},
+    sys::prctl::set_dumpable,
     unistd::Pid,
 };
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::{
     cgroup::Cgroups,
-    clone::Image,
     error::Call,
     guard::Guard,
-    net::Links,
     slot::{Owner, Slot, Slots},
+    spawner::Spawner,
     turns::Turns,
 };
-use super::{Backend, Cell, CellSpec, Check, Error, NetworkMode, Settings};
+use super::{Backend, Cell, CellSpec, Check, Error, Settings};
 use crate::sandbox::SandboxId;
 pub use allocator::return_memory;
 
 /// For all processes of a sandbox to end and its cgroups to be free.
 const DYING: Duration = Duration::from_secs(5);
+
+/// Sandboxes made at once on a host with few CPUs.
+const LEAST_AT_ONCE: usize = 4;
 
 /// This host.
 #[derive(Clone)]
@@ -67,10 +75,11 @@ pub struct Host(Arc<Inner>);
 struct Inner {
     settings: Settings,
     cgroups: Cgroups,
-    image: Image,
+    spawner: Spawner,
     slots: Slots,
-    links: Links,
     turns: Turns,
+    /// Those being made at once; more would only wait for each other, and all be late.
+    making: Semaphore,
     /// From `prepare` to `retire`.
     guard: Mutex<Option<Guard>>,
     taken: Mutex<HashMap<SandboxId, Slot>>,
@@ -84,10 +93,10 @@ impl Host {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         Ok(Self(Arc::new(Inner {
             cgroups: Cgroups::detect(&settings.data_dir)?,
-            image: Image::take()?,
+            spawner: Spawner::new()?,
             slots: Slots::new(),
-            links: Links::default(),
             turns: Turns::default(),
+            making: Semaphore::new((2 * host_cpus()?.len()).max(LEAST_AT_ONCE)),
             guard: Mutex::default(),
             taken: Mutex::default(),
             cpus: host_cpus()?,
@@ -105,7 +114,11 @@ impl Backend for Host {
 
     async fn prepare(&self) -> Result<(), Error> {
         let inner = &self.0;
+        // We hold keys, and the memory of a process that may not be dumped is nobody else's.
+        set_dumpable(false).call("set", "PR_SET_DUMPABLE")?;
+        inner.spawner.start()?;
         inner.cgroups.prepare()?;
+        spreading::turn_on(&inner.settings.data_dir.join("sandboxes"));
         inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
         joining::turn_on()?;
@@ -120,7 +133,7 @@ impl Backend for Host {
                     inner.taken.lock().insert(owner.id, slot);
                 }
             } else if ours || !owner.data_dir.exists() {
-                inner.links.remove(slot).await?;
+                net::remove(slot)?;
                 inner.slots.free(slot)?;
             }
         }
@@ -133,12 +146,18 @@ impl Backend for Host {
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             let id = spec.id;
+            let _place = inner.making.acquire().await;
             let made = inner.turns.take(id, inner.make(spec)).await;
             if let Err(Ok(_)) = tell.send(made) {
                 inner.turns.take(id, inner.end_or_log(id)).await;
             }
         });
         told.await.map_err(std::io::Error::other).call("make", "sandbox")?
+    }
+
+    async fn stop(&self, id: SandboxId) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        self.0.turns.take(id, blocking(move || inner.end_processes(id).map(drop))).await
     }
 
     async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
@@ -162,6 +181,7 @@ impl Backend for Host {
     }
 
     async fn retire(&self) -> Result<(), Error> {
+        self.0.spawner.stop();
         self.0.cgroups.retire()?;
         // Before the rules are unloaded, or it would load them again.
         self.0.stop_guard().await;
@@ -206,48 +226,38 @@ impl Inner {
 
     async fn try_make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
         let id = spec.id;
+        let inner = Arc::clone(self);
+        let pidfd = blocking(move || inner.make_cell(spec)).await?;
+        watch(id, pidfd)
+    }
+
+    /// Returns its first process when envd serves. Blocks.
+    fn make_cell(&self, spec: CellSpec) -> Result<OwnedFd, Error> {
+        let id = spec.id;
         let owner = Owner { id, data_dir: self.settings.data_dir.clone() };
         let slot = self.slots.take(&owner)?;
         self.taken.lock().insert(id, slot);
-
-        let inner = Arc::clone(self);
-        let (staged, spec) = blocking(move || {
-            let directory = inner.directory(id);
-            let staged = cell::stage(&inner.cgroups, &inner.image, directory, &spec, slot)?;
-            Ok((staged, spec))
-        })
-        .await?;
-        if spec.network == NetworkMode::Nat
-            && let Err(error) = self.links.create(slot, staged.child.pid).await
-        {
-            // The child's end is waited for.
-            let dropped = blocking(move || {
-                drop(staged);
-                Ok(())
-            });
-            return dropped.await.and(Err(error));
-        }
+        let directory = self.directory(id);
+        upper::make(&directory.join(cell::LAYER), &spec, &self.settings.dns)?;
+        let staged = cell::stage(&self.cgroups, &self.spawner, directory, &spec, slot)?;
         let cpus = self.choose_cpus(spec.limits.cpus);
-        let attach = cell::attach(&spec, cpus, &self.settings.dns, slot);
-        let pidfd = blocking(move || cell::start(staged, spec, attach)).await?;
-        watch(id, pidfd)
+        let attach = cell::attach(&spec, cpus, slot);
+        cell::start(staged, spec, attach, slot)
     }
 
     /// Ends whatever there is of a sandbox.
     async fn end(self: &Arc<Self>, id: SandboxId) -> Result<(), Error> {
         let slot = self.slot_of(id);
         let inner = Arc::clone(self);
-        let processes = blocking(move || inner.end_processes(id));
-        let link = async {
-            match slot {
-                Some(slot) => self.links.remove(slot).await,
-                None => Ok(()),
-            }
-        };
-        let (processes, link) = tokio::join!(processes, link);
-        processes?;
-        link?;
-        cell::remove_sockets(&self.directory(id))?;
+        let removed = blocking(move || {
+            let deadline = inner.end_processes(id)?;
+            inner.cgroups.remove(id, deadline)?;
+            cell::remove_sockets(&inner.directory(id))
+        });
+        removed.await?;
+        if let Some(slot) = slot {
+            net::gone(slot).await?;
+        }
         // Last: from here on the uid range and the address may be another's.
         if let Some(slot) = slot {
             self.slots.free(slot)?;
@@ -256,11 +266,12 @@ impl Inner {
         Ok(())
     }
 
-    fn end_processes(&self, id: SandboxId) -> Result<(), Error> {
-        if !self.cgroups.exists(id) {
-            return Ok(());
-        }
+    /// When it returns nothing of the sandbox runs. Blocks.
+    fn end_processes(&self, id: SandboxId) -> Result<Instant, Error> {
         let deadline = Instant::now() + DYING;
+        if !self.cgroups.exists(id) {
+            return Ok(deadline);
+        }
         let first = process::first_of(|| self.cgroups.envd_processes(id));
         self.cgroups.kill(id);
         if let Some(first) = first {
@@ -269,7 +280,7 @@ impl Inner {
                 return Err(Error::Timeout("the end of a sandbox's processes", DYING));
             }
         }
-        self.cgroups.remove(id, deadline)
+        Ok(deadline)
     }
 
     async fn end_or_log(self: &Arc<Self>, id: SandboxId) {

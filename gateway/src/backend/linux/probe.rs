@@ -13,9 +13,9 @@ use nix::{
 
 use super::{
     cgroup_plan::Plan,
-    clone, forwarding,
+    forwarding,
     idmap::{self, Access},
-    joining,
+    joining, spawner,
 };
 use crate::backend::{Check, Settings, Verdict};
 
@@ -128,7 +128,7 @@ fn overlayfs() -> Check {
 /// Tried for real: it depends on the kernel and on the file system of the data directory.
 fn idmapped_mounts(data_dir: &Path) -> Check {
     let what = "idmapped mounts";
-    let tried = clone::user_namespace()
+    let tried = spawner::user_namespace()
         .and_then(|namespace| idmap::mount(data_dir, namespace.as_fd(), Access::ReadOnly));
     match tried {
         Ok(_) => check(what, Verdict::Good, format!("work on {}", data_dir.display())),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// The first process of the pid namespace among `candidates`, pids of this namespace.
 pub(super) fn first_of(candidates: impl Fn() -> Vec<i32>) -> Option<OwnedFd> {
     let pid = candidates().into_iter().find(|pid| is_first(*pid))?;
-    let pidfd = open(pid)?;
+    let pidfd = open(pid).ok()?;
     // The number may have passed to a stranger before we held on to it.
     candidates().contains(&pid).then_some(pidfd)
 }
@@ -29,11 +29,11 @@ fn is_first(pid: i32) -> bool {
         .is_some_and(|pids| pids.split_whitespace().nth(1) == Some("1"))
 }
 
-fn open(pid: i32) -> Option<OwnedFd> {
+pub(super) fn open(pid: i32) -> nix::Result<OwnedFd> {
     // SAFETY: no memory is passed.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).ok()?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the kernel has just made this descriptor for us alone; descriptors fit an i32.
-    Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// SIGKILL. For a first process that means all of its namespace.

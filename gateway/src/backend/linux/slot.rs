@@ -1,16 +1,24 @@
 //! Slots: host-wide numbers, one for each sandbox of any gateway, from which its uid range, its
 //! IPv4 address and its link's name follow.
 //!
-//! A slot is the file `/run/coppice/slots/<n>`, made by link(2): whoever makes it first has it.
+//! A slot is the file `/run/coppice/slots/<n>`, which says whose it is: whoever moves his file there
+//! first has it. The files of slots given back are used again, as some file systems (ext4) become
+//! slow where many are made and deleted.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::error::Call;
@@ -25,8 +33,11 @@ const FIRST_UID: u32 = 0x1000_0000;
 /// Ids of a sandbox.
 pub(super) const UIDS: u32 = 65_536;
 
-/// A draft that is older is nobody's any more; a slot is taken in far less than a millisecond.
+/// A draft that is older is a spare one, or nobody's any more; whoever misses it makes another.
 const DRAFT: Duration = Duration::from_secs(60);
+
+/// Spare drafts kept; more are of use only to who gives back many slots before he takes any.
+const SPARE: usize = 256;
 
 /// The block RFC 2544 sets aside for benchmarks: nothing real is there.
 pub(super) const NETWORK: &str = "198.18.0.0/15";
@@ -65,13 +76,15 @@ pub(super) struct Owner {
 
 pub(super) struct Slots {
     directory: PathBuf,
+    /// Drafts of ours that were slots, to be written anew.
+    spare: Mutex<Vec<PathBuf>>,
     /// Where to look next: a number just freed rests, as peers may remember its address.
     next: AtomicU32,
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { directory: SLOTS.into(), next: AtomicU32::new(0) }
+        Self { directory: SLOTS.into(), spare: Mutex::default(), next: AtomicU32::new(0) }
     }
 
     /// Makes the directory, with this gateway in its list.
@@ -97,35 +110,53 @@ impl Slots {
 
     pub(super) fn take(&self, owner: &Owner) -> Result<Slot, Error> {
         let text = serde_json::to_vec(owner).map_err(io::Error::from).call("encode", owner.id)?;
-        let draft = self.directory.join(format!(".{}", owner.id));
-        match fs::write(&draft, &text) {
-            // A gateway that was the last of the host as we came has cleared it.
+        let spare = self.spare.lock().pop();
+        let draft = spare.unwrap_or_else(|| self.draft(owner.id));
+        self.write(&draft, &text)?;
+        let taken = match self.place(&draft) {
+            // Another gateway has cleared it, as one of long ago.
+            Err(Error::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.write(&draft, &text)?;
+                self.place(&draft)
+            }
+            placed => placed,
+        };
+        if taken.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        taken
+    }
+
+    fn write(&self, draft: &Path, text: &[u8]) -> Result<(), Error> {
+        // Not truncated, which would have ext4 write it out at once: a spare one is as long, being
+        // of the same gateway.
+        let write = || {
+            let mut options = File::options();
+            options.write(true).create(true).truncate(false).open(draft)?.write_all(text)
+        };
+        match write() {
+            // A gateway that was the last of the host as we came has cleared the directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = &self.directory;
                 fs::create_dir_all(directory).call("mkdir", directory.display())?;
-                fs::write(&draft, &text)
+                write()
             }
             result => result,
         }
-        .call("write", draft.display())?;
-        let taken = self.link(&draft);
-        let removed = fs::remove_file(&draft).call("unlink", draft.display());
-        let slot = taken?;
-        removed?;
-        Ok(slot)
+        .call("write", draft.display())
     }
 
-    fn link(&self, draft: &Path) -> Result<Slot, Error> {
+    fn place(&self, draft: &Path) -> Result<Slot, Error> {
         let start = self.next.load(Ordering::Relaxed);
         for slot in (start..MAX).chain(0..start).map(Slot) {
             let path = self.path(slot);
-            match fs::hard_link(draft, &path) {
+            match renameat2(AT_FDCWD, draft, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE) {
                 Ok(()) => {
                     self.next.store((slot.0 + 1) % MAX, Ordering::Relaxed);
                     return Ok(slot);
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).call("link", path.display()),
+                Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno).call("rename to", path.display()),
             }
         }
         Err(Error::Full(format!("all {MAX} slots in {} are taken", self.directory.display())))
@@ -133,9 +164,17 @@ impl Slots {
 
     pub(super) fn free(&self, slot: Slot) -> Result<(), Error> {
         let path = self.path(slot);
-        match fs::remove_file(&path) {
+        let mut spare = self.spare.lock();
+        let freed = if spare.len() < SPARE {
+            // A name that no gateway has for another.
+            let draft = self.draft(SandboxId::random());
+            fs::rename(&path, &draft).map(|()| spare.push(draft))
+        } else {
+            fs::remove_file(&path)
+        };
+        match freed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).call("unlink", path.display())
+                Err(error).call("give back", path.display())
             }
             _ => Ok(()),
         }
@@ -168,12 +207,17 @@ impl Slots {
         if !last(&gateways) {
             return false;
         }
+        self.spare.lock().clear();
         self.clear_drafts(Duration::ZERO);
         last(&self.directory)
     }
 
     fn gateways(&self) -> PathBuf {
         self.directory.with_file_name("gateways")
+    }
+
+    fn draft(&self, name: SandboxId) -> PathBuf {
+        self.directory.join(format!(".{name}"))
     }
 
     fn path(&self, slot: Slot) -> PathBuf {
@@ -187,7 +231,7 @@ mod tests {
 
     fn slots() -> (tempfile::TempDir, Slots) {
         let directory = tempfile::tempdir().unwrap();
-        let slots = Slots { directory: directory.path().join("slots"), next: AtomicU32::new(0) };
+        let slots = Slots { directory: directory.path().join("slots"), ..Slots::new() };
         slots.prepare("one").unwrap();
         (directory, slots)
     }
@@ -209,9 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_slot_given_back_is_used_again_and_may_be_missing() {
+        let (_directory, slots) = slots();
+        let slot = slots.take(&owner()).unwrap();
+        slots.free(slot).unwrap();
+        assert_eq!((slots.list().len(), fs::read_dir(&slots.directory).unwrap().count()), (0, 1));
+        let one = owner();
+        let slot = slots.take(&one).unwrap();
+        assert_eq!(slots.owner(slot), Some(one));
+        assert_eq!(fs::read_dir(&slots.directory).unwrap().count(), 1);
+        slots.free(slot).unwrap();
+        slots.clear_drafts(Duration::ZERO);
+        slots.take(&owner()).unwrap();
+    }
+
+    #[test]
     fn two_gateways_share_no_slot_either() {
         let (_directory, slots) = slots();
-        let other = Slots { directory: slots.directory.clone(), next: AtomicU32::new(0) };
+        let other = Slots { directory: slots.directory.clone(), ..Slots::new() };
         assert_ne!(slots.take(&owner()).unwrap(), other.take(&owner()).unwrap());
     }
 

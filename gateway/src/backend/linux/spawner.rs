@@ -1,8 +1,8 @@
-//! The first process of a sandbox: our own binary, in namespaces of its own.
+//! The first process of a sandbox, cloned by an envd of ours that waits for it to be asked for.
 //!
-//! The gateway has many threads, so between clone3 and execveat the child may hold locks that
-//! nobody will ever release: it makes raw system calls on memory prepared before, and nothing
-//! else. (Not even the C library's `setuid`, which would try to tell its other threads.)
+//! That one is our own binary, started once. The gateway has many threads, so between clone3 and
+//! execveat the child may hold locks that nobody will ever release: it makes raw system calls on
+//! memory prepared before, and nothing else.
 
 #![allow(unsafe_code)]
 
@@ -15,10 +15,13 @@ use std::{
     },
     path::Path,
     ptr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use envd::wire::CONTROL_FD;
+use envd::{
+    control::{self, ChildRequest},
+    wire::CONTROL_FD,
+};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
@@ -27,8 +30,10 @@ use nix::{
         stat::{Mode, fchmod},
     },
 };
+use parking_lot::Mutex;
+use tracing::warn;
 
-use super::{DYING, acting::acting_as, error::Call, process, slot::UIDS};
+use super::{DYING, error::Call, process, slot::UIDS};
 use crate::backend::Error;
 
 /// Where the child keeps the program until it becomes it.
@@ -37,17 +42,29 @@ const IMAGE_FD: RawFd = CONTROL_FD + 1;
 /// Descriptors the child moves into place are first kept clear of the places themselves.
 const CLEAR: RawFd = 16;
 
-/// Wider than libc's constant of that name can hold.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// For one clone; it takes a millisecond.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ids of no sandbox, for a namespace that nothing is run in.
 const PROBE_UID: u32 = 0x0ff0_0000;
 
+/// Makes first processes. It may die at any time, and another is started when next needed.
+pub(super) struct Spawner {
+    image: Image,
+    running: Mutex<Option<Running>>,
+}
+
+/// Ends when the socket is closed, however the gateway ends.
+struct Running {
+    socket: UnixStream,
+    _process: Process,
+}
+
 /// A sealed copy of this program, taken once: what is on disk may be upgraded meanwhile.
-pub(super) struct Image(OwnedFd);
+struct Image(OwnedFd);
 
 impl Image {
-    pub(super) fn take() -> Result<Self, Error> {
+    fn take() -> Result<Self, Error> {
         let path = "/proc/self/exe";
         let mut program = File::open(path).call("open", path)?;
         let copy = memfd().call("memfd_create", "envd")?;
@@ -81,16 +98,87 @@ fn memfd() -> nix::Result<OwnedFd> {
     }
 }
 
-/// The child before it runs anything: it waits for a byte on `control`. Dropped, it is killed.
+/// A process of ours. Dropped, it is killed.
+struct Process(Option<OwnedFd>);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.0.take() {
+            process::kill(&pidfd);
+            process::wait(&pidfd, Instant::now() + DYING);
+        }
+    }
+}
+
+/// A first process before it does anything: it waits for a byte on `control`. Dropped, it is
+/// killed.
 pub(super) struct Child {
     pub(super) pid: i32,
-    pidfd: Option<OwnedFd>,
+    process: Process,
     pub(super) control: UnixStream,
+}
+
+impl Spawner {
+    pub(super) fn new() -> Result<Self, Error> {
+        Ok(Self { image: Image::take()?, running: Mutex::default() })
+    }
+
+    /// So that the first sandbox need not wait for it.
+    pub(super) fn start(&self) -> Result<(), Error> {
+        let mut running = self.running.lock();
+        if running.is_none() {
+            *running = Some(start(&self.image)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop(&self) {
+        *self.running.lock() = None;
+    }
+
+    /// A child in new namespaces that belong to `owner`, and in the v2 cgroup `cgroup`. Blocks.
+    pub(super) fn spawn(
+        &self,
+        log: &File,
+        cgroup: Option<&OwnedFd>,
+        owner: u32,
+    ) -> Result<Child, Error> {
+        let (control, theirs) = UnixStream::pair().call("socketpair", "control")?;
+        let request = ChildRequest {
+            owner,
+            control: theirs.as_fd(),
+            log: log.as_fd(),
+            cgroup: cgroup.map(AsFd::as_fd),
+        };
+        let made = {
+            let mut running = self.running.lock();
+            let first = running.as_ref().map(|it| control::request_child(&it.socket, &request));
+            match first {
+                Some(Ok(made)) => made,
+                failed => {
+                    if let Some(Err(error)) = failed {
+                        warn!(%error, "the process that makes first processes is gone: another");
+                    }
+                    *running = None;
+                    let it = running.insert(start(&self.image)?);
+                    let again = control::request_child(&it.socket, &request);
+                    if again.is_err() {
+                        *running = None;
+                    }
+                    again.call("ask", "envd for a first process")?
+                }
+            }
+        };
+        let pid = made.call("clone3", "new namespaces")?;
+        // Our own child, which nobody else reaps: the number is still its own.
+        let pidfd = process::open(pid).call("pidfd_open", pid)?;
+        Ok(Child { pid, process: Process(Some(pidfd)), control })
+    }
 }
 
 /// All the child needs, so that it need not allocate.
 struct Plan {
-    control: RawFd,
+    socket: RawFd,
     log: RawFd,
     null: RawFd,
     image: RawFd,
@@ -98,22 +186,18 @@ struct Plan {
     envp: [*const libc::c_char; 1],
 }
 
-/// Starts a child in new namespaces that belong to `owner`, and in the v2 cgroup `cgroup`.
-pub(super) fn spawn(
-    image: &Image,
-    log: &File,
-    cgroup: Option<&OwnedFd>,
-    owner: u32,
-) -> Result<Child, Error> {
-    let (control, theirs) = UnixStream::pair().call("socketpair", "control")?;
+fn start(image: &Image) -> Result<Running, Error> {
+    let (socket, theirs) = UnixStream::pair().call("socketpair", "envd")?;
+    socket.set_read_timeout(Some(PATIENCE)).call("set timeout of", "envd")?;
+    socket.set_write_timeout(Some(PATIENCE)).call("set timeout of", "envd")?;
     let null =
         File::options().read(true).write(true).open("/dev/null").call("open", "/dev/null")?;
-    let theirs = clear(theirs).call("dup", "control")?;
-    let log = clear(log).call("dup", "log")?;
+    let theirs = clear(theirs).call("dup", "socket")?;
+    let log = clear(io::stderr()).call("dup", "standard error")?;
     let null = clear(null).call("dup", "/dev/null")?;
     let program = clear(&image.0).call("dup", "envd")?;
     let plan = Plan {
-        control: theirs.as_raw_fd(),
+        socket: theirs.as_raw_fd(),
         log: log.as_raw_fd(),
         null: null.as_raw_fd(),
         image: program.as_raw_fd(),
@@ -124,48 +208,35 @@ pub(super) fn spawn(
     let mut pidfd: RawFd = -1;
     // SAFETY: all zeroes is a valid value of this plain C structure.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_PIDFD) as u64;
+    arguments.flags = libc::CLONE_PIDFD as u64;
     arguments.pidfd = &raw mut pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
-    }
 
     // No handler of ours may run in the child, on a copy of our state.
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
         .call("block", "signals")?;
-    let pid = acting_as(owner, || {
-        // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); it calls
-        // nothing but `run`, which keeps to raw system calls.
-        let pid = unsafe {
-            libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-        };
-        if pid == 0 {
-            // SAFETY: we are the child, with its own copy of the plan.
-            unsafe { run(&plan) }
-        }
-        Errno::result(pid)
-    });
+    // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2); it calls nothing
+    // but `run`, which keeps to raw system calls.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
+    };
+    if pid == 0 {
+        // SAFETY: we are the child, with its own copy of the plan.
+        unsafe { run(&plan) }
+    }
+    let pid = Errno::result(pid);
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).call("restore", "signals")?;
-    let pid = pid?.call("clone3", "new namespaces")? as i32;
+    pid.call("clone3", "envd")?;
     // SAFETY: clone3 succeeded, so it has stored a new descriptor for us alone.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Child { pid, pidfd: Some(pidfd), control })
+    Ok(Running { socket, _process: Process(Some(pidfd)) })
 }
 
 /// A user namespace with ids of its own and nobody in it, to try things with.
 pub(super) fn user_namespace() -> Result<OwnedFd, Error> {
-    let image = Image::take()?;
     let log = File::options().write(true).open("/dev/null").call("open", "/dev/null")?;
-    spawn(&image, &log, None, PROBE_UID)?.map_ids(PROBE_UID)
+    Spawner::new()?.spawn(&log, None, PROBE_UID)?.map_ids(PROBE_UID)
 }
 
 /// A duplicate away from 0 to 4.
@@ -181,37 +252,25 @@ fn clear(fd: impl AsFd) -> nix::Result<OwnedFd> {
 /// Only in the child of a clone3, on a plan made before it.
 unsafe fn run(plan: &Plan) -> ! {
     // SAFETY: raw system calls on memory that the plan owns; a failure ends the process, which
-    // the parent sees as the end of the control socket.
+    // the parent sees as the end of the socket.
     unsafe {
-        let mut byte = 0u8;
         let must = |result: libc::c_long| {
             if result < 0 {
                 libc::_exit(127);
             }
         };
-        // All else goes before anything is waited for: with a copy of the gateway's sockets and
-        // locks, its end of our own control socket among them, the child would hold them for as
-        // long as it waits, and for ever should the gateway end meanwhile.
         let places = [
             (plan.null, 0, 0),
             (plan.log, 1, 0),
             (plan.log, 2, 0),
-            (plan.control, CONTROL_FD, 0),
+            (plan.socket, CONTROL_FD, 0),
             (plan.image, IMAGE_FD, libc::O_CLOEXEC),
         ];
         for (from, to, flags) in places {
             must(libc::syscall(libc::SYS_dup3, from, to, flags));
         }
         must(libc::syscall(libc::SYS_close_range, IMAGE_FD + 1, libc::c_uint::MAX, 0));
-        // Released when the user namespace has its ids and the cgroups are joined; an end of file
-        // means that the gateway has given up.
-        if libc::syscall(libc::SYS_read, CONTROL_FD, &raw mut byte, 1usize) != 1 {
-            libc::_exit(126);
-        }
         must(libc::syscall(libc::SYS_setsid));
-        must(libc::syscall(libc::SYS_setgroups, 0usize, ptr::null::<libc::gid_t>()));
-        must(libc::syscall(libc::SYS_setresgid, 0, 0, 0));
-        must(libc::syscall(libc::SYS_setresuid, 0, 0, 0));
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
@@ -247,7 +306,7 @@ impl Child {
 
     /// Lets it live.
     pub(super) fn release(mut self) -> Option<OwnedFd> {
-        self.pidfd.take()
+        self.process.0.take()
     }
 
     /// Gives its user namespace a range of ids and returns the namespace.
@@ -259,51 +318,5 @@ impl Child {
         }
         let path = format!("/proc/{}/ns/user", self.pid);
         File::open(&path).map(OwnedFd::from).call("open", path)
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if let Some(pidfd) = self.pidfd.take() {
-            process::kill(&pidfd);
-            process::wait(&pidfd, Instant::now() + DYING);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::backend::host::require_root;
-
-    fn descriptors(pid: i32) -> Vec<String> {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_child_holds_nothing_of_the_gateway_and_ends_with_it() {
-        require_root!();
-        let log = File::options().write(true).open("/dev/null").unwrap();
-        // Neither low nor high descriptors of ours are the child's.
-        let _low = File::open("/proc/self/status").unwrap();
-        let _high = clear(&log).unwrap();
-        let mut child = spawn(&Image::take().unwrap(), &log, None, PROBE_UID).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while descriptors(child.pid).len() != 5 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert_eq!(descriptors(child.pid), ["0", "1", "2", "3", "4"]);
-        // As when the gateway is killed: nobody kills the child, but all its sockets close.
-        let pidfd = child.pidfd.take().unwrap();
-        drop(child);
-        let ended = process::wait(&pidfd, Instant::now() + Duration::from_secs(5));
-        process::kill(&pidfd);
-        assert!(ended, "the child waits for a byte that nobody can write");
     }
 }
