@@ -9,6 +9,7 @@
 pub mod control;
 pub mod report;
 pub mod state;
+pub mod tunnel;
 pub mod users;
 pub mod wire;
 
@@ -23,7 +24,6 @@ mod process;
 mod rest;
 mod run;
 mod server;
-mod tunnel;
 
 pub use run::run;
 pub use server::{Listeners, serve};

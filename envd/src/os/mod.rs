@@ -11,11 +11,13 @@ mod host;
 #[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
 pub(crate) mod attach;
 mod child;
+mod handed;
 mod ready;
 mod rights;
 mod terminal;
 
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
+pub use handed::Handed;
 pub(crate) use host::{Affinity, adopt_orphans, lean_allocator};
 pub(crate) use ready::watch;
 pub(crate) use rights::{inherited, receive, send};

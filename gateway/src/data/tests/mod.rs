@@ -102,8 +102,10 @@ impl World {
             let serve = serve.clone();
             async move {
                 if stream.read_u16().await.unwrap() == open {
-                    stream.write_u8(TunnelReply::Open as u8).await.unwrap();
-                    serve(stream).await;
+                    let (ours, theirs) = UnixStream::pair().unwrap();
+                    envd::tunnel::open(&stream, &theirs).unwrap();
+                    drop((stream, theirs));
+                    serve(ours).await;
                 } else {
                     stream.write_u8(TunnelReply::Refused as u8).await.unwrap();
                 }
