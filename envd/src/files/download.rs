@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use async_compression::tokio::bufread::GzipEncoder;
@@ -149,11 +149,7 @@ impl Contents {
     /// With its length, which also ends it should the file grow meanwhile.
     fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
         let Some(length) = self.length else {
-            let file = Counted {
-                inner: tokio::fs::File::from_std(self.file),
-                bytes: 0,
-                reported: self.reported,
-            };
+            let file = Counted::new(self.file, None, self.reported);
             let body = ReaderStream::with_capacity(file, CHUNK);
             return Ok(Body::from_stream(body).into_response());
         };
@@ -184,22 +180,27 @@ impl Contents {
     }
 
     fn compressed(self) -> Response {
-        let file = Counted {
-            inner: tokio::fs::File::from_std(self.file),
-            bytes: 0,
-            reported: self.reported,
-        };
+        let file = Counted::new(self.file, self.length, self.reported);
         let compressed = GzipEncoder::new(BufReader::with_capacity(CHUNK, file));
         let body = Body::from_stream(ReaderStream::with_capacity(compressed, CHUNK));
         ([(header::CONTENT_ENCODING, "gzip")], body).into_response()
     }
 }
 
-/// Reports what was read when the client has it, or has gone.
+/// Reports what was read when the client has it, or has gone; fails should that be less than was
+/// there at first.
 struct Counted {
     inner: tokio::fs::File,
     bytes: u64,
+    expected: u64,
     reported: Option<Arc<Envd>>,
+}
+
+impl Counted {
+    fn new(file: File, length: Option<u64>, reported: Option<Arc<Envd>>) -> Self {
+        let inner = tokio::fs::File::from_std(file);
+        Self { inner, bytes: 0, expected: length.unwrap_or(0), reported }
+    }
 }
 
 impl AsyncRead for Counted {
@@ -209,9 +210,13 @@ impl AsyncRead for Counted {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        self.bytes += (buffer.filled().len() - before) as u64;
-        polled
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let read = (buffer.filled().len() - before) as u64;
+        if read == 0 && self.bytes < self.expected {
+            return Poll::Ready(Err(pieces::became_shorter()));
+        }
+        self.bytes += read;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -68,10 +68,14 @@ pub(super) fn read(mut file: &File, left: u64, mut buffer: Vec<u8>) -> io::Resul
     buffer.reserve_exact(room);
     Read::take(&mut file, length).read_to_end(&mut buffer)?;
     if buffer.len() < room {
-        let text = "the file has become shorter while it was read";
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        return Err(became_shorter());
     }
     Ok(buffer)
+}
+
+pub(super) fn became_shorter() -> io::Error {
+    let text = "the file has become shorter while it was read";
+    io::Error::new(io::ErrorKind::UnexpectedEof, text)
 }
 
 impl Body for Pieces {

@@ -89,11 +89,14 @@ impl DataPlane {
         }
         let cut = sandbox.cut();
         Ok(response.map(|body| {
+            let taken = taken.all();
             if hyper::body::Body::is_end_stream(&body) {
-                lease.give_back();
+                if taken {
+                    lease.give_back();
+                }
                 return Body::empty();
             }
-            if !taken.all() {
+            if !taken {
                 lease.connection().let_go();
             }
             Body::new(Relay::new(body, lease, line, multiplexed, cut))
