@@ -12,6 +12,7 @@ pub mod control;
 pub mod fuzzing;
 pub mod report;
 pub mod state;
+pub mod tunnel;
 pub mod unread;
 pub mod users;
 pub mod wire;
@@ -29,7 +30,6 @@ mod process;
 mod rest;
 mod run;
 mod server;
-mod tunnel;
 
 pub use run::run;
 pub use server::{Listeners, serve};

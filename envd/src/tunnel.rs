@@ -1,19 +1,22 @@
-//! The way to the ports inside: one connection on the tunnel socket is one to `127.0.0.1:port`.
+//! The way to the ports inside: one connection on the tunnel socket becomes one to
+//! `127.0.0.1:port`, whose socket is handed to the gateway.
 //!
-//! See [`crate::wire`] for the few bytes before.
+//! See [`crate::wire`] for the few bytes that are said. A socket belongs to the network it was made
+//! in, wherever it is used; so what goes to a port and back passes through no process in between.
 
-use std::{io, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{io, net::Ipv6Addr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
 };
 
-use crate::{server::accept, wire::TunnelReply};
+pub use crate::os::Handed;
+use crate::{os, server::accept, wire::TunnelReply};
 
-/// Connections at once.
+/// Being connected at once.
 const MAX_TUNNELS: usize = 4096;
 
 /// For the port's two bytes to come.
@@ -22,8 +25,29 @@ const HELLO: Duration = Duration::from_secs(5);
 /// For something inside to accept.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Buffered in each direction (bytes).
-const BUFFER: usize = 16 << 10;
+/// What the gateway was told of a port.
+pub enum Answer {
+    Open(Handed),
+    /// Nothing listens on it.
+    Refused,
+}
+
+/// The gateway's side: asks for `port`. What answers may be hostile, and may take for ever.
+///
+/// # Errors
+/// What the socket says, or the port, or nonsense that envd never would.
+pub async fn ask(mut tunnel: UnixStream, port: u16) -> io::Result<Answer> {
+    tunnel.write_u16(port).await?;
+    let receive = || os::receive(tunnel.as_fd());
+    let (reply, sockets) = tunnel.async_io(Interest::READABLE, receive).await?;
+    match (reply, sockets.into_iter().next()) {
+        (open, Some(socket)) if open == TunnelReply::Open as u8 => {
+            Ok(Answer::Open(Handed::new(socket)?))
+        }
+        (refused, None) if refused == TunnelReply::Refused as u8 => Ok(Answer::Refused),
+        _ => Err(io::Error::other(format!("the tunnel answered {reply}"))),
+    }
+}
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: UnixListener) {
@@ -45,31 +69,35 @@ pub(crate) async fn serve(listener: UnixListener) {
 
 async fn tunnel(mut gateway: UnixStream) -> io::Result<()> {
     let port = timeout(HELLO, gateway.read_u16()).await??;
-    let mut inside = match timeout(CONNECT, connect(port)).await.map_err(io::Error::from).flatten()
-    {
-        Ok(inside) => inside,
+    let connected = timeout(CONNECT, connect(port)).await.map_err(io::Error::from).flatten();
+    match connected {
+        Ok(inside) => open(&gateway, &inside),
         Err(error) => {
             let reply = match error.kind() {
                 io::ErrorKind::ConnectionRefused => TunnelReply::Refused,
                 _ => TunnelReply::Failed,
             };
-            return gateway.write_u8(reply as u8).await;
+            gateway.write_u8(reply as u8).await
         }
-    };
-    inside.set_nodelay(true)?;
-    gateway.write_u8(TunnelReply::Open as u8).await?;
-    copy_bidirectional_with_sizes(&mut gateway, &mut inside, BUFFER, BUFFER).await?;
-    Ok(())
+    }
+}
+
+/// Answers with an open socket.
+pub fn open(gateway: &UnixStream, socket: &impl AsFd) -> io::Result<()> {
+    // One byte on an empty socket finds room.
+    os::send(gateway.as_fd(), TunnelReply::Open as u8, &[socket.as_fd()])
 }
 
 /// By IPv4, or IPv6 where nobody listens there: some servers bind `::1` alone.
 async fn connect(port: u16) -> io::Result<TcpStream> {
-    match TcpStream::connect(("127.0.0.1", port)).await {
+    let connected = match TcpStream::connect(("127.0.0.1", port)).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error)
         }
         connected => connected,
-    }
+    }?;
+    connected.set_nodelay(true)?;
+    Ok(connected)
 }
 
 #[cfg(test)]
@@ -78,12 +106,10 @@ mod tests {
 
     use super::*;
 
-    async fn through(port: u16) -> (UnixStream, u8) {
-        let (mut gateway, envd) = UnixStream::pair().unwrap();
+    async fn through(port: u16) -> io::Result<Answer> {
+        let (gateway, envd) = UnixStream::pair().unwrap();
         tokio::spawn(tunnel(envd));
-        gateway.write_u16(port).await.unwrap();
-        let reply = gateway.read_u8().await.unwrap();
-        (gateway, reply)
+        ask(gateway, port).await
     }
 
     #[tokio::test]
@@ -97,12 +123,11 @@ mod tests {
                 client.read_to_string(&mut asked).await.unwrap();
                 client.write_all(format!("you said {asked}").as_bytes()).await.unwrap();
             });
-            let (mut gateway, reply) = through(port).await;
-            assert_eq!(reply, TunnelReply::Open as u8);
-            gateway.write_all(b"hello").await.unwrap();
-            gateway.shutdown().await.unwrap();
+            let Answer::Open(mut inside) = through(port).await.unwrap() else { panic!("refused") };
+            inside.write_all(b"hello").await.unwrap();
+            inside.shutdown().await.unwrap();
             let mut answer = String::new();
-            gateway.read_to_string(&mut answer).await.unwrap();
+            inside.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "you said hello");
             server.await.unwrap();
         }
@@ -113,6 +138,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        assert_eq!(through(port).await.1, TunnelReply::Refused as u8);
+        assert!(matches!(through(port).await, Ok(Answer::Refused)));
+    }
+
+    #[tokio::test]
+    async fn an_open_port_without_its_socket_is_an_error() {
+        for reply in [&[TunnelReply::Open as u8][..], &[7], &[]] {
+            let (gateway, mut envd) = UnixStream::pair().unwrap();
+            envd.write_all(reply).await.unwrap();
+            envd.shutdown().await.unwrap();
+            assert!(ask(gateway, 80).await.is_err());
+        }
     }
 }

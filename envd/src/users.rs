@@ -85,8 +85,11 @@ impl Users {
 fn bounded(path: &Path) -> String {
     let read = || -> io::Result<String> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let found = file.metadata()?;
         let mut text = Vec::new();
-        if file.metadata()?.is_file() {
+        if found.is_file() {
+            // A byte more than there is, so that the second read finds the end.
+            text.reserve(usize::try_from(found.len().min(MAX_FILE)).unwrap_or(0) + 1);
             file.take(MAX_FILE).read_to_end(&mut text)?;
         }
         Ok(String::from_utf8_lossy(&text).into_owned())

@@ -12,8 +12,8 @@
 //!   errno, as a big-endian `i32`. That process waits for one byte on its control socket.
 //! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
-//!   answers one [`TunnelReply`] byte, and from [`TunnelReply::Open`] on the socket is that port's
-//!   byte stream.
+//!   answers one [`TunnelReply`] byte; with [`TunnelReply::Open`] comes, as `SCM_RIGHTS`, a socket
+//!   that is connected to that port.
 //! * **Report socket** (`report.sock`): the gateway writes the last sequence number it has seen as
 //!   a big-endian `u64`; envd answers with one [`Report`] per line of JSON, from the next one it
 //!   still holds, and follows.
@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a gateway and an envd of different builds would misunderstand each other.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The envd version told to SDKs, which unlock features by it.
 pub const ENVD_VERSION: &str = "0.6.13";

@@ -2,12 +2,12 @@
 
 use std::{
     fs::{File, Metadata, OpenOptions},
-    io,
+    io::{self, Seek as _},
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use async_compression::tokio::bufread::GzipEncoder;
@@ -17,13 +17,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, BufReader, ReadBuf};
 use tokio_util::io::ReaderStream;
 
 use super::{
     Asked, bad_request,
     encoding::{self, Encoding},
     internal,
+    pieces::{self, Pieces},
     range::{self, Part},
 };
 use crate::{rest::RestError, state::Envd, wire::What};
@@ -37,11 +38,6 @@ pub(super) async fn download(
     headers: &HeaderMap,
 ) -> Result<Response, RestError> {
     let path = asked.resolve(asked.path.as_deref().unwrap_or_default())?;
-    let opening = path.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
-    let Opened { file, found, length } = opened.map_err(|error| internal(error.to_string()))??;
-    let modified = modified(&found).map(http_date);
-
     let conditional =
         [header::RANGE, header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_NONE_MATCH]
             .iter()
@@ -52,11 +48,19 @@ pub(super) async fn download(
         RestError::new(StatusCode::NOT_ACCEPTABLE, text)
     })?;
 
+    // What is most likely wanted comes at once with the file.
+    let eager = method == Method::GET && !conditional && encoding == Encoding::Identity;
+    let opening = path.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening, eager)).await;
+    let Opened { file, found, length, first } =
+        opened.map_err(|error| internal(error.to_string()))??;
+    let modified = modified(&found).map(http_date);
+
     let mut response = if not_modified(headers, &found) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let reported = (method == Method::GET).then(|| asked.envd.clone());
-        let body = Contents { file: File::into(file), length, reported };
+        let body = Contents { file, first, length, reported };
         match encoding {
             // Of an empty file clients rely on the length, which compressed it would not have.
             Encoding::Gzip if length != Some(0) => body.compressed(),
@@ -67,7 +71,7 @@ pub(super) async fn download(
                     None => true,
                 };
                 let range = text(headers, header::RANGE).filter(|_| same);
-                body.plain(range).await.map_err(|error| {
+                body.plain(range).map_err(|error| {
                     internal(format!("error reading file '{}': {error}", path.display()))
                 })?
             }
@@ -92,10 +96,12 @@ struct Opened {
     found: Metadata,
     /// `None` where only reading tells: files of /proc say that they are empty.
     length: Option<u64>,
+    /// Some of its beginning.
+    first: Vec<u8>,
 }
 
 /// Regular files only: anything else might answer never.
-fn open(path: &Path) -> Result<Opened, RestError> {
+fn open(path: &Path, eager: bool) -> Result<Opened, RestError> {
     let shown = path.display();
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -114,7 +120,11 @@ fn open(path: &Path) -> Result<Opened, RestError> {
         0 if file.read_at(&mut [0], 0).map_err(failed)? > 0 => None,
         length => Some(length),
     };
-    Ok(Opened { file, found, length })
+    let first = match length {
+        Some(length) if eager => pieces::read(&file, length, Vec::new()).map_err(failed)?,
+        _ => Vec::new(),
+    };
+    Ok(Opened { file, found, length, first })
 }
 
 fn check(path: &Path, found: &Metadata) -> Result<(), RestError> {
@@ -129,16 +139,17 @@ fn check(path: &Path, found: &Metadata) -> Result<(), RestError> {
 }
 
 struct Contents {
-    file: tokio::fs::File,
+    file: File,
+    first: Vec<u8>,
     length: Option<u64>,
     reported: Option<Arc<Envd>>,
 }
 
 impl Contents {
     /// With its length, which also ends it should the file grow meanwhile.
-    async fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
+    fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
         let Some(length) = self.length else {
-            let file = Counted { inner: self.file, bytes: 0, reported: self.reported };
+            let file = Counted::new(self.file, None, self.reported);
             let body = ReaderStream::with_capacity(file, CHUNK);
             return Ok(Body::from_stream(body).into_response());
         };
@@ -153,13 +164,12 @@ impl Contents {
             }
         };
         if bytes.start > 0 {
-            self.file.seek(io::SeekFrom::Start(bytes.start)).await?;
+            self.file.seek(io::SeekFrom::Start(bytes.start))?;
         }
         let part = bytes.end - bytes.start;
         let content_range = (status == StatusCode::PARTIAL_CONTENT)
             .then(|| format!("bytes {}-{}/{length}", bytes.start, bytes.end - 1));
-        let file = Counted { inner: self.file.take(part), bytes: 0, reported: self.reported };
-        let body = Body::from_stream(ReaderStream::with_capacity(file, CHUNK));
+        let body = Body::new(Pieces::new(self.file, self.first, part, self.reported));
         let mut response =
             (status, [(header::CONTENT_LENGTH, part.to_string())], body).into_response();
         response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -170,34 +180,47 @@ impl Contents {
     }
 
     fn compressed(self) -> Response {
-        let file = Counted { inner: self.file, bytes: 0, reported: self.reported };
+        let file = Counted::new(self.file, self.length, self.reported);
         let compressed = GzipEncoder::new(BufReader::with_capacity(CHUNK, file));
         let body = Body::from_stream(ReaderStream::with_capacity(compressed, CHUNK));
         ([(header::CONTENT_ENCODING, "gzip")], body).into_response()
     }
 }
 
-/// Reports what was read when the client has it, or has gone.
-struct Counted<R> {
-    inner: R,
+/// Reports what was read when the client has it, or has gone; fails should that be less than was
+/// there at first.
+struct Counted {
+    inner: tokio::fs::File,
     bytes: u64,
+    expected: u64,
     reported: Option<Arc<Envd>>,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+impl Counted {
+    fn new(file: File, length: Option<u64>, reported: Option<Arc<Envd>>) -> Self {
+        let inner = tokio::fs::File::from_std(file);
+        Self { inner, bytes: 0, expected: length.unwrap_or(0), reported }
+    }
+}
+
+impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        self.bytes += (buffer.filled().len() - before) as u64;
-        polled
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let read = (buffer.filled().len() - before) as u64;
+        if read == 0 && self.bytes < self.expected {
+            return Poll::Ready(Err(pieces::became_shorter()));
+        }
+        self.bytes += read;
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<R> Drop for Counted<R> {
+impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(envd) = &self.reported {
             envd.reports.push(What::FileRead { bytes: self.bytes });

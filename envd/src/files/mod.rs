@@ -5,6 +5,8 @@
 mod download;
 mod encoding;
 mod form;
+mod pieces;
+mod place;
 mod range;
 mod sink;
 mod upload;
@@ -22,6 +24,8 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{auth, paths, rest::RestError, state::Envd, users::User};
+
+pub(crate) use place::is_partial;
 
 pub(crate) fn routes() -> Router<Arc<Envd>> {
     Router::new().route("/files", get(read).post(write))

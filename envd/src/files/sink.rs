@@ -1,174 +1,134 @@
-//! A file being received: written in place, in bounded pieces, off the threads that serve.
+//! A file being received: in bounded pieces, off the threads that serve.
 //!
-//! In place rather than beside and renamed: an overwritten file keeps its inode, watchers see the
-//! `create` and `write` of the name itself, and the disk need not hold the file twice. The price
-//! is that a broken upload leaves an existing file cut short; a new one is removed again.
+//! What fits into one piece is written in place once all of it is there, so that an overwritten
+//! file keeps its inode. Anything longer grows under a name of its own beside the final one, and
+//! gets that when it is whole: an upload that breaks, or finds the disk full, leaves what was there.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
-    path::{Path, PathBuf},
-};
+use std::{io, mem, path::PathBuf};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 
-use super::{bad_request, internal};
-use crate::{
-    filesystem::{
-        metadata::{self, Metadata},
-        tree,
-    },
-    rest::RestError,
-    users::User,
+use super::{
+    bad_request, internal,
+    place::{Partial, Target},
 };
+use crate::{filesystem::metadata::Metadata, rest::RestError, users::User};
 
-/// Received bytes held before they are written.
-const BUFFER: usize = 512 << 10;
+/// Received bytes held before they are written; as many again may be on their way to the disk.
+const PIECE: usize = 256 << 10;
 
 pub(super) struct Sink {
     path: PathBuf,
-    /// `None` while a piece is being written, and after a failure.
-    file: Option<File>,
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
+    user: User,
+    metadata: Metadata,
+    filling: Vec<u8>,
+    written: Written,
     received: u64,
-    unfinished: Unfinished,
 }
 
-/// A new file that is not whole yet. Dropped with the upload, it takes the file along.
-struct Unfinished(Option<New>);
-
-struct New {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let Some(New { path, identity }) = self.0.take() else { return };
-        let remove = move || {
-            // Somebody may have put another file there.
-            if fs::symlink_metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == identity)
-            {
-                let _ = fs::remove_file(&path);
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
-    }
+/// What has gone to disk.
+enum Written {
+    Nothing,
+    /// The piece last given away is on its way, or was: the file comes back with its buffer.
+    Some(JoinHandle<io::Result<(Partial, Vec<u8>)>>),
+    /// A write failed, and said so.
+    Failed,
 }
 
 impl Sink {
-    pub(super) async fn create(
-        path: PathBuf,
-        user: User,
-        metadata: Metadata,
-    ) -> Result<Self, RestError> {
-        let opened = tokio::task::spawn_blocking(move || open(path, &user, &metadata)).await;
-        opened.map_err(|error| internal(error.to_string()))?
+    pub(super) fn new(path: PathBuf, user: User, metadata: Metadata) -> Self {
+        let (filling, written) = (Vec::new(), Written::Nothing);
+        Self { path, user, metadata, filling, written, received: 0 }
     }
 
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), RestError> {
+    pub(super) async fn write(&mut self, mut bytes: Bytes) -> Result<(), RestError> {
         self.received += bytes.len() as u64;
-        self.pending_bytes += bytes.len();
-        self.pending.push(bytes);
-        // Many tiny pieces cost more than their bytes.
-        if self.pending_bytes >= BUFFER || self.pending.len() >= 1024 {
-            self.flush().await?;
+        while !bytes.is_empty() {
+            if self.filling.len() == PIECE {
+                self.spill().await?;
+            }
+            let fits = bytes.len().min(PIECE - self.filling.len());
+            self.filling.extend_from_slice(&bytes.split_to(fits));
         }
         Ok(())
     }
 
-    /// The bytes received, all written.
+    /// The bytes received, all in the file.
     pub(super) async fn finish(mut self) -> Result<u64, RestError> {
-        self.flush().await?;
-        self.unfinished.0 = None;
-        Ok(self.received)
-    }
-
-    async fn flush(&mut self) -> Result<(), RestError> {
-        let Some(mut file) = self.file.take() else {
-            return Err(internal("the file is no longer being written"));
+        let beginning = match self.written {
+            Written::Nothing => None,
+            _ => Some(self.landed().await?.0),
         };
-        let pending = std::mem::take(&mut self.pending);
-        self.pending_bytes = 0;
-        let writing = tokio::task::spawn_blocking(move || {
-            pending.iter().try_for_each(|bytes| file.write_all(bytes)).map(|()| file)
-        });
-        match writing.await {
-            Ok(Ok(file)) => {
-                self.file = Some(file);
-                Ok(())
+        let (path, user) = (self.path.clone(), self.user.clone());
+        let (metadata, rest) = (mem::take(&mut self.metadata), mem::take(&mut self.filling));
+        let finishing = move || match beginning {
+            None => Target::find(path, &user)?.write(&rest, &user, &metadata),
+            Some(mut partial) => {
+                partial.write(&rest)?;
+                partial.finish(&user, &metadata)
             }
-            Ok(Err(error)) => Err(failed(&self.path, self.received, "writing", &error)),
+        };
+        match tokio::task::spawn_blocking(finishing).await {
+            Ok(Ok(())) => Ok(self.received),
+            Ok(Err(error)) => Err(self.failed(error)),
             Err(error) => Err(internal(error.to_string())),
         }
     }
-}
 
-fn open(path: PathBuf, user: &User, metadata: &Metadata) -> Result<Sink, RestError> {
-    let shown = path.display();
-    let fail = |doing: &str, error: io::Error| failed(&path, 0, doing, &error);
-    let is_new = match fs::metadata(&path) {
-        Ok(found) if found.is_dir() => {
-            return Err(bad_request(format!("path is a directory: {shown}")));
-        }
-        Ok(found) if !found.is_file() => {
-            return Err(bad_request(format!("path is not a regular file: {shown}")));
-        }
-        Ok(_) => false,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A link to nothing: what is made is its target, but the name was there before.
-            !path.is_symlink()
-        }
-        Err(error) => return Err(fail("looking at", error)),
-    };
-    if let Some(parent) = path.parent() {
-        tree::ensure_dirs(parent, user)
-            .map_err(|error| fail("creating the directory of", error))?;
+    /// Gives the piece that is full away, after the one before it.
+    async fn spill(&mut self) -> Result<(), RestError> {
+        let (beginning, spare) = match self.written {
+            Written::Nothing => (None, Vec::with_capacity(PIECE)),
+            _ => self.landed().await.map(|(partial, spare)| (Some(partial), spare))?,
+        };
+        let piece = mem::replace(&mut self.filling, spare);
+        let (path, user) = (self.path.clone(), self.user.clone());
+        self.written = Written::Some(tokio::task::spawn_blocking(move || {
+            let mut partial = match beginning {
+                None => Target::find(path, &user)?.begin()?,
+                Some(partial) => partial,
+            };
+            partial.write(&piece)?;
+            Ok((partial, piece))
+        }));
+        Ok(())
     }
-    // Should a pipe have come in its place, opening does not wait for the other end.
-    let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .custom_flags(flags.bits())
-        .open(&path)
-        .map_err(|error| fail("opening", error))?;
-    let found = file.metadata().map_err(|error| fail("looking at", error))?;
-    if !found.is_file() {
-        return Err(bad_request(format!("path is not a regular file: {shown}")));
-    }
-    let identity = (found.dev(), found.ino());
-    let unfinished = Unfinished(is_new.then(|| New { path: path.clone(), identity }));
-    file.set_len(0).map_err(|error| fail("truncating", error))?;
-    fchown(&file, Some(user.uid), Some(user.gid)).map_err(|error| fail("giving away", error))?;
-    metadata::replace(&file, metadata).map_err(|error| fail("setting the metadata of", error))?;
-    Ok(Sink {
-        path,
-        file: Some(file),
-        pending: Vec::new(),
-        pending_bytes: 0,
-        received: 0,
-        unfinished,
-    })
-}
 
-fn failed(path: &Path, received: u64, doing: &str, error: &io::Error) -> RestError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RestError::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            format!("attempted to write {received} bytes: not enough disk space available"),
-        ),
-        io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => {
-            bad_request(format!("error {doing} '{}': {error}", path.display()))
+    /// The file once the piece on its way is in it, and that piece's buffer, empty.
+    async fn landed(&mut self) -> Result<(Partial, Vec<u8>), RestError> {
+        let Written::Some(writing) = mem::replace(&mut self.written, Written::Failed) else {
+            return Err(internal("the file is no longer being written"));
+        };
+        match writing.await {
+            Ok(Ok((partial, mut buffer))) => {
+                buffer.clear();
+                Ok((partial, buffer))
+            }
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(error) => Err(internal(error.to_string())),
         }
-        _ => internal(format!("error {doing} '{}': {error}", path.display())),
+    }
+
+    fn failed(&self, error: io::Error) -> RestError {
+        let shown = self.path.display();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RestError::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!(
+                    "attempted to write {} bytes: not enough disk space available",
+                    self.received
+                ),
+            ),
+            io::ErrorKind::IsADirectory => bad_request(format!("path is a directory: {shown}")),
+            io::ErrorKind::InvalidInput => {
+                bad_request(format!("path is not a regular file: {shown}"))
+            }
+            io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => {
+                bad_request(format!("error writing '{shown}': {error}"))
+            }
+            _ => internal(format!("error writing '{shown}': {error}")),
+        }
     }
 }

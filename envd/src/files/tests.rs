@@ -1,12 +1,18 @@
 //! `/files` as clients meet it, on a real disk.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use axum::{
     body::to_bytes,
     http::{Request, Response},
 };
 use futures_util::stream;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -310,15 +316,21 @@ async fn a_client_that_goes_away_leaves_no_half_of_a_new_file() {
     );
     client.write_all(head.as_bytes()).await.unwrap();
     client.write_all(&vec![1; 2 << 20]).await.unwrap();
+    let partial = || {
+        let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+        names.into_iter().find(|path| is_partial(path))
+    };
     for _ in 0..500 {
-        if fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
+        if partial().is_some_and(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0)) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(fs::metadata(&path).unwrap().len() > 0);
+    let growing = partial().expect("it is being written");
+    assert!(!path.exists());
     drop(client);
-    gone(&path).await;
+    gone(&growing).await;
+    assert!(!path.exists());
     server.abort();
 }
 
@@ -365,5 +377,73 @@ async fn a_full_disk_is_507_and_leaves_nothing_behind() {
     assert_eq!(status, 507, "{error}");
     let text = "attempted to write 3145728 bytes: not enough disk space available";
     assert_eq!(error["message"], text);
-    gone(&path).await;
+    let is_empty = || fs::read_dir(&disk).unwrap().next().is_none();
+    for _ in 0..100 {
+        if is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(is_empty());
+
+    // What was there stays, whether the new content comes in pieces or at once.
+    let short = Path::new(&disk).join("short");
+    fs::write(&short, b"short").unwrap();
+    let long = vec![7; 900 << 10];
+    fs::write(&path, &long).unwrap();
+    for (path, old, length) in [(&path, &long[..], 1 << 20), (&short, b"short", 200 << 10)] {
+        let request = octets(path).body(Body::from(vec![1; length])).unwrap();
+        assert_eq!(send(request).await.status(), 507);
+        assert!(fs::read(path).unwrap() == old);
+    }
+}
+
+#[tokio::test]
+async fn a_long_upload_takes_the_place_of_the_file_that_a_link_leads_to() {
+    let (home, path) = file(b"old");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o751)).unwrap();
+    let (link, dangling) = (home.path().join("link"), home.path().join("dangling"));
+    std::os::unix::fs::symlink("file.txt", &link).unwrap();
+    std::os::unix::fs::symlink(home.path().join("new"), &dangling).unwrap();
+    for (to, name, mode) in [(&link, "file.txt", 0o751), (&dangling, "new", 0o644)] {
+        let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 7) as u8).collect();
+        let chunks: Vec<_> =
+            content.chunks(100_001).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
+        let request = octets(to).header("x-metadata-a", "b");
+        let request = request.body(Body::from_stream(stream::iter(chunks))).unwrap();
+        assert_eq!(send(request).await.status(), 200);
+        assert!(to.is_symlink());
+        let found = home.path().join(name);
+        assert!(fs::read(&found).unwrap() == content);
+        assert_eq!(fs::metadata(&found).unwrap().mode() & 0o7777, mode);
+        assert_eq!(xattr::get(&found, "user.e2b.a").unwrap(), Some(b"b".to_vec()));
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 4);
+}
+
+#[tokio::test]
+async fn a_file_longer_than_a_piece_comes_whole_and_one_cut_short_breaks() {
+    // Does not become so short that it fits into the buffers.
+    let content: Vec<u8> =
+        (0..2_000_003_u32).map(|n| (n.wrapping_mul(0x9E37_79B1) >> 13) as u8).collect();
+    let (_home, path) = file(&content);
+    assert!(body(get_with(&path, &[]).await).await == content);
+    let part = get_with(&path, &[("range", "bytes=300001-1900000")]).await;
+    assert!(body(part).await == content[300_001..=1_900_000]);
+
+    for encoding in ["identity", "gzip"] {
+        fs::write(&path, &content).unwrap();
+        let response = get_with(&path, &[("accept-encoding", encoding)]).await;
+        assert_eq!(header(&response, "content-encoding") == "gzip", encoding == "gzip");
+        let mut response = response.into_body();
+        response.frame().await.unwrap().unwrap();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1_000_000).unwrap();
+        let end = loop {
+            match response.frame().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(end.expect("no silent end").is_err(), "{encoding}");
+    }
 }

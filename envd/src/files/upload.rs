@@ -73,7 +73,7 @@ pub(super) async fn upload(
                 bad_request("the path query parameter is required with application/octet-stream")
             })?;
             let mut chunks = decoded(headers, body)?;
-            let mut receiving = Receiving::start(asked, asked.resolve(path)?, &metadata).await?;
+            let mut receiving = Receiving::start(asked, asked.resolve(path)?, &metadata);
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map_err(|error| broken_body(&error))?;
                 receiving.sink.write(chunk).await?;
@@ -120,7 +120,7 @@ async fn form(
             if paths.len() > MAX_FILES {
                 return Err(bad_request(format!("more than {MAX_FILES} files in one request")));
             }
-            receiving = Some(Receiving::start(asked, path, metadata).await?);
+            receiving = Some(Receiving::start(asked, path, metadata));
         }
         while let Some(chunk) = part.chunk().await.map_err(|error| broken_form(&error))? {
             between.store(0, Ordering::Relaxed);
@@ -152,15 +152,15 @@ struct Receiving {
 }
 
 impl Receiving {
-    async fn start(asked: &Asked, path: PathBuf, metadata: &Metadata) -> Result<Self, RestError> {
+    fn start(asked: &Asked, path: PathBuf, metadata: &Metadata) -> Self {
         let written = Written {
             path: text(&path),
             name: path.file_name().map(|name| text(name.as_ref())).unwrap_or_default(),
             r#type: "file",
             metadata: metadata.clone(),
         };
-        let sink = Sink::create(path, asked.user.clone(), metadata.clone()).await?;
-        Ok(Self { sink, written })
+        let sink = Sink::new(path, asked.user.clone(), metadata.clone());
+        Self { sink, written }
     }
 
     async fn finish(self, asked: &Asked) -> Result<Written, RestError> {

@@ -11,6 +11,7 @@ mod host;
 #[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
 pub(crate) mod attach;
 mod child;
+mod handed;
 mod ready;
 mod rights;
 #[cfg_attr(target_os = "linux", path = "linux_spawner.rs")]
@@ -19,6 +20,7 @@ mod spawner;
 mod terminal;
 
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
+pub use handed::Handed;
 pub(crate) use host::{Affinity, adopt_orphans, lean_allocator};
 pub(crate) use ready::watch;
 pub(crate) use rights::{inherited, receive, send};

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -68,7 +68,14 @@ impl Body for Relay {
         {
             return Poll::Ready(Some(Err(self.fail("the sandbox ended"))));
         }
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                let Some(lease) = &mut self.lease else { return Poll::Pending };
+                lease.connection().drive(cx);
+                ready!(Pin::new(&mut self.incoming).poll_frame(cx))
+            }
+            Poll::Ready(frame) => frame,
+        };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 self.complete = self.incoming.is_end_stream();

@@ -2,9 +2,11 @@
 
 use std::{io, time::Duration};
 
-use envd::wire::{ENVD_PORT, TunnelReply};
+use envd::{
+    tunnel::{self, Answer, Handed},
+    wire::ENVD_PORT,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     time::{Instant, sleep, timeout},
 };
@@ -30,17 +32,16 @@ pub(super) enum Error {
     TimedOut,
 }
 
-pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<UnixStream, Error> {
+pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<Handed, Error> {
     let stream = async {
         if port == ENVD_PORT {
-            return dial(sandbox, "envd.sock").await;
+            let stream = dial(sandbox, "envd.sock").await?.into_std();
+            return stream.and_then(|stream| Handed::new(stream.into())).map_err(Error::Failed);
         }
-        let mut stream = dial(sandbox, "tunnel.sock").await?;
-        stream.write_u16(port).await.map_err(Error::Failed)?;
-        match stream.read_u8().await.map_err(Error::Failed)? {
-            open if open == TunnelReply::Open as u8 => Ok(stream),
-            refused if refused == TunnelReply::Refused as u8 => Err(Error::PortClosed),
-            other => Err(Error::Failed(io::Error::other(format!("tunnel answered {other}")))),
+        let tunnel = dial(sandbox, "tunnel.sock").await?;
+        match tunnel::ask(tunnel, port).await.map_err(Error::Failed)? {
+            Answer::Open(stream) => Ok(stream),
+            Answer::Refused => Err(Error::PortClosed),
         }
     };
     timeout(CONNECT, stream).await.unwrap_or(Err(Error::TimedOut))

@@ -2,14 +2,17 @@
 //!
 //! Nothing is buffered beyond one connection's own few kilobytes, and nothing of a body is looked
 //! at. A request is sent a second time only when the kept-open connection it was meant for turned
-//! out closed before a byte of it was written; what has been written, whatever its method, never
-//! is. Time is bounded until a port is open; a response may take as long as it likes.
+//! out closed: before a byte of it was written, or before its response where it is a safe one
+//! without a body (RFC 9110 section 9.2.2). Time is bounded until a port is open; a response may
+//! take as long as it likes.
 
 mod address;
 mod body;
 mod connect;
+mod connection;
 mod headers;
 mod internal;
+mod outgoing;
 mod pool;
 pub mod reports;
 mod signed;
@@ -17,22 +20,28 @@ mod signed;
 mod tests;
 mod upgrade;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use envd::{unread, wire::ENVD_PORT};
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::time::timeout;
 
 use crate::{error::DataPlaneError, sandbox::Sandbox, serve::Line};
 pub use address::{Address, Domain, host};
 use body::Relay;
+use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
 pub use signed::Credential;
 
 /// How long a failed request waits to learn that its sandbox is ending. When what runs in it is
 /// killed from inside, its connections break a moment before the kernel tells of its end.
 const AFTERMATH: Duration = Duration::from_millis(200);
+
+/// How long a new connection to a user's server goes unanswered before it is thought to wait for
+/// another of ours to be closed.
+const ROOM: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Default)]
 pub struct DataPlane {
@@ -59,8 +68,10 @@ impl DataPlane {
         let wanted = headers::prepare_request(&mut request, line, &sandbox, port)?;
         let failure = Failure { sandbox: &sandbox, port };
         let pool = self.pools.of(&sandbox);
+        let request = request.map(Outgoing::new);
+        let taken = request.body().taken();
         let sent = sandbox.cut().run_until_cancelled(send(&pool, port, request)).await;
-        let (mut response, lease) = match sent {
+        let (mut response, mut lease) = match sent {
             Some(Ok(sent)) => sent,
             Some(Err(error)) => return Err(failure.of(error).await),
             None => return Err(failure.not_found()),
@@ -78,9 +89,15 @@ impl DataPlane {
         }
         let cut = sandbox.cut();
         Ok(response.map(|body| {
+            let taken = taken.all();
             if hyper::body::Body::is_end_stream(&body) {
-                lease.give_back();
+                if taken {
+                    lease.give_back();
+                }
                 return Body::empty();
+            }
+            if !taken {
+                lease.connection().let_go();
             }
             Body::new(Relay::new(body, lease, line, multiplexed, cut))
         }))
@@ -95,24 +112,52 @@ enum SendError {
 async fn send(
     pool: &Arc<Pool>,
     port: u16,
-    mut request: Request<Incoming>,
+    mut request: Request<Outgoing>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
+    let mut kept = port == ENVD_PORT || outgoing::again(&request).is_some();
     loop {
-        let mut lease = match pool.lease(port).await {
+        let mut lease = match pool.lease(port, kept).await {
             Ok(lease) => lease,
             Err(error) => {
                 unread::discard(request.into_body()).await;
                 return Err(SendError::Connect(error));
             }
         };
-        match lease.sender().try_send_request(request).await {
+        let spare = lease.used().then(|| outgoing::again(&request)).flatten();
+        let answered = exchange(pool, port, &mut lease, request).await;
+        let mut failed = match answered {
             Ok(response) => return Ok((response, lease)),
-            Err(mut failed) => match failed.take_message() {
-                // It comes back only when nothing of it has been written. Each turn uses up one
-                // kept connection.
-                Some(unsent) if lease.used() => request = unsent,
-                _ => return Err(SendError::Response(failed.into_error())),
-            },
+            Err(failed) => failed,
+        };
+        request = match (failed.take_message(), spare) {
+            // It comes back only when nothing of it has been written. Each turn uses up one kept
+            // connection.
+            (Some(unsent), _) if lease.used() => unsent,
+            (None, Some(spare)) => {
+                kept = false;
+                spare
+            }
+            _ => return Err(SendError::Response(failed.into_error())),
+        };
+    }
+}
+
+async fn exchange(
+    pool: &Arc<Pool>,
+    port: u16,
+    lease: &mut Lease,
+    request: Request<Outgoing>,
+) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+    let known = port == ENVD_PORT || lease.used();
+    let mut exchange = pin!(lease.connection().exchange(request));
+    if known {
+        return exchange.await;
+    }
+    match timeout(ROOM, exchange.as_mut()).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let _crowd = pool.make_room(port);
+            exchange.await
         }
     }
 }
@@ -142,7 +187,7 @@ impl Failure<'_> {
                 self.bad_response()
             }
         };
-        match tokio::time::timeout(AFTERMATH, self.sandbox.cut().cancelled()).await {
+        match timeout(AFTERMATH, self.sandbox.cut().cancelled()).await {
             Ok(()) => self.not_found(),
             Err(_) => error,
         }

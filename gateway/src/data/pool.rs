@@ -2,58 +2,59 @@
 //!
 //! Each sandbox has a pool of its own that goes when it is cut or has not been used for a while. A
 //! connection belongs to one request at a time, as a [`Lease`]; a lease that is dropped closes its
-//! connection at once, which is how envd learns that a client has gone. Only a connection to envd
-//! whose request and response have both been carried to their ends comes back: servers of users
-//! hang up when they like, and a request that meets that must not be lost or sent twice.
+//! connection at once, which is how envd learns that a client has gone. A connection whose request
+//! and response have both been carried to their ends comes back.
+//!
+//! Servers of users hang up when they like, so theirs are used again only for requests that may be
+//! sent twice. And some serve one connection at a time: a kept one must not keep them from the
+//! next, see [`Pool::make_room`].
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     sync::Arc,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
 use envd::wire::ENVD_PORT;
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::{self, connect};
+use super::{
+    connect::{self, connect},
+    connection::Connection,
+};
 use crate::sandbox::{Sandbox, SandboxId};
 
 /// Idle connections of one sandbox.
-const MAX_IDLE: usize = 32;
+const MAX_IDLE: usize = 64;
 /// envd keeps them as long as we do.
 const ENVD_IDLE: Duration = Duration::from_secs(15);
+/// Shorter than most servers', whose closing then meets no request.
+const USER_IDLE: Duration = Duration::from_secs(4);
 /// Between looks for connections, and pools, that are idle.
 const SWEEP: Duration = Duration::from_secs(5);
-/// Longest response head of a sandbox, and most of a response buffered.
-const MAX_BUFFER: usize = 128 * 1024;
-/// Of one response; each cookie takes one.
-const MAX_HEADERS: usize = 512;
 
 #[derive(Clone, Default)]
 pub(super) struct Pools(Arc<Mutex<HashMap<SandboxId, Arc<Pool>>>>);
 
 pub(super) struct Pool {
     sandbox: Arc<Sandbox>,
-    /// To envd, all of them.
-    idle: Mutex<Vec<Idle>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// Ports on which somebody waits for room, once for each who does.
+    crowded: Vec<u16>,
 }
 
 struct Idle {
     connection: Connection,
+    port: u16,
     since: Instant,
-}
-
-struct Connection {
-    sender: SendRequest<Incoming>,
-    /// The task that reads and writes; it ends by itself when the protocol is upgraded.
-    _task: AbortOnDropHandle<()>,
 }
 
 /// One request's connection.
@@ -73,7 +74,7 @@ impl Pools {
         {
             return pool.clone();
         }
-        let pool = Arc::new(Pool { sandbox: sandbox.clone(), idle: Mutex::default() });
+        let pool = Arc::new(Pool { sandbox: sandbox.clone(), kept: Mutex::default() });
         pools.insert(sandbox.id(), pool.clone());
         tokio::spawn(self.clone().tend(pool.clone()));
         pool
@@ -96,7 +97,7 @@ impl Pools {
                 return pools.forget(&pool);
             }
         }
-        pool.idle.lock().clear();
+        pool.kept.lock().idle.clear();
         self.0.lock().forget(&pool);
     }
 }
@@ -115,66 +116,88 @@ impl Forget for HashMap<SandboxId, Arc<Pool>> {
 }
 
 impl Pool {
-    /// A connection to that port: one that waits for a request, or a new one.
-    pub(super) async fn lease(self: &Arc<Self>, port: u16) -> Result<Lease, connect::Error> {
-        if port == ENVD_PORT
-            && let Some(connection) = self.take()
-        {
-            return Ok(Lease { pool: self.clone(), port, connection, used: true });
+    /// A connection to that port: one that waits for a request where `kept` will do, or a new one.
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        port: u16,
+        kept: bool,
+    ) -> Result<Lease, connect::Error> {
+        let lease = |connection, used| Lease { pool: self.clone(), port, connection, used };
+        if kept {
+            while let Some(mut connection) = self.take(port) {
+                // Nobody has looked at it since it came back.
+                let look = |cx: &mut Context<'_>| std::task::Poll::Ready(connection.is_ready(cx));
+                if poll_fn(look).await {
+                    return Ok(lease(connection, true));
+                }
+            }
         }
         let stream = connect(&self.sandbox, port).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .max_headers(MAX_HEADERS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| connect::Error::Failed(std::io::Error::other(error)))?;
-        let cut = self.sandbox.cut().clone();
-        let task = tokio::spawn(async move {
-            // How it ended is told to whoever waits for the response.
-            let _ = cut.run_until_cancelled(connection.with_upgrades()).await;
-        });
-        let connection = Connection { sender, _task: AbortOnDropHandle::new(task) };
-        Ok(Lease { pool: self.clone(), port, connection, used: false })
+        Ok(lease(Connection::open(stream).await?, false))
     }
 
-    fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock();
+    /// Keeps no connection to that port while the guard lives.
+    pub(super) fn make_room(self: &Arc<Self>, port: u16) -> Crowd {
+        let mut kept = self.kept.lock();
+        kept.crowded.push(port);
+        kept.idle.retain(|idle| idle.port != port);
+        Crowd { pool: self.clone(), port }
+    }
+
+    fn take(&self, port: u16) -> Option<Connection> {
+        let mut kept = self.kept.lock();
         let now = Instant::now();
-        let at =
-            idle.iter().rposition(|idle| idle.fresh(now) && idle.connection.sender.is_ready())?;
-        Some(idle.remove(at).connection)
+        let at = kept.idle.iter().rposition(|idle| idle.port == port && idle.fresh(now))?;
+        Some(kept.idle.remove(at).connection)
     }
 
-    fn put(&self, connection: Connection) {
-        let mut idle = self.idle.lock();
+    fn put(&self, connection: Connection, port: u16) {
+        let mut kept = self.kept.lock();
         // Looked at under the lock that cutting takes last: no connection outlives its sandbox.
-        if connection.sender.is_closed() || self.sandbox.cut().is_cancelled() {
+        if self.sandbox.cut().is_cancelled() || kept.crowded.contains(&port) {
             return;
         }
-        if idle.len() == MAX_IDLE {
-            idle.remove(0);
+        if kept.idle.len() == MAX_IDLE {
+            kept.idle.remove(0);
         }
-        idle.push(Idle { connection, since: Instant::now() });
+        kept.idle.push(Idle { connection, port, since: Instant::now() });
     }
 
     fn sweep(&self) -> usize {
-        let mut idle = self.idle.lock();
+        let mut kept = self.kept.lock();
         let now = Instant::now();
-        idle.retain(|idle| idle.fresh(now) && !idle.connection.sender.is_closed());
-        idle.len()
+        // Nobody waits on them, so that nobody need be woken either.
+        let mut cx = Context::from_waker(Waker::noop());
+        kept.idle.retain_mut(|idle| idle.fresh(now) && idle.connection.is_ready(&mut cx));
+        kept.idle.len()
+    }
+}
+
+/// Somebody who waits for room on a port.
+pub(super) struct Crowd {
+    pool: Arc<Pool>,
+    port: u16,
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let crowded = &mut self.pool.kept.lock().crowded;
+        if let Some(at) = crowded.iter().position(|&port| port == self.port) {
+            crowded.swap_remove(at);
+        }
     }
 }
 
 impl Idle {
     fn fresh(&self, now: Instant) -> bool {
-        now.duration_since(self.since) < ENVD_IDLE
+        let limit = if self.port == ENVD_PORT { ENVD_IDLE } else { USER_IDLE };
+        now.duration_since(self.since) < limit
     }
 }
 
 impl Lease {
-    pub(super) fn sender(&mut self) -> &mut SendRequest<Incoming> {
-        &mut self.connection.sender
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     pub(super) fn used(&self) -> bool {
@@ -183,8 +206,8 @@ impl Lease {
 
     /// Gives the connection back once its response has been read to the end.
     pub(super) fn give_back(self) {
-        if self.port == ENVD_PORT {
-            self.pool.put(self.connection);
+        if self.connection.may_be_kept() {
+            self.pool.put(self.connection, self.port);
         }
     }
 }

@@ -19,7 +19,10 @@ use super::{
     network::Mounts,
     source::{Change, Raw, Sender},
 };
-use crate::connect::proto::filesystem::{EventType, FilesystemEvent};
+use crate::{
+    connect::proto::filesystem::{EventType, FilesystemEvent},
+    files,
+};
 
 /// Directories of one watch.
 const MAX_DIRECTORIES: usize = 50_000;
@@ -107,6 +110,9 @@ impl Tree {
         self.describe = Describe::new();
         let mut batch = Batch::default();
         for (path, change) in raw {
+            if files::is_partial(&path) {
+                continue;
+            }
             if let Err(end) = self.apply(&path, change, &mut batch.events) {
                 batch.end = Some(end);
                 break;

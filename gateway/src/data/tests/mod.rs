@@ -3,6 +3,7 @@
 
 mod ending;
 mod hostile;
+mod kept;
 mod routing;
 mod serving;
 mod streaming;
@@ -108,8 +109,10 @@ impl World {
             let serve = serve.clone();
             async move {
                 if stream.read_u16().await.unwrap() == open {
-                    stream.write_u8(TunnelReply::Open as u8).await.unwrap();
-                    serve(stream).await;
+                    let (ours, theirs) = UnixStream::pair().unwrap();
+                    envd::tunnel::open(&stream, &theirs).unwrap();
+                    drop((stream, theirs));
+                    serve(ours).await;
                 } else {
                     stream.write_u8(TunnelReply::Refused as u8).await.unwrap();
                 }
@@ -161,15 +164,16 @@ impl Drop for World {
     }
 }
 
-/// Reads a request without a body and leaves it at that.
-async fn take_request(stream: &mut UnixStream) {
+/// Reads a request without a body and leaves it at that; `false` where none comes.
+async fn take_request(stream: &mut UnixStream) -> bool {
     let mut read = Vec::new();
     while !read.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
             Ok(byte) => read.push(byte),
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
+    true
 }
 
 async fn serve_http(stream: UnixStream, router: Router) {

@@ -1,0 +1,171 @@
+//! Where an upload goes: its target, and the file beside it that grows until it is whole. Blocking.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Seek as _, Write as _},
+    os::unix::fs::{
+        FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    filesystem::{
+        metadata::{self, Metadata},
+        tree,
+    },
+    users::User,
+};
+
+/// What the name of a file begins with that is not whole yet.
+const PARTIAL: &str = ".e2b-upload-";
+
+/// Links that lead to links, before that is thought to be endless.
+const MAX_LINKS: usize = 40;
+
+/// Whether this is the name of an upload that is not whole yet, which watchers need not know.
+pub(crate) fn is_partial(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PARTIAL.as_bytes()))
+}
+
+/// The name a file is to have, which may have one now.
+pub(super) struct Target {
+    path: PathBuf,
+    found: Option<fs::Metadata>,
+}
+
+impl Target {
+    /// Follows links, also to what is not there, and makes the directories above.
+    pub(super) fn find(path: PathBuf, user: &User) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            tree::ensure_dirs(parent, user)?;
+        }
+        let mut path = path;
+        for _ in 0..MAX_LINKS {
+            let found = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                found => Some(found?),
+            };
+            match found {
+                Some(found) if found.is_symlink() => {
+                    let target = fs::read_link(&path)?;
+                    path = path.parent().unwrap_or(Path::new("/")).join(target);
+                }
+                Some(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+                Some(found) if !found.is_file() => return Err(io::ErrorKind::InvalidInput.into()),
+                found => return Ok(Self { path, found }),
+            }
+        }
+        Err(nix::errno::Errno::ELOOP.into())
+    }
+
+    /// Writes the whole content at once. Should the disk be full, a file that was there keeps its
+    /// own content: what it has to grow by comes first.
+    pub(super) fn write(self, content: &[u8], user: &User, metadata: &Metadata) -> io::Result<()> {
+        // Should a pipe have come in its place, opening does not wait for the other end.
+        let flags = nix::fcntl::OFlag::O_NONBLOCK
+            | nix::fcntl::OFlag::O_NOCTTY
+            | nix::fcntl::OFlag::O_NOFOLLOW;
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o644).custom_flags(flags.bits());
+        options.create(self.found.is_none()).truncate(false);
+        let file = options.open(&self.path)?;
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let unfinished = Unfinished::new(self.found.is_none(), self.path, &found);
+        let before = usize::try_from(found.len()).unwrap_or(usize::MAX).min(content.len());
+        if let Err(error) = file.write_all_at(&content[before..], before as u64) {
+            file.set_len(found.len())?;
+            return Err(error);
+        }
+        file.write_all_at(&content[..before], 0)?;
+        if found.len() >= content.len() as u64 {
+            file.set_len(content.len() as u64)?;
+        }
+        dress(&file, user, metadata)?;
+        unfinished.is_whole();
+        Ok(())
+    }
+
+    /// Begins a file beside it.
+    pub(super) fn begin(self) -> io::Result<Partial> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let name = format!("{PARTIAL}{:016x}", u64::from_ne_bytes(random));
+        let path = self.path.parent().unwrap_or(Path::new("/")).join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let unfinished = Unfinished::new(true, path, &file.metadata()?);
+        Ok(Partial { file, target: self, unfinished })
+    }
+}
+
+/// A file that is not whole yet.
+pub(super) struct Partial {
+    file: File,
+    target: Target,
+    unfinished: Unfinished,
+}
+
+impl Partial {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// Gives it its name, and the rights of what had that before.
+    pub(super) fn finish(mut self, user: &User, metadata: &Metadata) -> io::Result<()> {
+        dress(&self.file, user, metadata)?;
+        let mode = self.target.found.as_ref().map_or(0o644, fs::Metadata::mode) & 0o777;
+        self.file.set_permissions(fs::Permissions::from_mode(mode))?;
+        fs::rename(self.unfinished.path(), &self.target.path)?;
+        self.unfinished.is_whole();
+        // Who watches the name is to learn that it was written, as of any other write.
+        let length = self.file.stream_position()?;
+        self.file.set_len(length)
+    }
+}
+
+fn dress(file: &File, user: &User, metadata: &Metadata) -> io::Result<()> {
+    fchown(file, Some(user.uid), Some(user.gid))?;
+    metadata::replace(file, metadata)
+}
+
+/// A new file that is not whole yet. Dropped with the upload, it takes the file along.
+struct Unfinished(Option<New>);
+
+struct New {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Unfinished {
+    fn new(is_new: bool, path: PathBuf, found: &fs::Metadata) -> Self {
+        Self(is_new.then(|| New { path, identity: (found.dev(), found.ino()) }))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_ref().map_or(Path::new(""), |new| &new.path)
+    }
+
+    fn is_whole(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(New { path, identity }) = self.0.take() else { return };
+        let remove = move || {
+            // Somebody may have put another file there.
+            if fs::symlink_metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == identity)
+            {
+                let _ = fs::remove_file(&path);
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
