@@ -36,7 +36,13 @@ export class Domain {
     const resolver = `127.${randomInt(1, 255)}.${randomInt(255)}.53`
     this.resolvConf = join(this.directory, 'resolv.conf')
     writeFileSync(this.resolvConf, `nameserver ${resolver}\n`)
-    const argv = ['--keep-in-foreground', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--no-hosts']
+    const argv = [
+      '--keep-in-foreground',
+      '--conf-file=/dev/null',
+      '--pid-file=',
+      '--no-resolv',
+      '--no-hosts',
+    ]
     argv.push('--bind-interfaces', `--listen-address=${resolver}`, `--address=/${NAME}/127.0.0.1`)
     argv.push('--user=root', '--log-facility=-')
     this.dnsmasq = spawn('dnsmasq', argv, { stdio: ['ignore', 'ignore', 'pipe'] })

@@ -44,9 +44,11 @@ export class Gateway {
     closeSync(out)
     closeSync(log)
     const deadline = Date.now() + patience
-    for (let address; !(address = this.#announced()); ) {
+    for (let address; !(address = this.#announced());) {
       if (this.process.exitCode !== null || Date.now() > deadline) {
-        throw new Error(`no gateway: exit code ${this.process.exitCode}; its log ends\n${this.logTail()}`)
+        throw new Error(
+          `no gateway: exit code ${this.process.exitCode}; its log ends\n${this.logTail()}`,
+        )
       }
       await sleep(20)
     }

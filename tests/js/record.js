@@ -62,7 +62,10 @@ export function record(methods, seeds, functions, scope) {
     function (...args) {
       const calls = scope.calls()
       const note = (outcome) => {
-        const names = [method.name, ...(/\.build/.test(method.name) ? (steps.get(args[0]) ?? []) : [])]
+        const names = [
+          method.name,
+          ...(/\.build/.test(method.name) ? (steps.get(args[0]) ?? []) : []),
+        ]
         calls?.push(...names.map((name) => ({ name, outcome })))
       }
       const answered = (value) => {

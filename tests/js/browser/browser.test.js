@@ -38,7 +38,7 @@ test('in a page of 127.0.0.1', { timeout: 60_000 }, async () => {
 
 test('a page of elsewhere needs a key', { timeout: 60_000 }, async (t) => {
   const key = `e2b_${'1'.repeat(40)}`
-  const guarded = new Gateway([], { COPPICE_API_KEYS: key })
+  const guarded = new Gateway(['--network', 'none'], { COPPICE_API_KEYS: key })
   t.after(() => guarded.remove())
   await guarded.start()
   const outcome = async (opts) => (await chromium.open(FOREIGN, opts)).run(SOME)

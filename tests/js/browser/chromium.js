@@ -51,7 +51,10 @@ export class Chromium {
   async open(host, opts) {
     const page = await this.context.newPage()
     await page.goto(`http://${host}:${this.server.address().port}/`)
-    await page.evaluate(([methods, opts]) => globalThis.page.start(methods, opts), [publicMethods(), opts])
+    await page.evaluate(
+      ([methods, opts]) => globalThis.page.start(methods, opts),
+      [publicMethods(), opts],
+    )
     return {
       names: await page.evaluate(() => globalThis.page.names),
       /** Gives what went wrong in a test, if anything did. */
@@ -71,7 +74,10 @@ export class Chromium {
 const withoutNode = {
   name: 'without-node',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^(node:.*|fs|os|path|url|util|crypto|stream)$/ }, ({ path }) => ({ path, namespace: 'none' }))
+    onResolve({ filter: /^(node:.*|fs|os|path|url|util|crypto|stream)$/ }, ({ path }) => ({
+      path,
+      namespace: 'none',
+    }))
     onLoad({ filter: /.*/, namespace: 'none' }, () => ({ contents: 'export default {}' }))
   },
 }
@@ -90,5 +96,7 @@ async function bundled() {
 
 function keyOf(certificate) {
   const { publicKey } = new X509Certificate(readFileSync(certificate))
-  return createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' })).digest('base64')
+  return createHash('sha256')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('base64')
 }

@@ -1,14 +1,24 @@
 /** What clients must not send: the right error, and nothing created. */
 import assert from 'node:assert/strict'
 
-import { InvalidArgumentError, NotFoundError, Sandbox, SandboxError, gateway, sandboxFor, test } from '../setup.js'
+import {
+  InvalidArgumentError,
+  NotFoundError,
+  Sandbox,
+  SandboxError,
+  gateway,
+  sandboxFor,
+  test,
+} from '../setup.js'
 
-const refused = (status, ...words) => (error) => {
-  assert.ok(error instanceof SandboxError, error)
-  assert.equal(error.statusCode, status, error.message)
-  for (const word of words) assert.ok(error.message.includes(word), error.message)
-  return true
-}
+const refused =
+  (status, ...words) =>
+  (error) => {
+    assert.ok(error instanceof SandboxError, error)
+    assert.equal(error.statusCode, status, error.message)
+    for (const word of words) assert.ok(error.message.includes(word), error.message)
+    return true
+  }
 
 test('creates that cannot be are refused by what is wrong', async () => {
   const metadata = { run: crypto.randomUUID() }
@@ -40,7 +50,12 @@ test('what is not honoured yet is refused by name', async () => {
 })
 
 test('bad listings are refused', async () => {
-  for (const opts of [{ limit: 101 }, { limit: -1 }, { nextToken: 'garbage' }, { order: 'sideways' }]) {
+  for (const opts of [
+    { limit: 101 },
+    { limit: -1 },
+    { nextToken: 'garbage' },
+    { order: 'sideways' },
+  ]) {
     await assert.rejects(Sandbox.list(opts).nextItems(), refused(400))
   }
   await assert.rejects(Sandbox.list({ query: { state: ['sleeping'] } }).nextItems(), refused(400))
@@ -81,5 +96,8 @@ test('unknown routes, methods and bodies are told apart', async () => {
   assert.equal(await status('/nothing'), 404)
   assert.equal(await status('/v2/sandboxes', { method: 'DELETE' }), 405)
   assert.equal(await status('/v2/sandboxes', { method: 'POST', body: '{' }), 400)
-  assert.equal(await status('/v2/sandboxes', { json: { templateID: 'base', somethingNew: 1 } }), 400)
+  assert.equal(
+    await status('/v2/sandboxes', { json: { templateID: 'base', somethingNew: 1 } }),
+    400,
+  )
 })

@@ -2,13 +2,21 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 
-import { AuthenticationError, CommandExitError, InvalidArgumentError, NotFoundError } from '../setup.js'
+import {
+  AuthenticationError,
+  CommandExitError,
+  InvalidArgumentError,
+  NotFoundError,
+} from '../setup.js'
 import { Sandbox, SandboxError, TimeoutError } from '../setup.js'
 import { eventually, sandboxFor, sleep, test, within } from '../setup.js'
 
 /** The error of a command that ends with anything but 0. */
 async function exitOf(promise) {
-  const error = await promise.then(() => assert.fail('it succeeded'), (error) => error)
+  const error = await promise.then(
+    () => assert.fail('it succeeded'),
+    (error) => error,
+  )
   assert.ok(error instanceof CommandExitError, error)
   return error
 }
@@ -33,7 +41,10 @@ test('environment, cwd and user are what was asked for', async (t) => {
   assert.equal(await said('pwd', { cwd: '/etc' }), '/etc\n')
   await files.makeDir('below')
   assert.equal(await said('pwd', { cwd: 'below' }), '/home/user/below\n')
-  assert.equal(await said('echo $(id -u) $(pwd) $USER $LOGNAME', { user: 'root' }), '0 /root root root\n')
+  assert.equal(
+    await said('echo $(id -u) $(pwd) $USER $LOGNAME', { user: 'root' }),
+    '0 /root root root\n',
+  )
   const envs = { ODD: 'a b\'"$x\nüß', EMPTY: '' }
   assert.equal(await said('printf "%s|%s" "$ODD" "${EMPTY-unset}"', { envs }), `${envs.ODD}|`)
   assert.equal(await said('sudo -n id -u'), '0\n')
@@ -53,8 +64,14 @@ test('callbacks see output as it comes', async (t) => {
   const { commands } = await sandboxFor(t)
   const seen = []
   const add = (text) => void seen.push([text, Date.now()])
-  await commands.run('echo one; sleep 1; echo two >&2; sleep 1; echo three', { onStdout: add, onStderr: add })
-  assert.deepEqual(seen.map(([text]) => text), ['one\n', 'two\n', 'three\n'])
+  await commands.run('echo one; sleep 1; echo two >&2; sleep 1; echo three', {
+    onStdout: add,
+    onStderr: add,
+  })
+  assert.deepEqual(
+    seen.map(([text]) => text),
+    ['one\n', 'two\n', 'three\n'],
+  )
   assert.ok(seen[2][1] - seen[0][1] > 1500)
 })
 
@@ -112,7 +129,10 @@ test('a command without stdin reads its end at once', async (t) => {
 test('a timeout ends the command', async (t) => {
   const { commands } = await sandboxFor(t)
   const asked = Date.now()
-  await assert.rejects(commands.run('echo $$ > /tmp/pid; exec sleep 60', { timeoutMs: 1500 }), TimeoutError)
+  await assert.rejects(
+    commands.run('echo $$ > /tmp/pid; exec sleep 60', { timeoutMs: 1500 }),
+    TimeoutError,
+  )
   assert.ok(Date.now() - asked > 1000)
   await eventually(async () => (await commands.list()).length === 0)
   await exitOf(commands.run('kill -0 $(cat /tmp/pid)'))
@@ -143,7 +163,9 @@ test('a second client connects to a running command, and a late one to its end',
   const handle = await sandbox.commands.run(script, { background: true })
   const seen = []
   const other = await Sandbox.connect(sandbox.sandboxId)
-  const second = await other.commands.connect(handle.pid, { onStdout: (text) => void seen.push(text) })
+  const second = await other.commands.connect(handle.pid, {
+    onStdout: (text) => void seen.push(text),
+  })
   assert.equal(second.pid, handle.pid)
   await sandbox.files.write('/tmp/go', '')
   for (const client of [handle, second]) {
@@ -174,7 +196,10 @@ test('a hundred commands run at once', async (t) => {
   const { commands } = await sandboxFor(t)
   const numbers = Array.from({ length: 100 }, (_, n) => n)
   const answers = await Promise.all(numbers.map((n) => commands.run(`sleep 0.3; echo ${n}`)))
-  assert.deepEqual(answers.map((done) => done.stdout), numbers.map((n) => `${n}\n`))
+  assert.deepEqual(
+    answers.map((done) => done.stdout),
+    numbers.map((n) => `${n}\n`),
+  )
 })
 
 test('an aborted command rejects at once, and an aborted create too', async (t) => {
@@ -194,7 +219,10 @@ test('a request that takes longer than its timeout is given up', async (t) => {
   const { commands } = await sandboxFor(t)
   const opts = { requestTimeoutMs: 1 }
   const slow = () => Promise.all(Array.from({ length: 50 }, () => commands.list(opts)))
-  await assert.rejects(slow, (error) => error instanceof TimeoutError || error.name === 'TimeoutError')
+  await assert.rejects(
+    slow,
+    (error) => error instanceof TimeoutError || error.name === 'TimeoutError',
+  )
   await sleep(50)
   assert.deepEqual(await commands.list(), [])
 })

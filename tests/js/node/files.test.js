@@ -59,12 +59,22 @@ test('an empty file stays empty', async (t) => {
 
 test('names of any characters are kept', async (t) => {
   const { files } = await sandboxFor(t)
-  const odd = ['grüße 日本.txt', 'quo"ted;=.txt', 'per%20cent+plus&.txt', 'new\nline', '-dash', 'a'.repeat(255)]
+  const odd = [
+    'grüße 日本.txt',
+    'quo"ted;=.txt',
+    'per%20cent+plus&.txt',
+    'new\nline',
+    '-dash',
+    'a'.repeat(255),
+  ]
   for (const name of odd) {
     const path = `/home/user/in/${name}`
     await files.write(path, name, { useOctetStream: true })
     assert.equal(await files.read(path), name)
-    assert.deepEqual((await files.list('in')).map((entry) => entry.name), [name])
+    assert.deepEqual(
+      (await files.list('in')).map((entry) => entry.name),
+      [name],
+    )
     assert.equal((await files.getInfo(path)).path, path)
     await files.remove(path)
     assert.equal(await files.exists(path), false)
@@ -73,15 +83,36 @@ test('names of any characters are kept', async (t) => {
 
 test('many files are written at once', async (t) => {
   const { files } = await sandboxFor(t)
-  const entries = Array.from({ length: 40 }, (_, n) => ({ path: `many/${n % 3}/grüße ${n}`, data: `text ${n}` }))
+  const entries = Array.from({ length: 40 }, (_, n) => ({
+    path: `many/${n % 3}/grüße ${n}`,
+    data: `text ${n}`,
+  }))
   entries.push({ path: '/tmp/deep/er/x', data: new Blob([ALL_BYTES]) }, { path: 'empty', data: '' })
   const paths = entries.map(({ path }) => (path.startsWith('/') ? path : `/home/user/${path}`))
-  assert.deepEqual((await files.writeFiles(entries)).map((info) => info.path), paths)
+  assert.deepEqual(
+    (await files.writeFiles(entries)).map((info) => info.path),
+    paths,
+  )
   assert.equal(await files.read('many/1/grüße 37'), 'text 37')
   assert.deepEqual(await files.read('/tmp/deep/er/x', { format: 'bytes' }), ALL_BYTES)
   const again = await files.write(entries.slice(0, 5), { useOctetStream: true })
-  assert.deepEqual(again.map((info) => info.path), paths.slice(0, 5))
+  assert.deepEqual(
+    again.map((info) => info.path),
+    paths.slice(0, 5),
+  )
   assert.deepEqual(await files.writeFiles([]), [])
+})
+
+test('uploads in quick succession do not disturb each other', async (t) => {
+  const { files } = await sandboxFor(t)
+  for (let round = 0; round < 5; round++) {
+    const names = Array.from({ length: 20 }, (_, n) => `quick/${round}.${n}`)
+    const written = await Promise.all(names.map((name) => files.write(name, name)))
+    assert.deepEqual(
+      written.map(({ path }) => path),
+      names.map((name) => `/home/user/${name}`),
+    )
+  }
 })
 
 test('compressed uploads and downloads are transparent', async (t) => {
@@ -111,7 +142,8 @@ test('a big file streams both ways in constant memory', async (t) => {
   await files.write('/tmp/big', source)
   assert.equal((await files.getInfo('/tmp/big')).size, BIG)
   const received = createHash('sha256')
-  for await (const block of await files.read('/tmp/big', { format: 'stream' })) received.update(block)
+  for await (const block of await files.read('/tmp/big', { format: 'stream' }))
+    received.update(block)
   assert.equal(received.digest('hex'), sent.digest('hex'))
   const status = readFileSync(`/proc/${gateway.pid}/status`, 'utf8')
   const peak = Number(/VmHWM:\s+(\d+)/.exec(status)[1])
@@ -214,7 +246,10 @@ test('what is missing or of the wrong kind is said so', async (t) => {
   assert.equal(await files.exists('missing'), false)
   await files.write('file', 'x')
   await assert.rejects(files.list('file'), InvalidArgumentError)
-  await assert.rejects(files.watchDir('file', () => {}), InvalidArgumentError)
+  await assert.rejects(
+    files.watchDir('file', () => {}),
+    InvalidArgumentError,
+  )
   await assert.rejects(files.read('/etc'), SandboxError)
   await assert.rejects(files.write('/etc', 'x'), SandboxError)
 })
@@ -227,7 +262,10 @@ test('metadata comes back until the file is written again', async (t) => {
   }
   assert.deepEqual((await files.getInfo('m')).metadata, metadata)
   const listed = (await files.list('/home/user')).filter(({ name }) => name === 'm')
-  assert.deepEqual(listed.map((entry) => entry.metadata), [metadata])
+  assert.deepEqual(
+    listed.map((entry) => entry.metadata),
+    [metadata],
+  )
   assert.deepEqual((await files.rename('m', 'n')).metadata, metadata)
   await files.write('n', 'y')
   assert.equal((await files.getInfo('n')).metadata, undefined)

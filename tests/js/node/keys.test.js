@@ -26,7 +26,10 @@ test('only a known key comes in', async (t) => {
 test('no key at all is refused', async (t) => {
   const own = await gatewayFor(t)
   for (const key of ['', null]) {
-    const answer = await fetch(`${own.url}/v2/sandboxes`, key === null ? {} : { headers: { 'X-API-Key': key } })
+    const answer = await fetch(
+      `${own.url}/v2/sandboxes`,
+      key === null ? {} : { headers: { 'X-API-Key': key } },
+    )
     assert.equal(answer.status, 401)
     assert.equal((await answer.json()).code, 401)
   }

@@ -1,7 +1,15 @@
 /** A sandbox that ends under its clients: what they get. */
 import assert from 'node:assert/strict'
 
-import { Sandbox, SandboxNotFoundError, TimeoutError, eventually, sandboxFor, test, within } from '../setup.js'
+import {
+  Sandbox,
+  SandboxNotFoundError,
+  TimeoutError,
+  eventually,
+  sandboxFor,
+  test,
+  within,
+} from '../setup.js'
 import { processesOf } from '../host_state.js'
 
 const saysSo = (error) => {
@@ -20,7 +28,10 @@ for (const [what, end] of Object.entries(ENDS)) {
     const sandbox = await sandboxFor(t)
     const handle = await sandbox.commands.run('sleep 60', { background: true })
     const inFront = sandbox.commands.run('echo some; sleep 60')
-    const both = Promise.all([assert.rejects(handle.wait(), saysSo), assert.rejects(inFront, saysSo)])
+    const both = Promise.all([
+      assert.rejects(handle.wait(), saysSo),
+      assert.rejects(inFront, saysSo),
+    ])
     await eventually(async () => (await sandbox.commands.list()).length === 2)
     await end(sandbox)
     await within(5000, both)

@@ -18,7 +18,8 @@ async function pages(opts) {
 const listed = async (query) => new Set((await pages({ query })).flat())
 const ids = (...sandboxes) => new Set(sandboxes.map((sandbox) => sandbox.sandboxId))
 const lasts = (info) => (info.endAt - info.startedAt) / 1000
-const near = (value, expected, by) => assert.ok(Math.abs(value - expected) < by, `${value} is not about ${expected}`)
+const near = (value, expected, by) =>
+  assert.ok(Math.abs(value - expected) < by, `${value} is not about ${expected}`)
 
 test('a new sandbox answers at once and runs from the base template', async (t) => {
   const sandbox = await sandboxFor(t)
@@ -65,7 +66,9 @@ test('metadata is kept as given and listings filter by it', async (t) => {
 
 test('environment given at create reaches every command', async (t) => {
   const sandbox = await sandboxFor(t, { envs: { GREETING: 'hällo wörld', SHARED: 'from create' } })
-  const shown = await sandbox.commands.run('echo "$GREETING/$SHARED"', { envs: { SHARED: 'from run' } })
+  const shown = await sandbox.commands.run('echo "$GREETING/$SHARED"', {
+    envs: { SHARED: 'from run' },
+  })
   assert.equal(shown.stdout, 'hällo wörld/from run\n')
   const about = await sandbox.commands.run('echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID')
   assert.equal(about.stdout, `true ${sandbox.sandboxId} base\n`)
@@ -95,7 +98,10 @@ test('listing pages in either order, from a token, and is not disturbed by what 
   const made = []
   for (let n = 0; n < 5; n++) made.push((await sandboxFor(t, query)).sandboxId)
   const newestFirst = made.toReversed()
-  assert.deepEqual((await pages({ query, limit: 2 })).map((page) => page.length), [2, 2, 1])
+  assert.deepEqual(
+    (await pages({ query, limit: 2 })).map((page) => page.length),
+    [2, 2, 1],
+  )
   assert.deepEqual((await pages({ query, limit: 2 })).flat(), newestFirst)
   assert.deepEqual((await pages({ query, limit: 2, order: 'asc' })).flat(), made)
   assert.deepEqual(await pages({ query, limit: 5 }), [newestFirst])
@@ -117,8 +123,12 @@ test('a sandbox ends at its deadline', async (t) => {
 })
 
 test('many deadlines at one instant are all kept', async () => {
-  const made = await Promise.all(Array.from({ length: 10 }, () => Sandbox.create({ timeoutMs: 3000 })))
-  await eventually(async () => !(await Promise.all(made.map((one) => one.isRunning()))).some(Boolean))
+  const made = await Promise.all(
+    Array.from({ length: 10 }, () => Sandbox.create({ timeoutMs: 3000 })),
+  )
+  await eventually(
+    async () => !(await Promise.all(made.map((one) => one.isRunning()))).some(Boolean),
+  )
   const all = await listed()
   assert.ok(!made.some(({ sandboxId }) => all.has(sandboxId)))
 })

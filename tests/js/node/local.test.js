@@ -1,10 +1,21 @@
 /** Methods that ask nobody: recorded like the others, so that the table has them all. */
 import assert from 'node:assert/strict'
 
-import { LogEntry, Secret, Template, defaultBuildLogger, sandboxFor, test, waitForPort } from '../setup.js'
+import {
+  LogEntry,
+  Secret,
+  Template,
+  defaultBuildLogger,
+  sandboxFor,
+  test,
+  waitForPort,
+} from '../setup.js'
 
 test('a template is written down as JSON and as a Dockerfile', async () => {
-  const template = Template().fromImage('debian:12').runCmd('true').setStartCmd('true', waitForPort(80))
+  const template = Template()
+    .fromImage('debian:12')
+    .runCmd('true')
+    .setStartCmd('true', waitForPort(80))
   assert.equal(JSON.parse(await Template.toJSON(template)).fromImage, 'debian:12')
   assert.match(Template.toDockerfile(template), /^FROM debian:12\nRUN true/)
   assert.match(waitForPort(80).getCmd(), /:80/)

@@ -71,9 +71,25 @@ test('there are no secrets yet', async () => {
 
 /** Templates that have, between them, every step there is. */
 const TEMPLATES = [
-  () => Template().fromBaseImage().copy('package.json', '/app/').copyItems([{ src: 'run.js', dest: '/app/' }]),
-  () => Template().fromDebianImage().aptInstall('curl').runCmd('true').setUser('user').setWorkdir('/app'),
-  () => Template().fromUbuntuImage().makeDir('/d').rename('/d', '/e').remove('/e').makeSymlink('/a', '/b'),
+  () =>
+    Template()
+      .fromBaseImage()
+      .copy('package.json', '/app/')
+      .copyItems([{ src: 'run.js', dest: '/app/' }]),
+  () =>
+    Template()
+      .fromDebianImage()
+      .aptInstall('curl')
+      .runCmd('true')
+      .setUser('user')
+      .setWorkdir('/app'),
+  () =>
+    Template()
+      .fromUbuntuImage()
+      .makeDir('/d')
+      .rename('/d', '/e')
+      .remove('/e')
+      .makeSymlink('/a', '/b'),
   () => Template().fromPythonImage().pipInstall('pip').setEnvs({ A: '1' }).skipCache(),
   () => Template().fromNodeImage().npmInstall('npm').gitClone('https://git.example/r.git', '/r'),
   () => Template().fromBunImage().bunInstall('bun').setReadyCmd(waitForTimeout(1000)),
@@ -83,7 +99,11 @@ const TEMPLATES = [
   () => Template().fromImage('debian:12').setStartCmd('true', waitForProcess('init')),
   () => Template().fromTemplate('base'),
   () => Template().fromTemplate('mcp-gateway').addMcpServer('exa'),
-  () => Template().fromTemplate('devcontainer').betaDevContainerPrebuild('/d').betaSetDevContainerStart('/d'),
+  () =>
+    Template()
+      .fromTemplate('devcontainer')
+      .betaDevContainerPrebuild('/d')
+      .betaSetDevContainerStart('/d'),
   () => Template().fromDockerfile('FROM debian:12\nRUN true'),
   () => Template().fromAWSRegistry('i', { accessKeyId: 'a', secretAccessKey: 's', region: 'r' }),
   () => Template().fromGCPRegistry('i', { serviceAccountJSON: {} }),

@@ -13,7 +13,10 @@ const WEB = readFileSync(new URL('../../python/inside/web.py', import.meta.url),
 const { hostname, port: gatewayPort } = new URL(gateway.url)
 
 const ROUTES = {
-  headers: (sandbox, port = 8080) => ({ 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': `${port}` }),
+  headers: (sandbox, port = 8080) => ({
+    'E2b-Sandbox-Id': sandbox.sandboxId,
+    'E2b-Sandbox-Port': `${port}`,
+  }),
   host: (sandbox, port = 8080) => ({ Host: sandbox.getHost(port) }),
 }
 
@@ -22,14 +25,19 @@ async function webFor(t) {
   const sandbox = await sandboxFor(t)
   await sandbox.files.write('/tmp/web.py', WEB)
   await sandbox.commands.run('python3 /tmp/web.py 8080', { background: true, timeoutMs: 0 })
-  await sandbox.commands.run('until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.05; done')
+  await sandbox.commands.run(
+    'until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.05; done',
+  )
   return sandbox
 }
 
 /** One request; `fetch` would not send a Host of ours. */
 async function ask(headers, path = '/', { method = 'GET', body } = {}) {
   const answer = await new Promise((resolve, reject) => {
-    const asked = request({ hostname, port: gatewayPort, path, method, headers, agent: false }, resolve)
+    const asked = request(
+      { hostname, port: gatewayPort, path, method, headers, agent: false },
+      resolve,
+    )
     asked.on('error', reject)
     asked.end(body)
   })
@@ -41,7 +49,10 @@ for (const [by, route] of Object.entries(ROUTES)) {
     const web = await webFor(t)
     const told = await ask({ ...route(web), 'X-Mine': 'kept' }, '/a%2Fb/%C3%BC?q=1&q=%20')
     const { path, headers } = JSON.parse(told.text)
-    assert.deepEqual([told.status, path, headers['x-mine']], [200, '/a%2Fb/%C3%BC?q=1&q=%20', 'kept'])
+    assert.deepEqual(
+      [told.status, path, headers['x-mine']],
+      [200, '/a%2Fb/%C3%BC?q=1&q=%20', 'kept'],
+    )
     assert.equal((await ask(route(web), '/teapot')).status, 418)
     const body = Buffer.alloc(8 << 20, '0123456789abcdef')
     const digest = createHash('sha256').update(body).digest('hex')
@@ -79,15 +90,19 @@ test('server-sent events come one by one', async (t) => {
   const web = await webFor(t)
   const answer = await fetch(`${gateway.url}/sse`, { headers: ROUTES.headers(web) })
   const seen = []
-  for await (const block of answer.body.pipeThrough(new TextDecoderStream())) seen.push([block, Date.now()])
+  for await (const block of answer.body.pipeThrough(new TextDecoderStream()))
+    seen.push([block, Date.now()])
   assert.equal(seen.map(([block]) => block).join(''), 'data: 0\n\ndata: 1\n\ndata: 2\n\n')
   assert.ok(seen.at(-1)[1] - seen[0][1] > 1000)
 })
 
 test('a websocket echoes', async (t) => {
   const web = await webFor(t)
-  const socket = new WebSocket(`ws://${hostname}:${gatewayPort}/ws`, { headers: ROUTES.headers(web) })
-  const next = (type) => within(10_000, new Promise((resolve) => socket.addEventListener(type, resolve, { once: true })))
+  const socket = new WebSocket(`ws://${hostname}:${gatewayPort}/ws`, {
+    headers: ROUTES.headers(web),
+  })
+  const next = (type) =>
+    within(10_000, new Promise((resolve) => socket.addEventListener(type, resolve, { once: true })))
   await next('open')
   for (const message of ['hello', 'grüße '.repeat(20_000), '']) {
     const echo = next('message')

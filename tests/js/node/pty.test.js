@@ -60,7 +60,10 @@ test('control-c interrupts and job control works', async (t) => {
 test('kill ends a terminal once', async (t) => {
   const sandbox = await sandboxFor(t)
   const screen = await terminal(sandbox)
-  assert.deepEqual((await sandbox.commands.list()).map(({ pid }) => pid), [screen.pid])
+  assert.deepEqual(
+    (await sandbox.commands.list()).map(({ pid }) => pid),
+    [screen.pid],
+  )
   assert.equal(await sandbox.pty.kill(screen.pid), true)
   await killed(screen.handle)
   await eventually(async () => (await sandbox.commands.list()).length === 0)

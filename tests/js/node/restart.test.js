@@ -16,7 +16,10 @@ async function busySandbox(own, opts = {}) {
 for (const signal of ['SIGKILL', 'SIGTERM']) {
   test(`sandboxes, their processes and files outlive a gateway ended by ${signal}`, async (t) => {
     const own = await gatewayFor(t)
-    const { sandbox, handle } = await busySandbox(own, { metadata: { a: 'b' }, envs: { MINE: 'yes' } })
+    const { sandbox, handle } = await busySandbox(own, {
+      metadata: { a: 'b' },
+      envs: { MINE: 'yes' },
+    })
     const info = await sandbox.getInfo()
     const cut = assert.rejects(handle.wait())
     assert.ok((await own.end(signal)) < 10_000)
@@ -25,7 +28,10 @@ for (const signal of ['SIGKILL', 'SIGTERM']) {
     await own.start()
     assert.equal(await sandbox.isRunning(), true)
     assert.deepEqual(await sandbox.getInfo(), info)
-    assert.deepEqual((await sandbox.commands.list()).map(({ pid }) => pid), [handle.pid])
+    assert.deepEqual(
+      (await sandbox.commands.list()).map(({ pid }) => pid),
+      [handle.pid],
+    )
     assert.equal(await sandbox.files.read('note'), 'kept')
     const before = await sandbox.files.read('/tmp/tick')
     await eventually(async () => (await sandbox.files.read('/tmp/tick')) > before)

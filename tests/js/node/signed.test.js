@@ -22,10 +22,16 @@ test('expired and forged links are refused', async (t) => {
   const sandbox = await sandboxFor(t)
   await sandbox.files.write('s', 'signed')
   const late = await fetch(await sandbox.downloadUrl('s', { useSignatureExpiration: -5 }))
-  assert.deepEqual([late.status, (await late.json()).message], [401, 'signature is already expired'])
+  assert.deepEqual(
+    [late.status, (await late.json()).message],
+    [401, 'signature is already expired'],
+  )
   const good = await sandbox.downloadUrl('s')
   assert.equal(await (await fetch(good)).text(), 'signed')
-  for (const forged of [good.replace('path=s', 'path=t'), good.replace('signature=v1_', 'signature=v1_x')]) {
+  for (const forged of [
+    good.replace('path=s', 'path=t'),
+    good.replace('signature=v1_', 'signature=v1_x'),
+  ]) {
     assert.ok([401, 404].includes((await fetch(forged)).status))
   }
 })

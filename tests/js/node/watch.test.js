@@ -8,8 +8,12 @@ import { eventually, sandboxFor, sleep, test } from '../setup.js'
 async function watched(sandbox, path, opts = {}) {
   const seen = { events: [], ends: [] }
   const onExit = (error) => void seen.ends.push(error)
-  seen.handle = await sandbox.files.watchDir(path, (event) => void seen.events.push(event), { onExit, ...opts })
-  seen.find = (name, type) => seen.events.find((event) => event.name === name && event.type === type)
+  seen.handle = await sandbox.files.watchDir(path, (event) => void seen.events.push(event), {
+    onExit,
+    ...opts,
+  })
+  seen.find = (name, type) =>
+    seen.events.find((event) => event.name === name && event.type === type)
   seen.sees = (name, type) => eventually(() => seen.find(name, type))
   return seen
 }
@@ -32,7 +36,10 @@ test('a watch sees what happens in its directory', async (t) => {
   await files.write('w/below/deep', 'x')
   await files.write('w/last', 'x')
   await watch.sees('last', Event.CREATE)
-  assert.deepEqual(watch.events.filter(({ name }) => name.includes('deep')), [])
+  assert.deepEqual(
+    watch.events.filter(({ name }) => name.includes('deep')),
+    [],
+  )
 })
 
 test('a stopped watch ends and sees no more', async (t) => {

@@ -34,7 +34,9 @@ test('a server in a sandbox has the name that getHost gives', async (t) => {
   const sandbox = await sandboxFor(t)
   await sandbox.files.write('/tmp/web.py', WEB)
   await sandbox.commands.run('python3 /tmp/web.py 8080', { background: true, timeoutMs: 0 })
-  await sandbox.commands.run('until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.05; done')
+  await sandbox.commands.run(
+    'until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.05; done',
+  )
   const host = sandbox.getHost(8080)
   assert.equal(host, `8080-${sandbox.sandboxId}.${DOMAIN}`)
   const told = await (await fetch(`https://${host}/a%2Fb?q=1`)).json()
