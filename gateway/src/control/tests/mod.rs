@@ -216,6 +216,7 @@ async fn what_sdks_send_by_default_passes() {
         json!({"network": {"allowOut": [], "denyOut": null, "allowPublicTraffic": true, "rules": {}}}),
         json!({"network": {"allowPublicTraffic": null, "maskRequestHost": ""}}),
         json!({"templateID": " Base:default "}),
+        json!({"timeout": 60.0}),
     ] {
         let mut body = base();
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
