@@ -26,7 +26,8 @@ def test_a_page_of_anywhere_may_use_a_gateway_with_keys(keyed):
             assert asked.headers["Access-Control-Allow-Origin"] == "*"
             allowed = asked.headers["Access-Control-Allow-Headers"]
             assert allowed == ASKS["Access-Control-Request-Headers"]
-        made = browser.post("/v2/sandboxes", json={"templateID": "base"}, headers={"X-API-Key": KEY})
+        wanted, key = {"templateID": "base"}, {"X-API-Key": KEY}
+        made = browser.post("/v2/sandboxes", json=wanted, headers=key)
         refused = browser.get("/v2/sandboxes")
         assert (made.status_code, refused.status_code) == (201, 401)
         for answer in [made, refused]:
@@ -53,7 +54,7 @@ def test_a_page_can_read_that_its_sandbox_is_gone(gateway):
         assert browser.options("/health", headers=host).status_code == 204
 
 
-def test_what_a_server_in_a_sandbox_says_of_pages_is_passed_on_as_it_is(sandbox, gateway, eventually):
+def test_what_a_server_in_a_sandbox_says_to_pages_is_left_alone(sandbox, gateway, eventually):
     sandbox.commands.run("cd /tmp && python3 -m http.server 8000", background=True)
     headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"}
     with gateway.http(Origin=PAGE) as browser:

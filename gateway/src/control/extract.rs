@@ -61,13 +61,26 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for ApiJson<T> 
 }
 
 pub(super) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let value: Value = serde_json::from_slice(body)
+    let mut value: Value = serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("malformed JSON: {e}")))?;
     // A struct would also be read from an array, by position.
-    if !value.is_object() {
+    let Some(fields) = value.as_object_mut() else {
         return Err(ApiError::bad_request("the body must be a JSON object"));
-    }
+    };
+    fields.values_mut().for_each(make_whole);
     T::deserialize(value).map_err(|e| ApiError::bad_request(format!("invalid body: {e}")))
+}
+
+/// JSON has one kind of number: `60.0` is as whole as `60`.
+fn make_whole(value: &mut Value) {
+    /// From here on not every whole number can be told from the next.
+    const MOST: f64 = 9_007_199_254_740_992.0;
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64())
+        && number.fract() == 0.0
+        && number.abs() < MOST
+    {
+        *value = Value::from(number as i64);
+    }
 }
 
 /// The sandbox a path names: `<id>`, or `<id>-<clientid>` of older clients.
