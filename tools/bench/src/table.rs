@@ -1,7 +1,6 @@
 //! Results as markdown, for README.md: made from the JSON, worst figures included, never typed.
 
 use std::{
-    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -45,63 +44,78 @@ fn replace(text: &str, section: &str) -> anyhow::Result<String> {
 }
 
 fn markdown(reports: &[Report]) -> String {
-    let mut text = String::new();
-    let mut out = |line: String| {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{line}");
-    };
-    for line in measured_on(reports) {
-        out(line);
-    }
-    out("\n| aim | wanted | measured | |\n|---|---|---|---|".to_owned());
-    for aim in reports.iter().flat_map(|report| &report.aims) {
+    let parts = [
+        measured_on(reports),
+        aims(reports),
+        "All series; times in milliseconds, `max` is the worst there was:".to_owned(),
+        series(reports),
+        figures(reports),
+        "<details><summary>Ours by theirs</summary>".to_owned(),
+        "Turn by turn in the same run: of all rounds, and of the lowest and the highest."
+            .to_owned(),
+        ratios(reports),
+        "</details>".to_owned(),
+    ];
+    let parts = parts.into_iter().filter(|part| !part.is_empty()).map(|part| part + "\n");
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// Nothing where there are no rows.
+fn rows(head: &str, rows: impl Iterator<Item = String>) -> String {
+    // Without the spaces that an empty unit leaves.
+    let rows: Vec<String> = rows.map(|row| row.replace("  |", " |")).collect();
+    if rows.is_empty() { String::new() } else { format!("{head}\n{}", rows.join("\n")) }
+}
+
+fn aims(reports: &[Report]) -> String {
+    let aims = reports.iter().flat_map(|report| &report.aims).map(|aim| {
         let at = match aim.at {
             At::Most => "≤",
             At::Least => "≥",
         };
         let (unit, verdict) = (&aim.unit, aim.verdict.text());
         let (bound, measured) = (number(aim.bound), number(aim.measured));
-        out(trim(format!("| {} | {at} {bound} {unit} | {measured} {unit} | {verdict} |", aim.aim)));
-    }
-    out("\nBeside peers, in the same run and turn by turn; ours by theirs, of the whole and of the \
-         lowest and the highest round:\n"
-        .to_owned());
-    out("| what | how | peer | | ratio | rounds |\n|---|---|---|---|--:|---|".to_owned());
-    for ratio in reports.iter().flat_map(|report| &report.ratios) {
+        format!("| {} | {at} {bound} {unit} | {measured} {unit} | {verdict} |", aim.aim)
+    });
+    rows("| aim | wanted | measured | |\n|---|---|---|---|", aims)
+}
+
+fn series(reports: &[Report]) -> String {
+    let head = "| what | who | how | count | errors | p50 | p95 | p99 | max | /s | MB/s |\n\
+                |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
+    let series = reports.iter().flat_map(|report| &report.series).map(|series| {
+        let rate = series.megabytes_per_second.map_or_else(String::new, number);
+        let times = [series.p50, series.p95, series.p99, series.max].map(number).join(" | ");
+        let (what, who, how) = (&series.what, &series.who, &series.how);
+        let (count, errors, per_second) = (series.count, series.errors, number(series.per_second));
+        format!("| {what} | {who} | {how} | {count} | {errors} | {times} | {per_second} | {rate} |")
+    });
+    rows(head, series)
+}
+
+fn figures(reports: &[Report]) -> String {
+    let figures = reports.iter().flat_map(|report| &report.figures).map(|figure| {
+        let (mean, max, unit) = (number(figure.mean), number(figure.max), &figure.unit);
+        format!("| {} | {} | {mean} {unit} | {max} {unit} |", figure.what, figure.count)
+    });
+    rows("| memory and the like | count | mean | max |\n|---|--:|--:|--:|", figures)
+}
+
+fn ratios(reports: &[Report]) -> String {
+    let ratios = reports.iter().flat_map(|report| &report.ratios).map(|ratio| {
         let of = match ratio.of {
             Of::P50 => "p50 (less is better)",
             Of::Throughput => "throughput (more is better)",
         };
         let (what, how, peer) = (&ratio.what, &ratio.how, &ratio.peer);
         let (whole, low, high) = (number(ratio.ratio), number(ratio.lowest), number(ratio.highest));
-        out(format!("| {what} | {how} | {peer} | {of} | {whole} | {low} to {high} |"));
-    }
-    out("\nAll series; times in milliseconds, `max` is the worst there was:\n".to_owned());
-    out("| what | who | how | count | errors | p50 | p95 | p99 | max | /s | MB/s |\n\
-         |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-        .to_owned());
-    for series in reports.iter().flat_map(|report| &report.series) {
-        let rate = series.megabytes_per_second.map_or_else(String::new, number);
-        let times = [series.p50, series.p95, series.p99, series.max].map(number).join(" | ");
-        let (what, who, how) = (&series.what, &series.who, &series.how);
-        let (count, errors, per_second) = (series.count, series.errors, number(series.per_second));
-        out(trim(format!(
-            "| {what} | {who} | {how} | {count} | {errors} | {times} | {per_second} | {rate} |"
-        )));
-    }
-    if reports.iter().any(|report| !report.figures.is_empty()) {
-        out("\n| memory and the like | count | mean | max |\n|---|--:|--:|--:|".to_owned());
-    }
-    for figure in reports.iter().flat_map(|report| &report.figures) {
-        let (mean, max, unit) = (number(figure.mean), number(figure.max), &figure.unit);
-        let line = format!("| {} | {} | {mean} {unit} | {max} {unit} |", figure.what, figure.count);
-        out(trim(line));
-    }
-    text
+        format!("| {what} | {how} | {peer} | {of} | {whole} | {low} to {high} |")
+    });
+    rows("| what | how | peer | of | ratio | rounds |\n|---|---|---|---|--:|---|", ratios)
 }
 
 /// Once for all that have it in common.
-fn measured_on(reports: &[Report]) -> Vec<String> {
+fn measured_on(reports: &[Report]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for report in reports {
         let machine = &report.machine;
@@ -117,7 +131,7 @@ fn measured_on(reports: &[Report]) -> Vec<String> {
             None => lines.push(format!("{line} {what}")),
         }
     }
-    lines.iter().map(|line| format!("- {line}.")).collect()
+    lines.iter().map(|line| format!("- {line}.")).collect::<Vec<_>>().join("\n")
 }
 
 /// Three digits that mean something, as far as there are.
@@ -127,11 +141,6 @@ fn number(value: f64) -> String {
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
-}
-
-/// Without the spaces that an empty unit leaves.
-fn trim(line: String) -> String {
-    line.replace("  |", " |")
 }
 
 #[cfg(test)]
@@ -167,7 +176,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
-        assert_eq!(measured_on(&[report, self::report()]).len(), 1);
+        let second = Report { date: report.date.clone(), ..self::report() };
+        assert_eq!(measured_on(&[report, second]).lines().count(), 1);
     }
 
     #[test]

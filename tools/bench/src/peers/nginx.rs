@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -98,7 +98,7 @@ impl Drop for Nginx {
 
 /// The one that was asked for, else Debian's.
 pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    given.map_or_else(|| find("nginx"), |path| Ok(path.to_owned()))
+    given.map_or_else(|| find("nginx"), |path| path::absolute(path).context("nginx"))
 }
 
 fn configuration(dir: &Path, servers: &str) -> String {
