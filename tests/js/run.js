@@ -90,8 +90,11 @@ async function runPart(part) {
 const byUrl = ({ url }) => ({ E2B_API_URL: url, E2B_SANDBOX_URL: url, E2B_VOLUME_API_URL: url })
 
 async function succeeds([program, ...argv], env) {
+  if (interrupted) return false
   const stdio = ['ignore', 'inherit', 'inherit']
-  const [code] = await once(spawn(program, argv, { cwd: import.meta.dirname, stdio, env }), 'exit')
+  const tests = spawn(program, argv, { cwd: import.meta.dirname, stdio, env })
+  interrupt = () => tests.kill()
+  const [code] = await once(tests, 'exit')
   return code === 0
 }
 
@@ -103,6 +106,16 @@ function writeRecord({ name, client }, records) {
   writeFileSync(join(directory, `${name}.json`), `${text}\n`)
 }
 
+// What was begun is still put away.
+let interrupt
+let interrupted = false
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.on(signal, () => {
+    interrupted = true
+    interrupt?.()
+  })
+}
+
 for (const part of parts.length ? parts : Object.keys(PARTS)) {
-  if (!(await runPart(part))) process.exitCode = 1
+  if (interrupted || !(await runPart(part))) process.exitCode = 1
 }

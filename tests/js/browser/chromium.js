@@ -50,6 +50,10 @@ export class Chromium {
   /** A page of that host whose SDK is given `opts`. */
   async open(host, opts) {
     const page = await this.context.newPage()
+    const failed = []
+    page.on('requestfailed', (request) => {
+      failed.push(`${request.method()} ${request.url()}: ${request.failure()?.errorText}`)
+    })
     await page.goto(`http://${host}:${this.server.address().port}/`)
     await page.evaluate(
       ([methods, opts]) => globalThis.page.start(methods, opts),
@@ -58,7 +62,11 @@ export class Chromium {
     return {
       names: await page.evaluate(() => globalThis.page.names),
       /** Gives what went wrong in a test, if anything did. */
-      run: (name) => page.evaluate((name) => globalThis.page.run(name), name),
+      async run(name) {
+        failed.length = 0
+        const failure = await page.evaluate((name) => globalThis.page.run(name), name)
+        return failure && [failure, ...failed].join('\n')
+      },
       counts: () => page.evaluate(() => globalThis.page.counts),
     }
   }
