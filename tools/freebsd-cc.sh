@@ -19,5 +19,10 @@ for arg; do
         *) set -- "$@" "$arg" ;;
     esac
 done
-[ -n "$compiles" ] || set -- "$@" "$(dirname "$0")/freebsd-13.s"
+if [ -n "$compiles" ]; then
+    # zig's default where nothing is optimised, with a run-time library that nobody links.
+    set -- "$@" -fno-sanitize=undefined
+else
+    set -- "$@" "$(dirname "$0")/freebsd-13.s"
+fi
 exec "$ZIG_PYTHON" -m ziglang cc -target x86_64-freebsd.14.0 "$@"

@@ -17,11 +17,13 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, NetworkMode},
-    tls,
 };
 
 mod domain;
 mod resolvers;
+mod tls;
+
+pub use tls::Tls;
 
 /// Every setting that a flag, a variable or a line of the file can give.
 const NAMES: [&str; 17] = [
@@ -75,13 +77,6 @@ pub struct Config {
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
-}
-
-/// A second address, on which TLS is spoken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    pub listen: SocketAddr,
-    pub files: tls::Files,
 }
 
 impl Config {
@@ -304,25 +299,6 @@ impl Given {
         })
     }
 
-    /// All three or none.
-    fn tls(&mut self) -> Result<Option<Tls>, Error> {
-        let three = ["tls-listen", "tls-cert", "tls-key"];
-        if let Some(place) = three.iter().find_map(|name| Some(self.0.get(*name)?.1.clone()))
-            && let Some(missing) = three.iter().find(|name| !self.0.contains_key(**name))
-        {
-            return Err(Error(format!(
-                "{place}: TLS takes tls-listen, tls-cert and tls-key, and {missing} is not given; \
-                 `coppice tls dev-ca` makes a certificate for development"
-            )));
-        }
-        if !self.0.contains_key(three[0]) {
-            return Ok(None);
-        }
-        let mut path = |name| self.take(name, "", |text| Ok(PathBuf::from(text)));
-        let files = tls::Files { cert: path(three[1])?, key: path(three[2])? };
-        Ok(Some(Tls { listen: self.take(three[0], "", address)?, files }))
-    }
-
     fn keys(&mut self, of_env: Option<String>) -> Result<Keys, Error> {
         let of_env = Keys::parse(&of_env.unwrap_or_default())
             .map_err(|e| Error(format!("{KEYS_VARIABLE}: {e}")))?;
@@ -386,7 +362,7 @@ mod tests {
 
     type Pairs<'a> = &'a [(&'static str, &'a str)];
 
-    fn config(flags: Pairs, variables: Pairs) -> Result<Config, Error> {
+    pub(super) fn config(flags: Pairs, variables: Pairs) -> Result<Config, Error> {
         let flags = flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         read(flags, |name| {
             let found = variables.iter().find(|(known, _)| *known == name);
@@ -481,28 +457,5 @@ mod tests {
         }
         let loopback = config(&[("listen", "[::1]:3000")], &[]).unwrap();
         assert!(loopback.check_for_serving().is_ok());
-    }
-
-    #[test]
-    fn tls_takes_all_three_settings_and_keys_where_it_is_not_on_loopback() {
-        let (cert, key) = (("tls-cert", "c.pem"), ("tls-key", "k.pem"));
-        let all =
-            config(&[("tls-listen", "127.0.0.1:8443"), cert], &[("COPPICE_TLS_KEY", "k.pem")]);
-        let tls = all.unwrap().tls.unwrap();
-        assert_eq!((tls.listen.port(), tls.files.key.as_path()), (8443, Path::new("k.pem")));
-        assert_eq!(config(&[], &[]).unwrap().tls, None);
-        for (given, missing) in [
-            (&[cert, key][..], "tls-listen"),
-            (&[cert], "tls-listen"),
-            (&[("tls-listen", "x"), key], "tls-cert"),
-        ] {
-            let error = config(given, &[]).err().unwrap().to_string();
-            assert!(error.contains(&format!("and {missing} is not given")), "{error}");
-        }
-        let error = config(&[("tls-listen", "8443"), cert, key], &[]).err().unwrap().to_string();
-        assert!(error.starts_with("--tls-listen: \"8443\" is not an IP address"), "{error}");
-        let open = config(&[("tls-listen", "0.0.0.0:8443"), cert, key], &[]).unwrap();
-        let error = open.check_for_serving().unwrap_err().to_string();
-        assert!(error.starts_with("tls-listen: 0.0.0.0:8443"), "{error}");
     }
 }

@@ -265,6 +265,9 @@ async fn serve(server: Arc<Server>, link: Link, app: FrontDoor) {
     loop {
         tokio::select! {
             biased;
+            // First, since by now the connection may have seen what the sandbox sent end, in order
+            // as it seems; and again after it, when there may be something new to wait for.
+            () = line.cut() => return,
             done = connection.as_mut() => {
                 if let Err(error) = done {
                     tracing::debug!(peer = %line.peer(), error, "connection ended");

@@ -101,14 +101,15 @@ class Gateway:
     def url(self):
         return f"https://{self.host}" if self.domain else f"http://{self.host}"
 
-    def connect(self, timeout=10):
-        """A connection to `url` on which HTTP/1.1 can be spoken by hand."""
+    def dial(self, timeout=10):
+        """A bare connection to where `url` leads."""
         name, _, port = self.host.rpartition(":")
-        connection = socket.create_connection((name, int(port)), timeout)
-        if not self.domain:
-            return connection
-        context = ssl.create_default_context(cafile=self.domain.ca)
-        return context.wrap_socket(connection, server_hostname=name)
+        return socket.create_connection((name, int(port)), timeout)
+
+    def connect(self, timeout=10):
+        """A connection on which HTTP/1.1 can be spoken to `url` by hand."""
+        connection = self.dial(timeout)
+        return Tls(connection, self.host.rpartition(":")[0]) if self.domain else connection
 
     @property
     def opts(self):
@@ -162,3 +163,46 @@ class Gateway:
             self.down()
             (self.data_dir / "templates").unlink()
             shutil.rmtree(self.base)
+
+
+class Tls:
+    """As much of a socket as tests need, with TLS on it. `ssl.SSLSocket` takes a reset for an
+    orderly end before Python 3.11.9."""
+
+    def __init__(self, connection, name):
+        self.connection, self.received, self.to_send = connection, ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context()
+        self.tls = context.wrap_bio(self.received, self.to_send, server_hostname=name)
+        self._do(self.tls.do_handshake)
+
+    def _do(self, step, *arguments):
+        while True:
+            try:
+                done = step(*arguments)
+            except ssl.SSLWantReadError:
+                self.connection.sendall(self.to_send.read())
+                if data := self.connection.recv(1 << 16):
+                    self.received.write(data)
+                else:
+                    self.received.write_eof()
+            else:
+                self.connection.sendall(self.to_send.read())
+                return done
+
+    def sendall(self, data):
+        self._do(self.tls.write, data)
+
+    def recv(self, size):
+        try:
+            return self._do(self.tls.read, size)
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def certificate(self):
+        return self.tls.getpeercert(binary_form=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.connection.close()

@@ -76,8 +76,8 @@ def test_a_websocket_echoes(gateway, web, route):
     # The name is only for the Host header; the connection is made here.
     host = headers.pop("Host", gateway.host)
     with connect(
-        f"ws://{host}/ws",
-        sock=gateway.connect(),
+        f"{gateway.url.partition(':')[0].replace('http', 'ws')}://{host}/ws",
+        sock=gateway.dial(),
         additional_headers=headers,
         proxy=None,
         compression=None,

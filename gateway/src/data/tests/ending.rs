@@ -68,6 +68,32 @@ async fn many_streams_are_reset_at_once_and_new_ones_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_end_in_order_with_their_sandbox_are_reset_too() {
+    let world = World::new().await;
+    let sandbox = world.sandbox();
+    world.raw_port(8080, move |mut stream| {
+        let cut = sandbox.cut().clone();
+        async move {
+            take_request(&mut stream).await;
+            // Without a length: its end is the connection's.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nfirst").await;
+            cut.cancelled().await;
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(world.send(8080, "GET / HTTP/1.1", "").await);
+    }
+    for client in &mut clients {
+        client.until("first\r\n").await;
+    }
+    world.cut();
+    for client in &mut clients {
+        client.assert_reset().await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_whose_client_does_not_read_is_reset_too() {
     let world = World::new().await;
