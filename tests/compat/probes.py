@@ -40,7 +40,9 @@ class Probes:
         @self.row(section, f"`{method} {path}`")
         def probe(at):
             asked = path.replace("{id}", at.id if "sandboxes" in path else "mine")
-            expect(at.api.request(method, asked.replace("{build}", "0" * 32), json=body), status)
+            for name, value in (("build", "0" * 32), ("hash", "0" * 64), ("alias", "base")):
+                asked = asked.replace(f"{{{name}}}", value)
+            expect(at.api.request(method, asked, json=body), status)
 
 
 def expect(answer, *statuses):

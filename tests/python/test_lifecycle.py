@@ -146,6 +146,8 @@ def test_set_timeout_lengthens_and_shortens(sandbox, eventually):
     sandbox.set_timeout(600)
     left = sandbox.get_info().end_at - datetime.now(timezone.utc)
     assert 597 < left.total_seconds() <= 601
+    Sandbox.set_timeout(sandbox.sandbox_id, 700)
+    assert 695 < (sandbox.get_info().end_at - datetime.now(timezone.utc)).total_seconds() <= 701
     asked = time.monotonic()
     sandbox.set_timeout(1)
     eventually(lambda: not sandbox.is_running())

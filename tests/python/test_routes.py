@@ -53,7 +53,15 @@ def connecting(at):
 
 
 simple("Sandboxes", "POST", "/sandboxes/{id}/pause", 204, {})
-simple("Sandboxes", "POST", "/sandboxes/{id}/resume", 201, {})
+
+
+@row("Sandboxes", "`POST /sandboxes/{id}/resume`")
+def resuming(at):
+    # One that runs is refused, and only one that was paused says anything.
+    expect(at.api.post(f"/sandboxes/{at.id}/pause", json={}), 204)
+    expect(at.api.post(f"/sandboxes/{at.id}/resume", json={}), 201)
+
+
 simple("Sandboxes", "POST", "/sandboxes/{id}/fork", 201, {})
 simple("Sandboxes", "POST", "/sandboxes/{id}/snapshots", 201, {})
 simple("Sandboxes", "GET", "/snapshots", 200)
