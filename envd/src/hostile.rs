@@ -109,6 +109,9 @@ fn no_envelopes_break_a_stream_or_leave_it_without_an_end() {
     });
 }
 
+const METHODS: &[&str] =
+    &["filesystem.Filesystem/Stat", "process.Process/List", "process.Process/Nothing"];
+
 #[test]
 fn no_message_breaks_a_call() {
     let runtime = runtime();
@@ -117,8 +120,7 @@ fn no_message_breaks_a_call() {
         "\\{\"(path|process|depth|x)\":[\\[\\]{}\"a-z0-9/.-]{0,30}\\}",
         (0..200_usize).prop_map(|depth| "[".repeat(1000 * depth)),
     ];
-    let methods = ["filesystem.Filesystem/Stat", "process.Process/List", "process.Process/Nothing"];
-    proptest!(|(json in json, bytes: Vec<u8>, proto: bool, method in prop::sample::select(&methods[..]))| {
+    proptest!(|(json in json, bytes: Vec<u8>, proto: bool, method in prop::sample::select(METHODS))| {
         let (kind, body) = match proto {
             true => ("application/proto", &bytes[..]),
             false => ("application/json", json.as_bytes()),
@@ -144,22 +146,23 @@ fn a_form_is_read_however_it_is_cut() {
     });
 }
 
+const PARTS: &[&str] = &[
+    "--b",
+    "--",
+    "\r\n",
+    "Content-Disposition: form-data; name=\"file\"; filename=\"/a/../b\"",
+    "Content-Disposition: form-data; name=file; filename*=UTF-8''%2Fx",
+    "Content-Disposition: \u{fffd}; =\"",
+    "Content-Type: text/plain",
+    "content",
+];
+
 #[test]
 fn no_form_breaks_or_writes_elsewhere() {
     let (runtime, home) = (runtime(), directory());
     let file = home.path().join("file");
-    let parts = [
-        "--b",
-        "--",
-        "\r\n",
-        "Content-Disposition: form-data; name=\"file\"; filename=\"/a/../b\"",
-        "Content-Disposition: form-data; name=file; filename*=UTF-8''%2Fx",
-        "Content-Disposition: \u{fffd}; =\"",
-        "Content-Type: text/plain",
-        "content",
-    ];
     let part = prop_oneof![
-        8 => prop::sample::select(&parts[..]).prop_map(|part| part.as_bytes().to_vec()),
+        8 => prop::sample::select(PARTS).prop_map(|part| part.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..20),
     ];
     proptest!(|(parts in prop::collection::vec(part, 0..20), pieces in pieces())| {

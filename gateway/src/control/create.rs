@@ -206,24 +206,25 @@ mod tests {
         })
     }
 
+    const FIELDS: &[&str] = &[
+        "templateID",
+        "timeout",
+        "allow_internet_access",
+        "metadata",
+        "envVars",
+        "secure",
+        "autoPause",
+        "autoPauseMemory",
+        "autoResume",
+        "network",
+        "mcp",
+        "iam",
+        "volumeMounts",
+    ];
+
     fn field() -> impl Strategy<Value = (String, Value)> {
-        let names = [
-            "templateID",
-            "timeout",
-            "allow_internet_access",
-            "metadata",
-            "envVars",
-            "secure",
-            "autoPause",
-            "autoPauseMemory",
-            "autoResume",
-            "network",
-            "mcp",
-            "iam",
-            "volumeMounts",
-        ];
         let name = prop_oneof![
-            4 => prop::sample::select(&names[..]).prop_map(str::to_owned),
+            4 => prop::sample::select(FIELDS).prop_map(str::to_owned),
             1 => "[a-zA-Z]{1,8}",
         ];
         (name, json())

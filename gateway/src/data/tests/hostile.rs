@@ -153,31 +153,33 @@ async fn a_refused_upgrade_is_an_answer_like_any_other() {
     }
 }
 
-/// Pieces of responses, whole and broken, in any order.
+/// Pieces of responses, whole and broken.
+const PIECES: &[&str] = &[
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.0 304 x\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "Content-Length: 5\r\n",
+    "Content-Length: 99999999999999999999\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Connection: upgrade, close, \u{e9}\r\n",
+    "Upgrade: x\r\n",
+    "Set-Cookie: \u{0}\r\n",
+    ": \r\n",
+    "\r\n",
+    "5\r\nhello\r\n",
+    "0\r\n\r\n",
+    "fffffffffffffffff\r\n",
+    "hello",
+];
+
+/// Of any pieces in any order.
 fn response() -> impl Strategy<Value = Vec<u8>> {
-    let pieces = [
-        "HTTP/1.1 200 OK\r\n",
-        "HTTP/1.0 304 x\r\n",
-        "HTTP/1.1 100 Continue\r\n\r\n",
-        "Content-Length: 5\r\n",
-        "Content-Length: 99999999999999999999\r\n",
-        "Transfer-Encoding: chunked\r\n",
-        "Connection: upgrade, close, \u{e9}\r\n",
-        "Upgrade: x\r\n",
-        "Set-Cookie: \u{0}\r\n",
-        ": \r\n",
-        "\r\n",
-        "5\r\nhello\r\n",
-        "0\r\n\r\n",
-        "fffffffffffffffff\r\n",
-        "hello",
-    ];
     let piece = prop_oneof![
-        8 => prop::sample::select(&pieces[..]).prop_map(|piece| piece.as_bytes().to_vec()),
+        8 => prop::sample::select(PIECES).prop_map(|piece| piece.as_bytes().to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..20),
     ];
     (any::<bool>(), prop::collection::vec(piece, 0..10)).prop_map(move |(begun, rest)| {
-        let start = if begun { pieces[0].as_bytes() } else { b"" };
+        let start = if begun { PIECES[0].as_bytes() } else { b"" };
         [start, &rest.concat()].concat()
     })
 }
