@@ -39,6 +39,7 @@ use tokio_util::{
 
 use crate::front_door::FrontDoor;
 use crowd::Crowd;
+use half_closed::HalfClosed;
 use line::{Busy, Link};
 pub use line::{Line, ResetOn};
 
@@ -51,6 +52,8 @@ pub struct Limits {
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
+    /// For a client that has closed its sending half, from the last that it took to the next.
+    pub half_closed: Duration,
     /// For requests under way when the server is to stop.
     pub drain: Duration,
 }
@@ -61,6 +64,7 @@ impl Default for Limits {
             connections: 16 * 1024,
             head: Duration::from_secs(30),
             idle: Duration::from_secs(620),
+            half_closed: Duration::from_secs(5),
             drain: Duration::from_secs(4),
         }
     }
@@ -162,7 +166,8 @@ impl Server {
                             prepare(&stream);
                             self.crowd.seen(self.links.len() + 1);
                             let line = Line::new(peer, self.abandon.clone());
-                            return Link::new(stream, line, room, self.links.token());
+                            let half_closed = HalfClosed::new(self.limits.half_closed);
+                            return Link::new(stream, line, half_closed, room, self.links.token());
                         }
                         Err(error) if gave_up(&error) => {}
                         Err(error) => {

@@ -162,10 +162,11 @@ impl Link {
     pub(super) fn new(
         stream: TcpStream,
         line: Line,
+        half_closed: HalfClosed,
         room: OwnedSemaphorePermit,
         counted: TaskTrackerToken,
     ) -> Self {
-        Self { stream, line, half_closed: HalfClosed::default(), _room: room, _counted: counted }
+        Self { stream, line, half_closed, _room: room, _counted: counted }
     }
 
     pub(super) fn line(&self) -> &Line {
