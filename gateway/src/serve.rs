@@ -43,6 +43,7 @@ use tokio_util::{
 
 use crate::front_door::FrontDoor;
 use crowd::Crowd;
+use half_closed::HalfClosed;
 use line::Busy;
 pub use line::{Line, ResetOn};
 use wire::{Link, Wire};
@@ -58,6 +59,8 @@ pub struct Limits {
     pub head: Duration,
     /// Between requests.
     pub idle: Duration,
+    /// For a client that has closed its sending half, from the last that it took to the next.
+    pub half_closed: Duration,
     /// For requests under way when the server is to stop.
     pub drain: Duration,
 }
@@ -69,6 +72,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(620),
+            half_closed: Duration::from_secs(5),
             drain: Duration::from_secs(4),
         }
     }
@@ -215,7 +219,8 @@ async fn admit(server: &Arc<Server>, entrance: Entrance, app: &FrontDoor) {
                 tracing::debug!(%peer, protocol = %protocol.escape_ascii(), "TLS");
             }
             let line = Line::new(peer, wire.scheme(), server.abandon.clone());
-            serve(server, Link::new(wire, line, place), app).await;
+            let half_closed = HalfClosed::new(server.limits.half_closed);
+            serve(server, Link::new(wire, line, half_closed, place), app).await;
         });
     }
 }

@@ -2,6 +2,9 @@
 
 import json
 import socket
+from http.client import IncompleteRead
+
+import pytest
 
 from conftest import KEY
 
@@ -44,3 +47,11 @@ def test_a_half_closed_command_runs_to_its_end(load):
     wire.socket.shutdown(socket.SHUT_WR)
     output, ended = stream.end()
     assert output == b"done\n" and ended["exited"]
+
+
+def test_one_that_is_sent_nothing_for_long_counts_as_gone(load):
+    wire = load.wire(patience=20)
+    stream = wire.start(load.sandbox(), "/bin/sleep", "600")
+    wire.socket.shutdown(socket.SHUT_WR)
+    with pytest.raises(IncompleteRead):
+        stream.end()

@@ -12,18 +12,18 @@ SANDBOXES = 20
 
 def test_a_thousand_command_streams_deliver_and_end(load, healthy):
     start = Footprint.of(load.pid)
-    lanes = [(load.sandbox(), load.wire()) for _ in range(SANDBOXES)]
-    open_ones = []
+    sandboxes = [load.sandbox() for _ in range(SANDBOXES)]
+    streams = []
     for number in range(STREAMS):
-        sandbox, calls = lanes[number % SANDBOXES]
-        stream = load.wire().start(sandbox, "/bin/cat", stdin=True)
-        open_ones.append((stream, sandbox, calls))
+        sandbox = sandboxes[number % SANDBOXES]
+        streams.append((load.wire().start(sandbox, "/bin/cat", stdin=True), sandbox))
+    calls = load.wire()
 
     asked = itertools.count()
 
     def ask(number=None):
         number = next(asked) if number is None else number
-        stream, sandbox, calls = open_ones[number % STREAMS]
+        stream, sandbox = streams[number % STREAMS]
         told = f"number {number}\n".encode()
         stdin = {"stdin": base64.b64encode(told).decode()}
         calls.call(sandbox, "process.Process/SendInput", process={"pid": stream.pid}, input=stdin)
@@ -36,10 +36,10 @@ def test_a_thousand_command_streams_deliver_and_end(load, healthy):
     for number in range(STREAMS):
         ask(number)
 
-    for stream, sandbox, calls in open_ones:
+    for stream, sandbox in streams:
         calls.call(sandbox, "process.Process/CloseStdin", process={"pid": stream.pid})
-    for stream, *_ in open_ones:
+    for stream, _ in streams:
         output, ended = stream.end()
         assert output == b"" and ended == {"exited": True, "status": "exit status 0"}
-    for sandbox, _ in lanes:
+    for sandbox in sandboxes:
         assert processes_of(sandbox.id, "user") == []

@@ -12,22 +12,27 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a client is believed to be there that takes nothing.
-const GRACE: Duration = Duration::from_secs(5);
-
-#[derive(Default)]
-pub(super) struct HalfClosed(Option<Pin<Box<Sleep>>>);
+pub(super) struct HalfClosed {
+    /// How long a client is believed to be there that takes nothing.
+    patience: Duration,
+    until: Option<Pin<Box<Sleep>>>,
+}
 
 impl HalfClosed {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, until: None }
+    }
+
     /// Ready when the client counts as gone. Called when its sending half is found closed.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.get_or_insert_with(|| Box::pin(sleep(GRACE))).as_mut().poll(cx)
+        let until = self.until.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        until.as_mut().poll(cx)
     }
 
     /// The client, or the kernel on its behalf, has taken something.
     pub(super) fn took(&mut self) {
-        if let Some(until) = &mut self.0 {
-            until.as_mut().reset(Instant::now() + GRACE);
+        if let Some(until) = &mut self.until {
+            until.as_mut().reset(Instant::now() + self.patience);
         }
     }
 }

@@ -53,8 +53,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(wire: Wire, line: Line, place: Place) -> Self {
-        Self { wire, line, half_closed: HalfClosed::default(), _place: place }
+    pub(super) fn new(wire: Wire, line: Line, half_closed: HalfClosed, place: Place) -> Self {
+        Self { wire, line, half_closed, _place: place }
     }
 
     pub(super) fn line(&self) -> &Line {

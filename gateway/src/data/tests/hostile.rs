@@ -1,6 +1,9 @@
 //! Whatever a sandbox answers, the client gets HTTP and the gateway stays up.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    io::ErrorKind,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -213,10 +216,14 @@ fn no_bytes_of_a_sandbox_leave_a_client_without_an_answer() {
             let mut client = world.send(8080, "GET / HTTP/1.1", "").await;
             let mut status = [0; 12];
             let read = client.stream.read_exact(&mut status);
-            timeout(Duration::from_secs(20), read).await.expect("an answer in time").expect("one");
-            String::from_utf8_lossy(&status).into_owned()
+            // What was begun and breaks off is reset, which may overtake what came before.
+            match timeout(Duration::from_secs(20), read).await.expect("an answer in time") {
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => "reset".to_owned(),
+                read => read.map(|_| String::from_utf8_lossy(&status).into_owned()).expect("one"),
+            }
         })));
-        prop_assert!(statuses.iter().all(|status| status.starts_with("HTTP/1.1 ")), "{statuses:?}");
+        let known = |status: &String| status.starts_with("HTTP/1.1 ") || status == "reset";
+        prop_assert!(statuses.iter().all(known), "{statuses:?}");
         let refused = statuses.iter().filter(|status| status.ends_with("502")).count();
         prop_assert!(refused >= closed, "{refused} of {closed}");
     });
