@@ -19,7 +19,7 @@ pub(crate) use self::figures::Gauges;
 use crate::state::Envd;
 
 /// Becomes `{"code": <status>, "message": …}`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RestError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,

@@ -4,7 +4,11 @@
 //! file keeps its inode. Anything longer grows under a name of its own beside the final one, and
 //! gets that when it is whole: an upload that breaks, or finds the disk full, leaves what was there.
 
-use std::{io, mem, path::PathBuf};
+use std::{
+    io, mem,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -18,6 +22,9 @@ use crate::{filesystem::metadata::Metadata, rest::RestError, users::User};
 
 /// Received bytes held before they are written; as many again may be on their way to the disk.
 const PIECE: usize = 256 << 10;
+
+/// How long a client may go on sending what is thrown away.
+const DISCARD: Duration = Duration::from_secs(60);
 
 pub(super) struct Sink {
     path: PathBuf,
@@ -33,8 +40,9 @@ enum Written {
     Nothing,
     /// The piece last given away is on its way, or was: the file comes back with its buffer.
     Some(JoinHandle<io::Result<(Partial, Vec<u8>)>>),
-    /// A write failed, and said so.
-    Failed,
+    /// A write failed then, and what more comes is thrown away: a client that still sends would
+    /// not read why it should not.
+    Failed(Instant, RestError),
 }
 
 impl Sink {
@@ -43,11 +51,19 @@ impl Sink {
         Self { path, user, metadata, filling, written, received: 0 }
     }
 
+    /// Fails, after a while, with what [`Sink::finish`] would.
     pub(super) async fn write(&mut self, mut bytes: Bytes) -> Result<(), RestError> {
         self.received += bytes.len() as u64;
         while !bytes.is_empty() {
-            if self.filling.len() == PIECE {
-                self.spill().await?;
+            if let Written::Failed(at, error) = &self.written {
+                let patient = at.elapsed() < DISCARD;
+                return if patient { Ok(()) } else { Err(error.clone()) };
+            }
+            if self.filling.len() == PIECE
+                && let Err(error) = self.spill().await
+            {
+                self.written = Written::Failed(Instant::now(), error);
+                continue;
             }
             let fits = bytes.len().min(PIECE - self.filling.len());
             self.filling.extend_from_slice(&bytes.split_to(fits));
@@ -57,10 +73,7 @@ impl Sink {
 
     /// The bytes received, all in the file.
     pub(super) async fn finish(mut self) -> Result<u64, RestError> {
-        let beginning = match self.written {
-            Written::Nothing => None,
-            _ => Some(self.landed().await?.0),
-        };
+        let beginning = self.landed().await?.map(|(partial, _)| partial);
         let (path, user) = (self.path.clone(), self.user.clone());
         let (metadata, rest) = (mem::take(&mut self.metadata), mem::take(&mut self.filling));
         let finishing = move || match beginning {
@@ -72,16 +85,16 @@ impl Sink {
         };
         match tokio::task::spawn_blocking(finishing).await {
             Ok(Ok(())) => Ok(self.received),
-            Ok(Err(error)) => Err(self.failed(error)),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(error) => Err(internal(error.to_string())),
         }
     }
 
     /// Gives the piece that is full away, after the one before it.
     async fn spill(&mut self) -> Result<(), RestError> {
-        let (beginning, spare) = match self.written {
-            Written::Nothing => (None, Vec::with_capacity(PIECE)),
-            _ => self.landed().await.map(|(partial, spare)| (Some(partial), spare))?,
+        let (beginning, spare) = match self.landed().await? {
+            None => (None, Vec::with_capacity(PIECE)),
+            Some((partial, spare)) => (Some(partial), spare),
         };
         let piece = mem::replace(&mut self.filling, spare);
         let (path, user) = (self.path.clone(), self.user.clone());
@@ -97,21 +110,22 @@ impl Sink {
     }
 
     /// The file once the piece on its way is in it, and that piece's buffer, empty.
-    async fn landed(&mut self) -> Result<(Partial, Vec<u8>), RestError> {
-        let Written::Some(writing) = mem::replace(&mut self.written, Written::Failed) else {
-            return Err(internal("the file is no longer being written"));
-        };
-        match writing.await {
-            Ok(Ok((partial, mut buffer))) => {
-                buffer.clear();
-                Ok((partial, buffer))
-            }
-            Ok(Err(error)) => Err(self.failed(error)),
-            Err(error) => Err(internal(error.to_string())),
+    async fn landed(&mut self) -> Result<Option<(Partial, Vec<u8>)>, RestError> {
+        match mem::replace(&mut self.written, Written::Nothing) {
+            Written::Nothing => Ok(None),
+            Written::Failed(_, error) => Err(error),
+            Written::Some(writing) => match writing.await {
+                Ok(Ok((partial, mut buffer))) => {
+                    buffer.clear();
+                    Ok(Some((partial, buffer)))
+                }
+                Ok(Err(error)) => Err(self.failed(&error)),
+                Err(error) => Err(internal(error.to_string())),
+            },
         }
     }
 
-    fn failed(&self, error: io::Error) -> RestError {
+    fn failed(&self, error: &io::Error) -> RestError {
         let shown = self.path.display();
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RestError::new(

@@ -115,8 +115,8 @@ async fn a_server_that_serves_one_connection_at_a_time_is_not_held_up() {
         }
     });
     for method in ["GET", "POST", "GET", "GET", "POST"] {
-        let answer =
-            timeout(Duration::from_secs(2), world.ask(8080, &format!("{method} / HTTP/1.1")));
+        let line = format!("{method} / HTTP/1.1");
+        let answer = timeout(Duration::from_secs(2), world.ask(8080, &line));
         assert_eq!(answer.await.expect("in time").body, "ok");
     }
     // And so when they come together.
