@@ -85,6 +85,9 @@ async def test_background_stdin_second_client_and_kill(async_sandbox):
     await copy.send_stdin("all")
     await copy.close_stdin()
     assert (await copy.wait()).stdout == "all"
+    other = await commands.run("cat", background=True, stdin=True)
+    await commands.close_stdin(other.pid)
+    assert (await other.wait()).stdout == ""
 
 
 async def test_input_streams(async_sandbox, sdk_since):
