@@ -175,6 +175,9 @@ const PIECES: &[&str] = &[
     "hello",
 ];
 
+/// What the tunnel replies, and what comes then.
+type Served = (u8, Vec<u8>);
+
 /// Of any pieces in any order.
 fn response() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -190,7 +193,7 @@ fn response() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn no_bytes_of_a_sandbox_leave_a_client_without_an_answer() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let next: Arc<Mutex<Vec<(u8, Vec<u8>)>>> = Arc::default();
+    let next: Arc<Mutex<Vec<Served>>> = Arc::default();
     let world = runtime.block_on(async {
         let (world, next) = (World::new().await, next.clone());
         world.accept(world.bind("tunnel.sock"), move |mut stream| {
