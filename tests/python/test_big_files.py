@@ -97,6 +97,7 @@ def check_numbered(answer, size):
     assert answer.read() == b""
 
 
+@pytest.mark.timeout(300)
 def test_four_gigabytes_go_up_and_down_in_constant_memory(gateway, sandbox, memory):
     source = Numbered(BIG)
     sandbox.files.write("/tmp/big", source, request_timeout=600)
@@ -128,6 +129,7 @@ def test_four_gigabytes_go_up_and_down_in_constant_memory(gateway, sandbox, memo
     assert open_file(gateway, sandbox, "/tmp/big", Range=f"bytes={BIG}-").status == 416
 
 
+@pytest.mark.timeout(180)
 def test_ten_clients_get_the_same_file_at_once(gateway, sandbox, memory):
     size = 256 * MB
     script = "f = open('/tmp/same', 'wb'); f.truncate(%d)\nfor n in range(%d):\n"

@@ -22,6 +22,8 @@ pub(super) struct Relay {
     line: Line,
     end: End,
     complete: bool,
+    /// How the response broke, once what came before has had its turn to be sent.
+    broken: Option<hyper::Error>,
 }
 
 /// Who waits for the sandbox's end.
@@ -44,7 +46,7 @@ impl Relay {
             End::Line(line.reset_on(cut.clone()))
         };
         let complete = incoming.is_end_stream();
-        Self { incoming, lease: Some(lease), line: line.clone(), end, complete }
+        Self { incoming, lease: Some(lease), line: line.clone(), end, complete, broken: None }
     }
 
     fn fail(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -68,6 +70,9 @@ impl Body for Relay {
         {
             return Poll::Ready(Some(Err(self.fail("the sandbox ended"))));
         }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(self.fail(error))));
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 let Some(lease) = &mut self.lease else { return Poll::Pending };
@@ -81,7 +86,11 @@ impl Body for Relay {
                 self.complete = self.incoming.is_end_stream();
                 Some(Ok(frame))
             }
-            Some(Err(error)) => Some(Err(self.fail(error))),
+            Some(Err(error)) => {
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             None => {
                 self.complete = true;
                 None
