@@ -100,13 +100,12 @@ fn clone(owner: u32, cgroup: Option<&OwnedFd>) -> nix::Result<i32> {
     let pid = unsafe {
         libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
     };
-    if pid == 0 {
-        // The new user namespace has made it its own root, with all there is to restore.
-        mem::forget(owner);
-    } else {
+    let pid = Errno::result(pid).map(|pid| pid as i32);
+    // In the clone there is nothing to restore: its new user namespace has begun anew.
+    if pid != Ok(0) {
         owner.end();
     }
-    Errno::result(pid).map(|pid| pid as i32)
+    pid
 }
 
 /// Where the kernel stores the thread's id for the C library; not every kernel tells.

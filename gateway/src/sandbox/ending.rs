@@ -277,7 +277,7 @@ mod tests {
         bed.until_nothing_is_left().await;
         let next = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
         bed.sandboxes.kill(next.id()).await.unwrap();
-        // Gone when the kill is answered, and so is its place taken.
+        // Its place may not be free yet when the kill is answered, but is within a moment.
         bed.sandboxes.create(testing::wanted(), None).await.unwrap();
     }
 

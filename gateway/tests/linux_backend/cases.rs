@@ -197,6 +197,7 @@ async fn a_failed_create_leaves_nothing(world: &World) {
     let error = world.host.create(spec.clone()).await.unwrap_err().to_string();
     assert_eq!(error, "open_tree /nonexistent: No such file or directory (os error 2)");
     // What only envd notices comes back by name.
+    fs::remove_dir_all(world.directory(id).join("layer")).unwrap();
     let file = world.directory(id).join("file");
     fs::write(&file, "no directory").unwrap();
     template.layers = vec![file];
