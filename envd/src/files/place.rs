@@ -85,7 +85,7 @@ impl Target {
             file.set_len(content.len() as u64)?;
         }
         dress(&file, user, metadata)?;
-        unfinished.is_whole();
+        unfinished.keep();
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Partial {
         let mode = self.target.found.as_ref().map_or(0o644, fs::Metadata::mode) & 0o777;
         self.file.set_permissions(fs::Permissions::from_mode(mode))?;
         fs::rename(self.unfinished.path(), &self.target.path)?;
-        self.unfinished.is_whole();
+        self.unfinished.keep();
         // Who watches the name is to learn that it was written, as of any other write.
         let length = self.file.stream_position()?;
         self.file.set_len(length)
@@ -148,7 +148,7 @@ impl Unfinished {
         self.0.as_ref().map_or(Path::new(""), |new| &new.path)
     }
 
-    fn is_whole(mut self) {
+    fn keep(mut self) {
         self.0 = None;
     }
 }
