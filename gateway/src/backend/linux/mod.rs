@@ -65,8 +65,8 @@ pub use allocator::return_memory;
 /// For all processes of a sandbox to end and its cgroups to be free.
 const DYING: Duration = Duration::from_secs(5);
 
-/// Sandboxes made at once on a host with few CPUs.
-const LEAST_AT_ONCE: usize = 4;
+/// Sandboxes made at once on a host with few CPUs: more than those, as some wait for the disk.
+const LEAST_AT_ONCE: usize = 16;
 
 /// This host.
 #[derive(Clone)]
