@@ -82,9 +82,9 @@ zig_for_freebsd() {
 }
 
 # venv DIRECTORY REQUIREMENTS: a Python environment with exactly these packages; made anew when the
-# file, or one beside it that it may include, has changed.
+# file, or one of the other suites that it may include, has changed.
 venv() {
-    wanted=$(cat "$2" "$(dirname "$2")"/requirements*.txt | cksum)
+    wanted=$(cat "$2" tests/*/requirements*.txt | cksum)
     if [ -x "$1/bin/python" ] && [ "$(cat "$1/made-from" 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi

@@ -32,6 +32,8 @@ have_tools() {
     need mmdebstrap mmdebstrap
     need nft nftables
     need npm npm
+    need chromium chromium
+    need dnsmasq dnsmasq-base
     need shellcheck shellcheck
     need ip iproute2
     debian rustc-web cargo-web rust-web-src rust-web-clippy
@@ -53,13 +55,42 @@ with_mise() {
     MISE_TRUSTED_CONFIG_PATHS=$PWD "$mise" "$@"
 }
 
-# sdk VENV REQUIREMENTS PYTEST-ARG...
-sdk() {
+# have_node: the SDK and the CLI want a newer node than Debian's; npm has one.
+have_node() {
+    case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
+    node=$target/tools/node/node_modules/node-linux-$arch/bin
+    [ -x "$node/node" ] || npm install --silent --no-audit --no-fund \
+        --prefix "$target/tools/node" "node-linux-$arch@24.21.0"
+    PATH=$(cd "$node" && pwd):$PATH
+}
+
+# packages DIRECTORY: what its package-lock.json says, once.
+packages() {
+    wanted=$(cksum <"$1/package-lock.json")
+    if [ "$(cat "$1/node_modules/made-from" 2>/dev/null)" != "$wanted" ]; then
+        (cd "$1" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+        printf '%s\n' "$wanted" >"$1/node_modules/made-from"
+    fi
+}
+
+# tests VENV REQUIREMENTS DIRECTORY PYTEST-ARG...
+tests() {
     python=$1
-    venv "$python" "tests/python/$2"
+    venv "$python" "$2"
     shift 2
-    COPPICE_BIN=$(cd "$target/release" && pwd)/coppice \
-        "$python/bin/python" -m pytest tests/python "$@"
+    COPPICE_BIN=$binary "$python/bin/python" -m pytest "$@"
+}
+
+newest() { tests tests/.venv tests/python/requirements.txt "$@"; }
+
+js() {
+    packages tests/js
+    COPPICE_BIN=$binary node tests/js/run.js
+}
+
+cli() {
+    packages tests/cli
+    newest tests/cli --compat cli
 }
 
 [ "$(id -u)" = 0 ] || fail "sandboxes take root: run this as root, e.g. with sudo -E"
@@ -71,9 +102,22 @@ step "unit tests" cargo test --locked --workspace
 step "dependencies" cargo deny --locked check bans licenses sources
 step "FreeBSD: types and lints" sh tools/freebsd-check.sh
 step "FreeBSD: a binary" sh tools/freebsd-build.sh
-step "release build" cargo build --locked --release --package coppice
-step "the newest E2B SDK" sdk tests/.venv requirements.txt
-step "an older E2B SDK" sdk tests/.venv-old requirements-old.txt -m sdk
+step "release build" cargo build --locked --release --package coppice --package bench
+binary=$(cd "$target/release" && pwd)/coppice
+# What the suites below found to work, for the last step.
+rm -rf target/e2e/compat
+step "the newest E2B SDK" newest tests/python --compat python
+step "an older E2B SDK" tests tests/.venv-old tests/python/requirements-old.txt \
+    tests/python -m sdk --compat python-old
+step "the newest E2B SDK by E2B_DOMAIN over TLS" newest tests/python --tls
+step "a newer node" have_node
+step "the JavaScript SDK, in node, in Chromium and over TLS" js
+step "the E2B CLI" cli
+step "docs/e2b.md" tests/.venv/bin/python tests/compat/table.py --check
+step "the gateway against its own document" tests tests/.venv-openapi \
+    tests/openapi/requirements.txt tests/openapi
+step "load" newest tests/load
+step "the benchmark, in small" sh tools/bench.sh all --quick --out "$target/bench"
 
 printf '\n'
 say "all of it: ok, $(($(date +%s) - began)) s"
