@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::Request;
+use http::Request;
 
 use crate::control;
 
