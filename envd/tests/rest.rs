@@ -5,7 +5,10 @@
 mod common;
 
 use common::Server;
-use envd::wire::{Init, Report, What};
+use envd::{
+    tunnel::{self, Answer},
+    wire::{Init, Report, What},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -86,13 +89,15 @@ async fn browsers_may_ask_first() {
 async fn the_tunnel_reaches_a_port_inside() {
     let server = Server::start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut tunnel = UnixStream::connect(server.socket("tunnel.sock")).await.unwrap();
-    tunnel.write_u16(listener.local_addr().unwrap().port()).await.unwrap();
-    assert_eq!(tunnel.read_u8().await.unwrap(), 0);
+    let tunnel = UnixStream::connect(server.socket("tunnel.sock")).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let Answer::Open(mut outside) = tunnel::ask(tunnel, port).await.unwrap() else {
+        panic!("refused");
+    };
     let (mut inside, _) = listener.accept().await.unwrap();
     inside.write_all(b"hi").await.unwrap();
     let mut got = [0; 2];
-    tunnel.read_exact(&mut got).await.unwrap();
+    outside.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"hi");
 }
 

@@ -1,11 +1,10 @@
 """Code that means harm: it hurts only its own sandbox, and ending that leaves nothing."""
 
-import io
 import subprocess
 import time
 
 import pytest
-from e2b import NotEnoughSpaceException, RateLimitException, Sandbox
+from e2b import CommandExitException, NotEnoughSpaceException, RateLimitException, Sandbox
 
 from hoststate import HostState, assert_back_to, processes_of
 from inside import source
@@ -115,23 +114,11 @@ def cramped_gateway(small_disk, new_gateway):
     return gateway
 
 
-class Endless(io.RawIOBase):
-    """A file bigger than the small disk."""
-
-    left = 1 << 30
-
-    def readable(self):
-        return True
-
-    def read(self, size=-1):
-        size = min(self.left, 1 << 20)
-        self.left -= size
-        return bytes(size)
-
-
 def fill_disk(sandbox):
-    with pytest.raises(NotEnoughSpaceException):
-        sandbox.files.write("/home/user/all-there-is", Endless())
+    """With a file of a program's: of an upload that does not fit nothing stays."""
+    with pytest.raises(CommandExitException) as full:
+        sandbox.commands.run("head -c 1G /dev/zero > /home/user/all-there-is")
+    assert "No space left on device" in full.value.stderr
 
 
 @pytest.mark.timeout(120)
@@ -140,6 +127,7 @@ def test_a_full_sandbox_answers_and_ends_within_a_second(cramped_gateway, eventu
     sandbox = Sandbox.create(timeout=300, **cramped_gateway.opts)
     for program in ("hog.py", "crowd.py"):
         sandbox.files.write(f"/tmp/{program}", source(program))
+    fill_disk(sandbox)
 
     sandbox.commands.run("python3 /tmp/hog.py", background=True, timeout=0)
     crowd = sandbox.commands.run("python3 /tmp/crowd.py", background=True, timeout=0)
@@ -151,7 +139,8 @@ def test_a_full_sandbox_answers_and_ends_within_a_second(cramped_gateway, eventu
 
     sandbox.files.write("/tmp/go", "")
     eventually(lambda: sandbox.files.exists("/tmp/killed"), timeout=30)
-    fill_disk(sandbox)
+    with pytest.raises(NotEnoughSpaceException):
+        sandbox.files.write("/tmp/more", "x" * 1_000_000)
 
     for _ in range(3):
         assert len(quick(sandbox.commands.list)) == 2
