@@ -21,7 +21,10 @@ export async function hostState(gateway) {
       names(join(gateway.dataDir, place)).map((name) => `directory: ${place}/${name}`),
     ),
     ...names('/sys/class/net').map((link) => `network link: ${link}`),
-    ...names(SLOTS).map((slot) => `slot: ${slot}`),
+    // Those with a dot are spare files, to be used again.
+    ...names(SLOTS)
+      .filter((slot) => !slot.startsWith('.'))
+      .map((slot) => `slot: ${slot}`),
     ...(await nftables()).map((line) => `nftables: ${line}`),
   ]
 }
