@@ -86,7 +86,14 @@ function cgroups(directory) {
 function processes() {
   return pids()
     .filter((pid) => read(`/proc/${pid}/cgroup`).includes('/coppice-'))
-    .map((pid) => `${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`)
+    .map((pid) => `${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ') || ending(pid)}`)
+}
+
+/** What can still be said of a process that has no memory any more. */
+function ending(pid) {
+  const told = /^(Name|State|PPid|NSpid):/
+  const places = lines(`/proc/${pid}/cgroup`).filter((line) => line.includes('/coppice-'))
+  return [...lines(`/proc/${pid}/status`).filter((line) => told.test(line)), ...places].join(' ')
 }
 
 /** Our table without what changes by itself: counts. Empty when it is not there. */
