@@ -34,6 +34,9 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// Readers of the report stream at once: a gateway, and one that has not noticed it is gone.
 const MAX_REPORT_READERS: usize = 8;
 
+/// Between a report and the ones that came meanwhile.
+const REPORT_PAUSE: Duration = Duration::from_millis(10);
+
 /// The sockets that the gateway bound.
 pub struct Listeners {
     pub envd: UnixListener,
@@ -163,6 +166,8 @@ async fn report(envd: &Envd, mut gateway: UnixStream) -> io::Result<()> {
             lines.push(b'\n');
         }
         to.write_all(&lines).await?;
+        // One wake-up of the gateway for many reports, where there are many.
+        sleep(REPORT_PAUSE).await;
     }
 }
 

@@ -4,11 +4,15 @@
 //! lookups load modules named by the sandbox's own configuration.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 /// One line of passwd(5), with the supplementary groups of group(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub struct User {
 #[error("user: unknown user {0}")]
 pub struct UnknownUser(pub String);
 
-/// The two files, read anew for each use: code inside may add users at any time.
+/// The two files, looked at for each use: code inside may add users at any time.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     passwd: String,
@@ -36,9 +40,68 @@ pub struct Users {
 /// More of either file is not read (bytes); it is the sandbox's own.
 const MAX_FILE: u64 = 1 << 20;
 
+/// A file that has changed more recently than this may change once more and look the same: the
+/// clocks of file systems tick in up to two seconds.
+const SETTLED: Duration = Duration::from_secs(3);
+
+static LAST: Mutex<Option<Kept>> = Mutex::new(None);
+
+/// What was read last, for as long as the files are the same.
+struct Kept {
+    seen: [Stamp; 2],
+    users: Arc<Users>,
+}
+
+/// What differs when a file has been changed or replaced.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &str) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self {
+            file: (found.dev(), found.ino()),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.changed.0)
+            .ok()
+            .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        changed
+            .and_then(|changed| now.duration_since(changed).ok())
+            .is_some_and(|age| age > SETTLED)
+    }
+}
+
 impl Users {
-    pub fn read() -> Self {
-        Self { passwd: bounded(Path::new("/etc/passwd")), group: bounded(Path::new("/etc/group")) }
+    pub fn read() -> Arc<Self> {
+        Self::read_from(["/etc/passwd", "/etc/group"], &LAST, SystemTime::now())
+    }
+
+    fn read_from(files: [&str; 2], last: &Mutex<Option<Kept>>, now: SystemTime) -> Arc<Self> {
+        // Taken before the files are read: should they change in between, they look new again.
+        let [passwd, group] = files.map(Stamp::of);
+        let seen = passwd.zip(group).map(|(passwd, group)| [passwd, group]);
+        if let Some(kept) = &*last.lock()
+            && seen.as_ref() == Some(&kept.seen)
+        {
+            return kept.users.clone();
+        }
+        let [passwd, group] = files.map(|file| bounded(Path::new(file)));
+        let users = Arc::new(Self { passwd, group });
+        *last.lock() = seen
+            .filter(|seen| seen.iter().all(|stamp| stamp.is_settled(now)))
+            .map(|seen| Kept { seen, users: users.clone() });
+        users
     }
 
     /// # Errors
@@ -153,6 +216,43 @@ mod tests {
         assert_eq!(users().user_name(1000), "user");
         assert_eq!(users().user_name(4711), "4711");
         assert_eq!(users().group_name(27), "sudo");
+    }
+
+    /// The user's number as the two files tell it, asked so much later than now.
+    fn asked(dir: &Path, last: &Mutex<Option<Kept>>, later: Duration) -> (Arc<Users>, u32) {
+        let files = ["passwd", "group"].map(|name| dir.join(name).to_str().unwrap().to_owned());
+        let now = SystemTime::now() + later;
+        let users = Users::read_from([&files[0], &files[1]], last, now);
+        let uid = users.find("user").unwrap().uid;
+        (users, uid)
+    }
+
+    #[test]
+    fn files_are_read_once_until_they_are_others() {
+        let (dir, last, later) = (tempfile::tempdir().unwrap(), Mutex::new(None), 2 * SETTLED);
+        let write = |name, uid| {
+            fs::write(dir.path().join(name), format!("user:x:{uid}:1000::/home/user:")).unwrap();
+        };
+        write("passwd", 1001);
+        write("group", 1000);
+        let (first, uid) = asked(dir.path(), &last, later);
+        assert_eq!(uid, 1001);
+        assert!(Arc::ptr_eq(&first, &asked(dir.path(), &last, later).0));
+        // As useradd(8) does it.
+        write("passwd+", 1002);
+        fs::rename(dir.path().join("passwd+"), dir.path().join("passwd")).unwrap();
+        assert_eq!(asked(dir.path(), &last, later).1, 1002);
+    }
+
+    #[test]
+    fn files_written_just_now_are_read_again_whatever_they_look_like() {
+        let (dir, last) = (tempfile::tempdir().unwrap(), Mutex::new(None));
+        fs::write(dir.path().join("group"), "").unwrap();
+        for uid in 1001..1100 {
+            let line = format!("user:x:{uid}:1000::/home/user:");
+            fs::write(dir.path().join("passwd"), line).unwrap();
+            assert_eq!(asked(dir.path(), &last, Duration::ZERO).1, uid);
+        }
     }
 
     proptest! {

@@ -2,7 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use std::{mem, ptr};
+use std::{fs::File, mem, path::Path, ptr};
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 /// The CPUs a child may run on, ready for use between fork and exec.
 #[derive(Clone, Copy)]
@@ -92,5 +94,40 @@ pub(crate) fn lean_allocator() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
+    }
+}
+
+/// Opens a regular file for reading where that waits for nobody but the disk: every step of its
+/// path is on the file system of the root, which is of the host's making. Any other mount may be of
+/// the sandbox's, and never answer. `None` where it takes a thread that may wait, or fails.
+pub(crate) fn open_at_once(path: &Path) -> Option<File> {
+    // `RESOLVE_CACHED` would not even wait for the disk, but finds nothing on an overlay.
+    let open = |flags| {
+        let how =
+            OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+        openat2(AT_FDCWD, path, how).ok().map(File::from)
+    };
+    // Looked at before it is opened, which who writes to a pipe would notice.
+    if !open(OFlag::O_PATH)?.metadata().ok()?.is_file() {
+        return None;
+    }
+    open(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_the_roots_file_system_are_opened_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for other in
+            [pipe.as_path(), dir.path(), Path::new("/proc/self/status"), Path::new("/etc/none")]
+        {
+            assert!(open_at_once(other).is_none(), "{}", other.display());
+        }
+        assert!(open_at_once(Path::new("/etc/passwd")).is_some());
     }
 }

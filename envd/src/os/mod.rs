@@ -21,7 +21,7 @@ mod terminal;
 
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
 pub use handed::Handed;
-pub(crate) use host::{Affinity, adopt_orphans, lean_allocator};
+pub(crate) use host::{Affinity, adopt_orphans, lean_allocator, open_at_once};
 pub(crate) use ready::watch;
 pub(crate) use rights::{inherited, receive, send};
 pub(crate) use spawner::become_first_process;
