@@ -3,8 +3,7 @@
 #
 #     sh tools/fuzz.sh [SECONDS [TARGET...]]
 #
-# Works with the stable compiler: only its unstable flags have to be let through. What is found
-# lies in fuzz/artifacts, what was learned in fuzz/corpus.
+# Starts from fuzz/seeds. What is found lies in fuzz/artifacts, what was learned in fuzz/corpus.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -22,6 +21,7 @@ if ! has cargo-fuzz; then
     PATH=$PATH:$(cd "$tools" && pwd)/bin
 fi
 
+# The stable compiler does as well: only its unstable flags have to be let through.
 if nightly=$(rustup which --toolchain nightly cargo 2>/dev/null) && new_enough "$nightly"; then
     export RUSTUP_TOOLCHAIN=nightly
 else
@@ -39,9 +39,15 @@ done
 found=
 for target; do
     say "fuzz $target, $seconds s"
-    cargo fuzz run --sanitizer "$sanitizer" "$target" -- -max_total_time="$seconds" \
-        -timeout=10 -rss_limit_mb=1024 -max_len=16384 -print_final_stats=1 ||
-        found="$found $target"
+    corpus=fuzz/corpus/$target
+    mkdir -p "$corpus"
+    # Read, not added to; some formats are met by chance soon enough.
+    seeds=
+    [ ! -d "fuzz/seeds/$target" ] || seeds=fuzz/seeds/$target
+    # shellcheck disable=SC2086
+    cargo fuzz run --sanitizer "$sanitizer" "$target" "$corpus" $seeds -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=16384 \
+        -print_funcs=0 -print_final_stats=1 || found="$found $target"
 done
-[ -z "$found" ] || fail "found something, see above and fuzz/artifacts:$found"
+[ -z "$found" ] || fail "found something in:$found (see above, and fuzz/artifacts)"
 say "fuzz: nothing found in $*"
