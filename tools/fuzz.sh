@@ -3,8 +3,7 @@
 #
 #     sh tools/fuzz.sh [SECONDS [TARGET...]]
 #
-# Works with the stable compiler: only its unstable flags have to be let through. What is found
-# lies in fuzz/artifacts, what was learned in fuzz/corpus.
+# Starts from fuzz/seeds. What is found lies in fuzz/artifacts, what was learned in fuzz/corpus.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -21,13 +20,34 @@ if ! has cargo-fuzz; then
         cargo install --locked --version 0.13.2 --root "$tools" cargo-fuzz
     PATH=$PATH:$(cd "$tools" && pwd)/bin
 fi
-export RUSTC_BOOTSTRAP=1
 
+# The stable compiler does as well: only its unstable flags have to be let through.
+if nightly=$(rustup which --toolchain nightly cargo 2>/dev/null) && new_enough "$nightly"; then
+    export RUSTUP_TOOLCHAIN=nightly
+else
+    export RUSTC_BOOTSTRAP=1
+fi
+# Where the compiler comes without the sanitizer, as Debian's does, do without.
+sanitizer=address
+ls "$(rustc --print target-libdir)"/librustc-*asan.a >/dev/null 2>&1 || sanitizer=none
+
+say "building with $(rustc --version), sanitizer $sanitizer"
 for target; do
-    say "fuzz $target"
-    # Where the compiler comes without the sanitizer, as Debian's does, do without.
-    sanitizer=address
-    ls "$(rustc --print target-libdir)"/librustc-*asan.a >/dev/null 2>&1 || sanitizer=none
-    cargo fuzz run --sanitizer "$sanitizer" "$target" -- \
-        -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -max_len=16384
+    cargo fuzz build --sanitizer "$sanitizer" "$target"
 done
+
+found=
+for target; do
+    say "fuzz $target, $seconds s"
+    corpus=fuzz/corpus/$target
+    mkdir -p "$corpus"
+    # Read, not added to; some formats are met by chance soon enough.
+    seeds=
+    [ ! -d "fuzz/seeds/$target" ] || seeds=fuzz/seeds/$target
+    # shellcheck disable=SC2086
+    cargo fuzz run --sanitizer "$sanitizer" "$target" "$corpus" $seeds -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=16384 \
+        -print_funcs=0 -print_final_stats=1 || found="$found $target"
+done
+[ -z "$found" ] || fail "found something in:$found (see above, and fuzz/artifacts)"
+say "fuzz: nothing found in $*"

@@ -1,12 +1,9 @@
 //! For `fuzz/`, in a build with `--cfg fuzzing`: the parsers that bytes of clients meet first.
 
-use std::{
-    ops::Range,
-    path::PathBuf,
-    sync::{Arc, LazyLock},
-};
+use std::{ops::Range, path::PathBuf, sync::LazyLock};
 
 use axum::{
+    Router,
     body::Body,
     http::{HeaderMap, Request, Response},
 };
@@ -21,8 +18,8 @@ use crate::{
     wire::{Attach, Init, LinuxAttach, PROTOCOL, Spec},
 };
 
-static ENVD: LazyLock<Arc<Envd>> = LazyLock::new(|| {
-    Envd::new(&Spec {
+static ROUTER: LazyLock<Router> = LazyLock::new(|| {
+    server::router(Envd::new(&Spec {
         protocol: PROTOCOL,
         sandbox_id: "sandbox".into(),
         template_id: "base".into(),
@@ -36,7 +33,7 @@ static ENVD: LazyLock<Arc<Envd>> = LazyLock::new(|| {
             network: None,
         }),
         init: Init { default_user: Some("root".into()), ..Init::default() },
-    })
+    }))
 });
 
 /// A request's body in pieces.
@@ -46,7 +43,7 @@ pub fn body<E: Into<axum::BoxError> + Send + 'static>(pieces: [Result<Bytes, E>;
 
 /// What an envd outside any sandbox answers.
 pub async fn ask(request: Request<Body>) -> Response<Body> {
-    let answered = server::router(ENVD.clone()).oneshot(request).await;
+    let answered = ROUTER.clone().oneshot(request).await;
     answered.unwrap_or_else(|never| match never {})
 }
 
