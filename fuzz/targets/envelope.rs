@@ -42,4 +42,3 @@ fn end(mut body: Bytes) {
         }
     }
 }
-
