@@ -39,7 +39,8 @@ have_tools() {
     debian rustc-web cargo-web rust-web-src rust-web-clippy
     need readelf binutils
     if ! has cargo-deny && [ ! -x "$target/tools/bin/cargo-deny" ]; then
-        cargo install --locked --version 0.20.2 --root "$target/tools" \
+        # Unoptimised: it runs for seconds, and takes minutes to build.
+        cargo install --debug --locked --version 0.20.2 --root "$target/tools" \
             --target-dir "$target/tools/build" cargo-deny
         rm -rf "$target/tools/build"
     fi
