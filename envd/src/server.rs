@@ -87,7 +87,7 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
         .with_state(envd)
 }
 
-/// Where there is no room now there may be soon; nothing has been done yet.
+/// Where there is no room now there may be soon.
 async fn tell_when_to_retry(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)

@@ -212,6 +212,16 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_what_was_there(sandbox, small
     assert sandbox.files.get_info(f"{small_disk}/new").size == 7 * MB
 
 
+def test_a_small_file_that_does_not_fit_is_never_seen(sandbox, small_disk):
+    sandbox.commands.run(f"head -c 9M /dev/zero > {small_disk}/full || true")
+    sandbox.commands.run(f"truncate -s -8K {small_disk}/full")
+    with pytest.raises(NotEnoughSpaceException):
+        sandbox.files.write(f"{small_disk}/new", bytes(100_000))
+    assert names(sandbox, small_disk) == ["full"]
+    sandbox.files.write(f"{small_disk}/new", "fits")
+    assert sandbox.files.read(f"{small_disk}/new") == "fits"
+
+
 def test_a_client_that_vanishes_in_the_middle_leaves_what_was_there(gateway, sandbox, eventually):
     sandbox.commands.run("mkdir /tmp/d && echo old > /tmp/d/old")
     for name in ("old", "new"):

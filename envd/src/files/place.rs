@@ -75,17 +75,14 @@ impl Target {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let unfinished = Unfinished::new(self.found.is_none(), self.path, &found);
-        let before = usize::try_from(found.len()).unwrap_or(usize::MAX).min(content.len());
-        if let Err(error) = file.write_all_at(&content[before..], before as u64) {
-            file.set_len(found.len())?;
-            return Err(error);
+        match overwrite(&file, found.len(), content).and_then(|()| dress(&file, user, metadata)) {
+            Ok(()) => unfinished.keep(),
+            // Before the client is told.
+            Err(error) => {
+                unfinished.discard();
+                return Err(error);
+            }
         }
-        file.write_all_at(&content[..before], 0)?;
-        if found.len() >= content.len() as u64 {
-            file.set_len(content.len() as u64)?;
-        }
-        dress(&file, user, metadata)?;
-        unfinished.keep();
         Ok(())
     }
 
@@ -126,6 +123,20 @@ impl Partial {
     }
 }
 
+fn overwrite(file: &File, length: u64, content: &[u8]) -> io::Result<()> {
+    let before = usize::try_from(length).unwrap_or(usize::MAX).min(content.len());
+    if let Err(error) = file.write_all_at(&content[before..], before as u64) {
+        // What could not be undone is not what the client has to know.
+        let _ = file.set_len(length);
+        return Err(error);
+    }
+    file.write_all_at(&content[..before], 0)?;
+    if length >= content.len() as u64 {
+        file.set_len(content.len() as u64)?;
+    }
+    Ok(())
+}
+
 fn dress(file: &File, user: &User, metadata: &Metadata) -> io::Result<()> {
     fchown(file, Some(user.uid), Some(user.gid))?;
     metadata::replace(file, metadata)
@@ -151,21 +162,31 @@ impl Unfinished {
     fn keep(mut self) {
         self.0 = None;
     }
+
+    /// Where blocking is allowed.
+    fn discard(mut self) {
+        if let Some(new) = self.0.take() {
+            new.remove();
+        }
+    }
+}
+
+impl New {
+    fn remove(&self) {
+        let found = fs::symlink_metadata(&self.path);
+        // Somebody may have put another file there.
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let Some(New { path, identity }) = self.0.take() else { return };
-        let remove = move || {
-            // Somebody may have put another file there.
-            if fs::symlink_metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == identity)
-            {
-                let _ = fs::remove_file(&path);
-            }
-        };
+        let Some(new) = self.0.take() else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || new.remove())),
+            Err(_) => new.remove(),
         }
     }
 }

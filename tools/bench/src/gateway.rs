@@ -170,7 +170,11 @@ fn resolve(url: &str) -> anyhow::Result<(SocketAddr, String)> {
 /// What a result says of the gateway.
 pub(crate) fn described(gateway: &Gateway) -> String {
     match gateway.own {
-        Some(_) => format!("started for this run, default settings, {} threads", machine::cores()),
+        Some(_) => format!(
+            "started for this run, {} threads; default settings, but for --max-sandboxes \
+             {MAX_SANDBOXES} and --log-level warn",
+            machine::cores()
+        ),
         None => "found running; its settings are not known".to_owned(),
     }
 }

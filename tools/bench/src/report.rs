@@ -243,8 +243,10 @@ impl Report {
     }
 
     /// Judges the ratio to `peer` that was found last.
-    pub(crate) fn aim_ratio(&mut self, aim: &str, at: At, bound: f64, what: &str, peer: &str) {
-        let found = self.ratios.iter().rev().find(|ratio| ratio.what == what && ratio.peer == peer);
+    pub(crate) fn aim_ratio(&mut self, aim: &str, at: At, bound: f64, ours: &Lane, peer: &str) {
+        let mut ratios = self.ratios.iter();
+        let found = ratios
+            .find(|ratio| ratio.what == ours.what && ratio.how == ours.how && ratio.peer == peer);
         if let Some(ratio) = found.map(|ratio| ratio.ratio) {
             self.aim(aim, at, bound, "", ratio);
         }

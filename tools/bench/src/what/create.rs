@@ -45,7 +45,7 @@ pub(super) async fn measure(stage: &Stage, report: &mut Report) -> anyhow::Resul
     }
     let third = 1.0 / 3.0;
     report.aim("cold create, p50", At::Most, 10.0, "ms", lanes[0].total.quantile(0.5));
-    report.aim_ratio("cold create by `runc run`, p50", At::Most, third, "create", "runc run");
+    report.aim_ratio("cold create by `runc run`, p50", At::Most, third, &lanes[0], "runc run");
     Ok(())
 }
 
