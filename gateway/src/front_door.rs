@@ -8,7 +8,7 @@ use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use axum::{Router, body::Body};
 use envd::{unread, wire::ENVD_PORT};
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::{body::Incoming, service::Service};
 use tower::ServiceExt;
 
@@ -31,6 +31,8 @@ pub struct FrontDoor {
 
 enum Destination {
     Sandbox(Arc<Sandbox>, u16),
+    /// A file of it, under the gateway's own name.
+    Link(Arc<Sandbox>),
     Control,
 }
 
@@ -49,6 +51,9 @@ impl FrontDoor {
         let answer = match self.destination(&request) {
             Ok(Destination::Sandbox(sandbox, port)) => {
                 self.data.forward(sandbox, port, request, &line).await
+            }
+            Ok(Destination::Link(sandbox)) => {
+                self.data.forward(sandbox, ENVD_PORT, request, &line).await.map(confined)
             }
             Ok(Destination::Control) => {
                 let answered = self.control.oneshot(request.map(Body::new)).await;
@@ -74,9 +79,7 @@ impl FrontDoor {
             };
         }
         match Credential::of(request.method(), request.uri(), request.headers()) {
-            Some(credential) => {
-                Ok(Destination::Sandbox(credential.sandbox(&self.registry)?, ENVD_PORT))
-            }
+            Some(credential) => Ok(Destination::Link(credential.sandbox(&self.registry)?)),
             None => Ok(Destination::Control),
         }
     }
@@ -89,6 +92,15 @@ impl FrontDoor {
         }
         Address::from_headers(request.headers())
     }
+}
+
+/// A browser shows what a link leads to as a page of the gateway's own: its code must not run there,
+/// since such pages may call the control plane.
+fn confined(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 impl Service<Request<Incoming>> for FrontDoor {

@@ -60,12 +60,20 @@ impl DataPlane {
         mut request: Request<Incoming>,
         line: &Line,
     ) -> Result<Response<Body>, DataPlaneError> {
-        if port == ENVD_PORT && internal::is_internal(request.uri().path()) {
-            return Err(DataPlaneError::Internal);
-        }
         let multiplexed = request.version() == Version::HTTP_2;
         let client = hyper::upgrade::on(&mut request);
-        let wanted = headers::prepare_request(&mut request, line, &sandbox, port)?;
+        let prepared = if port == ENVD_PORT && internal::is_internal(request.uri().path()) {
+            Err(DataPlaneError::Internal)
+        } else {
+            headers::prepare_request(&mut request, line, &sandbox, port)
+        };
+        let wanted = match prepared {
+            Ok(wanted) => wanted,
+            Err(refused) => {
+                unread::discard(request.into_body()).await;
+                return Err(refused);
+            }
+        };
         let failure = Failure { sandbox: &sandbox, port };
         let pool = self.pools.of(&sandbox);
         let request = request.map(Outgoing::new);

@@ -122,7 +122,10 @@ async fn signed_urls_find_their_sandbox() {
     let signature = sign("/a", "read", "user", TOKEN, "1");
     let good =
         format!("/files?path=%2Fa&username=user&signature={signature}&signature_expiration=1");
-    assert_eq!(ask(format!("GET {good}")).await.body, format!("GET {good} 127.0.0.1:3000"));
+    let found = ask(format!("GET {good}")).await;
+    assert_eq!(found.body, format!("GET {good} 127.0.0.1:3000"));
+    // Whose code must not run as a page of the gateway's.
+    assert!(found.head.contains("content-security-policy: sandbox\r\n"), "{}", found.head);
     assert_eq!(ask(format!("POST {good}")).await.status, 401);
     let wrong = ask("GET /files?path=%2Fa&signature=v1_AAAA".into()).await;
     assert_eq!(wrong.body, r#"{"code":401,"message":"invalid signature"}"#);
