@@ -111,9 +111,9 @@ async fn a_stream_whose_client_does_not_read_is_reset_too() {
     client.assert_reset().await;
 }
 
-#[tokio::test]
-async fn upgraded_connections_are_reset() {
-    let router = Router::new().fallback(async |mut request: Request| {
+/// Says hello on a connection of another protocol, and waits.
+pub(super) fn upgrading() -> Router {
+    Router::new().fallback(async |mut request: Request| {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.unwrap());
@@ -122,8 +122,12 @@ async fn upgraded_connections_are_reset() {
         });
         let response = Response::builder().status(101).header("connection", "upgrade");
         response.header("upgrade", "websocket").body(Body::empty()).unwrap()
-    });
-    let world = World::with(router).await;
+    })
+}
+
+#[tokio::test]
+async fn upgraded_connections_are_reset() {
+    let world = World::with(upgrading()).await;
     let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     let mut client = world.send(8080, "GET / HTTP/1.1", headers).await;
     client.until("hello").await;

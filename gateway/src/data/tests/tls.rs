@@ -1,6 +1,6 @@
 //! The same over TLS, as far as it may differ: handshakes, certificates, and how connections end.
 
-use axum::{extract::Request, response::Response, routing::any};
+use axum::{extract::Request, routing::any};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{SendRequest, handshake};
@@ -245,17 +245,7 @@ async fn a_stream_whose_client_does_not_read_is_reset_too() {
 
 #[tokio::test]
 async fn upgraded_connections_are_reset() {
-    let router = Router::new().fallback(async |mut request: Request| {
-        let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut stream = TokioIo::new(upgrade.await.unwrap());
-            stream.write_all(b"hello").await.unwrap();
-            let _ = stream.read_u8().await;
-        });
-        let response = Response::builder().status(101).header("connection", "upgrade");
-        response.header("upgrade", "websocket").body(Body::empty()).unwrap()
-    });
-    let secure = Secure::with(router).await;
+    let secure = Secure::with(ending::upgrading()).await;
     let mut client = secure.send(8080, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
     client.until("hello").await;
     secure.world.cut();
