@@ -1,4 +1,5 @@
 /** What sandboxes take from the host, and whether all of it was given back. */
+import { createHash } from 'node:crypto'
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,8 +13,10 @@ const SLOTS = '/run/coppice/slots'
 export async function hostState(gateway) {
   return [
     ...lines('/proc/self/mounts').map((mount) => `mount: ${mount}`),
-    ...cgroups(CGROUPS).map((cgroup) => `cgroup: ${cgroup}`),
-    ...processes().map((process) => `process: ${process}`),
+    ...cgroups(CGROUPS)
+      .filter((cgroup) => cgroup.includes(`/${parent(gateway)}/`))
+      .map((cgroup) => `cgroup: ${cgroup}`),
+    ...processes(gateway).map((process) => `process: ${process}`),
     ...lines('/proc/net/unix')
       .filter((row) => row.includes(`${gateway.dataDir}/`))
       .map((row) => `unix socket: ${row.split(' ').at(-1)}`),
@@ -70,6 +73,11 @@ function names(directory) {
   }
 }
 
+/** The cgroup that holds those of this gateway's sandboxes; another's may come and go. */
+function parent(gateway) {
+  return `coppice-gw-${createHash('sha256').update(gateway.dataDir).digest('hex').slice(0, 8)}`
+}
+
 function cgroups(directory) {
   let entries = []
   try {
@@ -83,9 +91,9 @@ function cgroups(directory) {
   })
 }
 
-function processes() {
+function processes(gateway) {
   return pids()
-    .filter((pid) => read(`/proc/${pid}/cgroup`).includes('/coppice-'))
+    .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${parent(gateway)}/`))
     .map((pid) => `${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ') || ending(pid)}`)
 }
 

@@ -1,5 +1,6 @@
 """What sandboxes take from the host, and whether all of it was given back."""
 
+import hashlib
 import json
 import os
 import re
@@ -26,8 +27,8 @@ class HostState:
         return cls(
             {
                 "mount": Counter(_mounts()),
-                "cgroup": Counter(_cgroups()),
-                "process": Counter(_processes(pid)),
+                "cgroup": Counter(_cgroups(gateway)),
+                "process": Counter(_processes(gateway)),
                 "unix socket": Counter(_unix_sockets(gateway)),
                 "directory": Counter(_directories(gateway.data_dir)),
                 "network link": Counter(_links(gateway)),
@@ -82,23 +83,32 @@ def _mounts():
     return _read("/proc/self/mounts").splitlines()
 
 
-def _cgroups():
-    for path, directories, _ in os.walk(CGROUPS):
-        yield from (os.path.join(path, name) for name in directories if name.startswith("coppice"))
-        directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
+def _parent(gateway):
+    """The cgroup that holds those of this gateway's sandboxes; another's may come and go."""
+    return "coppice-gw-" + hashlib.sha256(os.fsencode(gateway.data_dir)).hexdigest()[:8]
 
 
-def _processes(gateway_pid):
+def _cgroups(gateway):
+    for parent in CGROUPS.glob(f"**/{_parent(gateway)}"):
+        for path, directories, _ in os.walk(parent):
+            yield from (os.path.join(path, name) for name in directories)
+            directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
+
+
+def _processes(gateway):
+    gateway_pid = gateway.process.pid if gateway.process else None
+    ours = f"/{_parent(gateway)}/"
     for pid in _pids():
         argv = _read(f"/proc/{pid}/cmdline").split("\0")
         envd = argv[1:2] == ["envd"] and argv[0].endswith("coppice")
         # The state and the parent follow the name, which may hold anything.
         stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         child = gateway_pid is not None and stat[1:2] == [str(gateway_pid)]
-        if envd and child and "/coppice-" not in _read(f"/proc/{pid}/cgroup"):
+        in_sandbox = ours in _read(f"/proc/{pid}/cgroup")
+        if envd and child and not in_sandbox:
             # The one that makes the sandboxes' first processes; each gateway has its own.
             yield "spawner of the gateway"
-        elif envd or child or "/coppice-" in _read(f"/proc/{pid}/cgroup"):
+        elif child or in_sandbox:
             yield f"{pid} {' '.join(argv).strip() or _read(f'/proc/{pid}/comm').strip()}"
 
 
