@@ -55,7 +55,11 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
     let templates = Store::open(data_dir)?;
-    let sandboxes = super::sandboxes(&config, data_dir, host, templates.clone());
+    let find = Box::new({
+        let templates = templates.clone();
+        move |name: &str| templates.find(name)
+    });
+    let sandboxes = super::sandboxes(&config, data_dir, host, find);
     sandboxes.adopt_all().await?;
 
     let domain = told_domain(&config, address, secure_address);
