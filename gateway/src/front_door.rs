@@ -9,7 +9,7 @@ use std::{convert::Infallible, pin::Pin, sync::Arc};
 use axum::{Router, body::Body};
 use envd::{unread, wire::ENVD_PORT};
 use http::{HeaderValue, Method, Request, Response, header};
-use hyper::{body::Incoming, service::Service};
+use hyper::service::Service;
 use tower::ServiceExt;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     data::{Address, Credential, DataPlane, Domain, host},
     error::DataPlaneError,
     sandbox::{Registry, Sandbox},
-    serve::Line,
+    serve::{Line, Received},
 };
 
 /// Serves one request after another, of any connection; clones share everything.
@@ -43,7 +43,7 @@ impl FrontDoor {
         Self { registry, domain, control, data: DataPlane::default() }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self, request: Request<Received>) -> Response<Body> {
         let line = request.extensions().get::<Line>().cloned();
         let line = line.expect("the server puts it into every request");
         // A page whose request is to be refused can only read so if it may send it.
@@ -103,12 +103,12 @@ fn confined(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-impl Service<Request<Incoming>> for FrontDoor {
+impl Service<Request<Received>> for FrontDoor {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Received>) -> Self::Future {
         let door = self.clone();
         Box::pin(async move { Ok(door.answer(request).await) })
     }

@@ -8,6 +8,7 @@
 mod crowd;
 mod half_closed;
 mod line;
+mod received;
 mod wire;
 
 use std::{
@@ -46,6 +47,7 @@ use crowd::Crowd;
 use half_closed::HalfClosed;
 use line::Busy;
 pub use line::{Line, ResetOn};
+pub use received::Received;
 use wire::{Link, Wire};
 
 /// Bounds on what clients may hold, and for how long.
@@ -259,7 +261,7 @@ async fn serve(server: Arc<Server>, link: Link, app: FrontDoor) {
     let service = service_fn(|mut request: Request<Incoming>| {
         let busy = line.begin(request.version());
         request.extensions_mut().insert(line.clone());
-        let response = app.call(request);
+        let response = app.call(request.map(|body| Received::new(body, line.clone())));
         async move { response.await.map(|response| tracked(response, busy)) }
     });
     let mut connection =

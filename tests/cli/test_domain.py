@@ -3,6 +3,8 @@
 The names are given to it alone, by an /etc/hosts in a mount namespace of its own.
 """
 
+import re
+
 import pytest
 
 from domain import NAME, Domain
@@ -20,16 +22,21 @@ def hosts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_name(hosts, record, tmp_path_factory):
+def own():
     domain = Domain()
-    gateway = Gateway(domain=domain)
+    # The log then has a line for every handshake.
+    gateway = Gateway(domain=domain, env={"COPPICE_LOG_LEVEL": "debug"})
     try:
-        gateway.start()
-        env = {**domain.settings, "E2B_API_KEY": KEY}
-        yield Cli(tmp_path_factory.mktemp("home"), env, record, [*WITH_HOSTS, hosts])
+        yield gateway.start()
     finally:
         gateway.remove()
         domain.remove()
+
+
+@pytest.fixture(scope="module")
+def by_name(own, hosts, record, tmp_path_factory):
+    env = {**own.domain.settings, "E2B_API_KEY": KEY}
+    return Cli(tmp_path_factory.mktemp("home"), env, record, [*WITH_HOSTS, hosts])
 
 
 @pytest.fixture
@@ -56,6 +63,16 @@ def test_sandboxes_are_created_listed_and_killed(by_name):
 def test_commands_run(by_name, named):
     done = by_name.run("sandbox", "exec", named, "cat; exit 4", input="through TLS\n")
     assert (done.returncode, done.stdout) == (4, "through TLS\n")
+
+
+def test_all_of_it_is_http_2(own, by_name, named):
+    log = own.base / "log"
+    before = log.stat().st_size
+    assert named in by_name.ok("sandbox", "list")
+    assert by_name.ok("sandbox", "exec", named, "echo spoken") == "spoken\n"
+    with open(log) as text:
+        text.seek(before)
+        assert set(re.findall(r" TLS .*protocol=(\S+)", text.read())) == {"h2"}
 
 
 def test_a_terminal_opens(by_name, named):

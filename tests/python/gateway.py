@@ -67,8 +67,12 @@ class Gateway:
             )
 
     def start(self, *more_flags, patience=60):
-        """`spawn`, and wait until it says that it can make a sandbox."""
+        """`spawn` and `wait`."""
         self.spawn(*more_flags)
+        return self.wait(patience)
+
+    def wait(self, patience=60):
+        """Until it says that it can make a sandbox."""
         deadline = time.monotonic() + patience
         while not (address := self._announced()):
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -89,10 +89,12 @@ def _parent(gateway):
 
 
 def _cgroups(gateway):
-    for parent in CGROUPS.glob(f"**/{_parent(gateway)}"):
-        for path, directories, _ in os.walk(parent):
+    parent = f"/{_parent(gateway)}"
+    # Unlike a glob it does not mind that another gateway's go while it looks.
+    for path, directories, _ in os.walk(CGROUPS):
+        if parent in path:
             yield from (os.path.join(path, name) for name in directories)
-            directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
+        directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
 
 
 def _processes(gateway):

@@ -20,6 +20,7 @@ def test_each_thing_sandboxes_need_has_its_line(gateway):
         "pid_max",
         "nofile",
         "conntrack",
+        "room",
     ):
         assert any(what in line for line in lines), f"nothing about {what} in\n{done.stdout}"
 

@@ -158,6 +158,17 @@ def test_down_of_one_gateway_leaves_an_idle_one_usable(own, new_gateway):
         assert sandbox.commands.run("echo still here").stdout == "still here\n"
 
 
+def test_down_needs_no_templates(own):
+    busy_sandbox(own)
+    own.end(signal.SIGKILL)
+    templates = own.data_dir / "templates"
+    templates.unlink()
+    templates.symlink_to(own.base / "gone")
+    own.down()
+    assert templates.is_symlink() and not templates.exists()
+    assert_back_to(own.before, own)
+
+
 def test_a_data_directory_serves_one_gateway_at_a_time(own):
     second = coppice("serve", "--listen", "127.0.0.1:0", "--data-dir", own.data_dir, patience=20)
     assert second.returncode not in (0, None)

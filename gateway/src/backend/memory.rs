@@ -2,6 +2,11 @@
 
 use std::{fs, io, path::Path};
 
+use nix::{
+    libc::fsblkcnt_t,
+    sys::statvfs::{Statvfs, statvfs},
+};
+
 /// Memory (bytes) that programs could still claim without swapping; `None` where the system has
 /// no such figure.
 pub fn available_memory() -> Option<u64> {
@@ -16,11 +21,20 @@ fn parse_available(meminfo: &str) -> Option<u64> {
 
 /// Size (bytes) of the file system that holds `path`.
 pub fn disk_size(path: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(path)?;
-    // The fields' widths differ by system.
-    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
-    let (blocks, size) = (stat.blocks() as u64, stat.fragment_size() as u64);
-    Ok(blocks.saturating_mul(size))
+    let stat = statvfs(path)?;
+    Ok(bytes(&stat, stat.blocks()))
+}
+
+/// What is free there (bytes), for others than root too.
+pub fn disk_free(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(bytes(&stat, stat.blocks_available()))
+}
+
+// The fields' widths differ by system.
+#[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+fn bytes(stat: &Statvfs, blocks: fsblkcnt_t) -> u64 {
+    (blocks as u64).saturating_mul(stat.fragment_size() as u64)
 }
 
 #[cfg(test)]
@@ -40,5 +54,6 @@ mod tests {
     fn the_size_of_a_file_system_is_found_by_any_path_on_it() {
         assert!(disk_size(&std::env::temp_dir()).unwrap() > 0);
         assert!(disk_size(Path::new("/no/such/place")).is_err());
+        assert!(disk_free(Path::new("/")).unwrap() < disk_size(Path::new("/")).unwrap());
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{sandbox::SandboxId, template::Template};
 
 pub use host::{Host, return_memory};
-pub use memory::{available_memory, disk_size};
+pub use memory::{available_memory, disk_free, disk_size};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].
 pub const BUILT_IN: &str = if cfg!(target_os = "freebsd") { "jail" } else { "linux" };

@@ -1,13 +1,21 @@
 //! `coppice doctor`: can this host make sandboxes, and how many?
 
-use std::{io::Write, path, process::ExitCode};
+use std::{
+    io::Write,
+    path::{self, Path},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use coppice::{
-    backend::{Backend, Check, Verdict},
+    backend::{Backend, Check, Verdict, disk_free},
     config::{self, Flags},
     tls,
 };
+
+/// Free on the data directory's file system (bytes): the base template takes half of it while it is
+/// built, and all that sandboxes write goes there.
+const ROOM: u64 = 2 << 30;
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
@@ -16,6 +24,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let planned = path::absolute(&config.data_dir).context("data-dir")?;
     let data_dir = planned.ancestors().find(|dir| dir.is_dir()).unwrap_or(&planned);
     let mut checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
+    checks.push(room(data_dir, ROOM));
     if let Some(tls) = &config.tls {
         checks.extend(tls::check(&tls.files, config.domain.as_deref()));
     }
@@ -32,6 +41,19 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         (bad, _) => writeln!(out, "\nnot ready: {bad} to mend")?,
     }
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn room(data_dir: &Path, enough: u64) -> Check {
+    let at = data_dir.display();
+    let (verdict, found) = match disk_free(data_dir) {
+        Err(error) => (Verdict::Warn, format!("{at}: {error}")),
+        Ok(free) => {
+            let verdict = if free < enough { Verdict::Warn } else { Verdict::Good };
+            (verdict, format!("{} MiB free at {at}", free >> 20))
+        }
+    };
+    let mend = format!("free {} MiB there, or give a --data-dir with more room", enough >> 20);
+    Check { what: "room", verdict, found, mend: (verdict != Verdict::Good).then_some(mend) }
 }
 
 fn print(out: &mut impl Write, checks: &[Check]) -> std::io::Result<()> {
@@ -67,5 +89,17 @@ mod tests {
         let expected =
             "ok    overlayfs: as it is\nBAD   overlayfs: as it is\n      mend: modprobe overlay\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn little_room_is_warned_of_with_how_much_there_should_be() {
+        let here = Path::new("/");
+        let good = room(here, 0);
+        assert_eq!((good.verdict, good.mend), (Verdict::Good, None));
+        let short = room(here, u64::MAX);
+        assert_eq!(short.verdict, Verdict::Warn);
+        assert!(short.found.ends_with(" MiB free at /"), "{}", short.found);
+        assert!(short.mend.unwrap().starts_with("free 17592186044415 MiB there"));
+        assert_eq!(room(Path::new("/not/there"), 0).verdict, Verdict::Warn);
     }
 }

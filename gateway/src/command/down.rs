@@ -11,7 +11,7 @@ use anyhow::Context;
 use coppice::{
     config::{self, Config, Flags},
     data_dir::{self, DataDir},
-    template::Store,
+    template::{FindError, Store},
 };
 use nix::sys::signal::{Signal, kill};
 
@@ -65,8 +65,11 @@ fn stop_gateway(data_dir: &Path) -> anyhow::Result<()> {
 
 async fn end_all(config: &Config, data_dir: &Path) -> anyhow::Result<usize> {
     let host = super::host(config, data_dir)?;
-    let templates = Store::open(data_dir)?;
-    let sandboxes = super::sandboxes(config, data_dir, host, templates);
+    // Only to remove what an interrupted build left: sandboxes end without their templates.
+    if let Err(error) = Store::open(data_dir) {
+        tracing::warn!(%error, "what is among the templates stays as it is");
+    }
+    let sandboxes = super::sandboxes(config, data_dir, host, Box::new(|_| Err(FindError::Unknown)));
     let ended = tokio::time::timeout(ENDING, sandboxes.end_all_found())
         .await
         .with_context(|| format!("some sandboxes were not gone within {ENDING:?}; see above"))??;

@@ -12,8 +12,7 @@ use coppice::{
     backend::{self, Host, Settings},
     config::{Config, LogFormat},
     data_dir::DataDir,
-    sandbox::{Rules, Sandboxes},
-    template::Store,
+    sandbox::{FindTemplate, Rules, Sandboxes},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -67,14 +66,13 @@ fn host(config: &Config, data_dir: &Path) -> anyhow::Result<Host> {
     Host::new(settings).context("the backend cannot be used")
 }
 
-fn sandboxes(config: &Config, data_dir: &Path, host: Host, templates: Arc<Store>) -> Sandboxes {
+fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -> Sandboxes {
     let rules = Rules {
         max_sandboxes: config.max_sandboxes,
         memory_headroom: config.memory_headroom,
         max_life: config.max_timeout,
         network: config.network,
     };
-    let find = Box::new(move |name: &str| templates.find(name));
     Sandboxes::new(data_dir, Arc::new(host), rules, find, coppice::follow)
 }
 

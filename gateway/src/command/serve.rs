@@ -16,7 +16,7 @@ use coppice::{
 use futures_util::stream;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
+    // From here on, and with nothing to take up anew too: left alone it would end the process.
+    let asked_anew = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     if config.network == NetworkMode::Nat && config.dns.is_empty() {
         tracing::warn!(
             "no resolver found that sandboxes could reach: names will not resolve; give --dns"
@@ -55,7 +57,11 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
     let templates = Store::open(data_dir)?;
-    let sandboxes = super::sandboxes(&config, data_dir, host, templates.clone());
+    let find = Box::new({
+        let templates = templates.clone();
+        move |name: &str| templates.find(name)
+    });
+    let sandboxes = super::sandboxes(&config, data_dir, host, find);
     sandboxes.adopt_all().await?;
 
     let domain = told_domain(&config, address, secure_address);
@@ -78,10 +84,14 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let registry = sandboxes.registry().clone();
     let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));
     let mut entrances = vec![Entrance::plain(listener)];
-    if let Some((certificates, listener, _)) = secure {
-        entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
-        follow(certificates)?;
-    }
+    let certificates = match secure {
+        None => None,
+        Some((certificates, listener, _)) => {
+            entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
+            Some(certificates)
+        }
+    };
+    tokio::spawn(follow(certificates, asked_anew));
     let server = tokio::spawn(coppice::serve::run(entrances, front_door, stop.clone()));
     let ready = tokio::select! {
         made = announce(&templates, address, secure_address) => made,
@@ -124,13 +134,15 @@ fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -
     domain.clone()
 }
 
-/// Takes a new certificate up when its files change, and on SIGHUP.
-fn follow(certificates: Arc<Certificates>) -> anyhow::Result<()> {
-    let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
-    tokio::spawn(async move {
+/// Takes a new certificate up when its files change, and when asked.
+async fn follow(certificates: Option<Arc<Certificates>>, mut asked: Signal) {
+    if let Some(certificates) = certificates {
         certificates.follow(LOOK, stream::poll_fn(|cx| asked.poll_recv(cx))).await;
-    });
-    Ok(())
+        return;
+    }
+    while asked.recv().await.is_some() {
+        tracing::info!("SIGHUP: without TLS there is no certificate to take up anew");
+    }
 }
 
 /// Says so on stdout as soon as a sandbox can be made.

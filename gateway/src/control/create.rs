@@ -44,7 +44,8 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 #[utoipa::path(post, path = "/sandboxes", tag = "sandboxes",
     params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         pattern = "^[ -~]*$",
-        description = "the same key again, within five minutes, gives the same sandbox")),
+        description = "the same key again, within five minutes and while the gateway runs, gives \
+                       the same sandbox")),
     request_body = NewSandbox, responses(
         (status = 201, description = "it runs, and answers", body = Handle),
         InvalidBody, NoSandboxMade,
@@ -61,7 +62,8 @@ async fn create_v1(
 #[utoipa::path(post, path = "/v2/sandboxes", tag = "sandboxes",
     params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         pattern = "^[ -~]*$",
-        description = "the same key again, within five minutes, gives the same sandbox")),
+        description = "the same key again, within five minutes and while the gateway runs, gives \
+                       the same sandbox")),
     request_body = NewSandbox, responses(
         (status = 201, description = "it runs, and answers", body = Handle),
         InvalidBody, NoSandboxMade,

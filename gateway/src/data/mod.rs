@@ -28,7 +28,11 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::timeout;
 
-use crate::{error::DataPlaneError, sandbox::Sandbox, serve::Line};
+use crate::{
+    error::DataPlaneError,
+    sandbox::Sandbox,
+    serve::{Line, Received},
+};
 pub use address::{Address, Domain, host};
 use body::Relay;
 use outgoing::Outgoing;
@@ -57,7 +61,7 @@ impl DataPlane {
         &self,
         sandbox: Arc<Sandbox>,
         port: u16,
-        mut request: Request<Incoming>,
+        mut request: Request<Received>,
         line: &Line,
     ) -> Result<Response<Body>, DataPlaneError> {
         let multiplexed = request.version() == Version::HTTP_2;

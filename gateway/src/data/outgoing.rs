@@ -11,12 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
+
+use crate::serve::Received;
 
 /// Tells when the last of it has been taken.
 pub(super) struct Outgoing {
     /// `None`: there is none.
-    body: Option<Incoming>,
+    body: Option<Received>,
     taken: Taken,
 }
 
@@ -25,7 +27,7 @@ pub(super) struct Outgoing {
 pub(super) struct Taken(Option<Arc<AtomicBool>>);
 
 impl Outgoing {
-    pub(super) fn new(body: Incoming) -> Self {
+    pub(super) fn new(body: Received) -> Self {
         if body.is_end_stream() {
             return Self::none();
         }
@@ -82,11 +84,11 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.body.as_ref().is_none_or(Received::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Received::size_hint)
     }
 }
 

@@ -8,8 +8,9 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{NO, SHOULD_RETRY};
+use super::{ErrorBody, NO, SHOULD_RETRY, routed::EXAMPLE_ID};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataPlaneError {
@@ -47,25 +48,47 @@ pub enum DataPlaneError {
     BadResponse { sandbox_id: String, port: u16 },
 }
 
-/// The order of the fields is the one clients have seen so far.
-#[derive(Serialize)]
+/// Of what is about a sandbox. The order of the fields is the one clients have seen so far.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SandboxError)]
 #[serde(rename_all = "camelCase")]
-struct SandboxBody<'a> {
+pub(super) struct SandboxBody<'a> {
+    /// As it was asked for, whether there is one or not.
     sandbox_id: &'a str,
+    /// "was not found" is in it when the sandbox is not there, "port is not open" when it is and
+    /// nothing listens there.
     message: &'a str,
+    /// Where it says more.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u16, required = false, minimum = 1)]
     port: Option<u16>,
+    /// The HTTP status.
+    #[schema(minimum = 502, maximum = 502)]
     code: u16,
-}
-
-#[derive(Serialize)]
-struct PlainBody<'a> {
-    code: u16,
-    message: &'a str,
 }
 
 impl DataPlaneError {
-    fn status(&self) -> StatusCode {
+    /// One of each, for the document.
+    pub(super) fn each() -> [Self; 13] {
+        let (sandbox_id, port) = (EXAMPLE_ID.to_owned(), 8080);
+        [
+            Self::RoutingHeaders,
+            Self::SandboxId,
+            Self::Port,
+            Self::Host,
+            Self::TransferEncoding,
+            Self::Signature,
+            Self::AccessToken,
+            Self::Internal,
+            Self::Connect,
+            Self::NotFound { sandbox_id: sandbox_id.clone() },
+            Self::PortClosed { sandbox_id: sandbox_id.clone(), port },
+            Self::Unreachable { sandbox_id: sandbox_id.clone(), port },
+            Self::BadResponse { sandbox_id, port },
+        ]
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::RoutingHeaders
             | Self::SandboxId
@@ -93,18 +116,25 @@ impl DataPlaneError {
         }
     }
 
-    pub fn into_response(self) -> Response<Body> {
-        let (status, message) = (self.status(), self.to_string());
-        let code = status.as_u16();
-        let body = match self.subject() {
+    /// Then it had better not be sent again.
+    pub(super) fn may_have_had_its_effect(&self) -> bool {
+        matches!(self, Self::BadResponse { .. })
+    }
+
+    pub(super) fn body(&self) -> Vec<u8> {
+        let (code, message) = (self.status().as_u16(), &*self.to_string());
+        match self.subject() {
             Some((sandbox_id, port)) => {
-                serde_json::to_vec(&SandboxBody { sandbox_id, message: &message, port, code })
+                serde_json::to_vec(&SandboxBody { sandbox_id, message, port, code })
             }
-            None => serde_json::to_vec(&PlainBody { code, message: &message }),
+            None => serde_json::to_vec(&ErrorBody { code, message, error_code: None }),
         }
-        .expect("strings and numbers always serialise");
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
+        .expect("strings and numbers always serialise")
+    }
+
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body()));
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // A web page may read them, as it may what envd answers: they tell nothing to who does not
@@ -112,8 +142,7 @@ impl DataPlaneError {
         let any = HeaderValue::from_static("*");
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, any);
-        if matches!(self, Self::BadResponse { .. }) {
-            // The request was sent, and may have had its effect.
+        if self.may_have_had_its_effect() {
             headers.insert(SHOULD_RETRY, NO);
         }
         response

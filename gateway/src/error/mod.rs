@@ -5,6 +5,7 @@
 
 mod data_plane;
 mod documented;
+mod routed;
 mod status;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) use documented::{
     InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoTemplate, NotImplemented, NotReady,
     Resumed, guarded,
 };
+pub(crate) use routed::with_routed;
 use status::Status;
 
 /// Seconds after which a client had better try again.

@@ -15,7 +15,7 @@ use utoipa::{
     },
 };
 
-use crate::error::ErrorBody;
+use crate::error::{ErrorBody, with_routed};
 
 /// Ways to show a key, by their names in the document.
 pub(crate) const API_KEY: &str = "apiKey";
@@ -29,9 +29,10 @@ pub(crate) const BEARER: &str = "bearer";
         description = "\
 The E2B API of a gateway that runs sandboxes on hardware of your own. What goes on inside a sandbox \
 (files, processes, its ports) is asked of the sandbox itself: the header pair `E2b-Sandbox-Id` and \
-`E2b-Sandbox-Port`, or a host `<port>-<id>.<domain>`, takes a request there.
+`E2b-Sandbox-Port`, or a host `<port>-<id>.<domain>`, takes a request there. What the gateway itself \
+answers to such a request stands among the components, under `pathItems` and `responses`.
 
-Every failure has the body `Error`. A path that is not here is answered by 404, a method that is not \
+Every failure has the body `Error`, or `SandboxError` where a sandbox does not answer. A path that is not here is answered by 404, a method that is not \
 by 405. Two answers come from before any route and have no body: 400 to what is not HTTP, and 431 to \
 headers of more than 128 KiB (HTTP/2: 64 KiB). 429 and 503 always carry `Retry-After`."
     ),
@@ -49,15 +50,13 @@ struct Frame;
 pub(crate) fn without_routes() -> openapi::OpenApi {
     let mut document = Frame::openapi();
     let components = document.components.take().unwrap_or_default();
-    document.components = Some(
-        ComponentsBuilder::from(components)
-            .security_scheme(
-                API_KEY,
-                SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
-            )
-            .security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)))
-            .build(),
-    );
+    let components = ComponentsBuilder::from(components)
+        .security_scheme(
+            API_KEY,
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
+        )
+        .security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    document.components = Some(with_routed(components));
     document
 }
 

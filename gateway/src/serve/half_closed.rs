@@ -3,6 +3,7 @@
 //! Either the client only has nothing more to say and waits for its answer, or it is gone: the two
 //! look the same until something is sent. So the end of what it sends is kept from HTTP for a
 //! while, and for as long as it takes what it is sent; one that is gone answers that with a reset.
+//! An end in the middle of a request's body is not kept: see [`super::received`].
 
 use std::{
     pin::Pin,

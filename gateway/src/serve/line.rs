@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::Limits;
+use super::{Limits, received::End};
 
 #[derive(Clone)]
 pub struct Line(Arc<Shared>);
@@ -31,6 +31,7 @@ struct Shared {
     reset: AtomicBool,
     abandoned: CancellationToken,
     activity: Mutex<Activity>,
+    end: End,
     /// HTTP/1.1 only: the end of the sandbox whose response is being sent. It is waited for here
     /// and not by the response's body, which nobody asks for more while the client does not read.
     sandbox: Mutex<Option<Pin<Box<WaitForCancellationFutureOwned>>>>,
@@ -59,6 +60,7 @@ impl Line {
             reset: AtomicBool::new(false),
             abandoned,
             activity: Mutex::new(activity),
+            end: End::default(),
             sandbox: Mutex::new(None),
         }))
     }
@@ -124,6 +126,11 @@ impl Line {
     pub(super) fn answering(&self) -> bool {
         let activity = self.0.activity.lock();
         activity.requests > 0 && !activity.multiplexed
+    }
+
+    /// Of what the client sends.
+    pub(super) fn end(&self) -> &End {
+        &self.0.end
     }
 
     pub(super) fn received(&self) {

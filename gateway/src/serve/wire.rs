@@ -91,7 +91,10 @@ impl AsyncRead for Link {
         ready!(either!(self.poll_read(cx, buffer)))?;
         if buffer.filled().len() > before {
             self.line.received();
-        } else if buffer.remaining() > 0 && self.line.answering() {
+        } else if buffer.remaining() > 0
+            && self.line.answering()
+            && self.line.end().poll_early(cx).is_pending()
+        {
             ready!(self.half_closed.poll_gone(cx));
         }
         Poll::Ready(Ok(()))

@@ -54,6 +54,13 @@ export class Chromium {
     page.on('requestfailed', (request) => {
       failed.push(`${request.method()} ${request.url()}: ${request.failure()?.errorText}`)
     })
+    // As the browser itself has it: a page is not told of other origins' connections.
+    const spoken = []
+    const devtools = await this.context.newCDPSession(page)
+    devtools.on('Network.responseReceived', ({ response }) => {
+      spoken.push({ host: new URL(response.url).host, protocol: response.protocol })
+    })
+    await devtools.send('Network.enable')
     await page.goto(`http://${host}:${this.server.address().port}/`)
     await page.evaluate(
       ([methods, opts]) => globalThis.page.start(methods, opts),
@@ -66,6 +73,11 @@ export class Chromium {
         failed.length = 0
         const failure = await page.evaluate((name) => globalThis.page.run(name), name)
         return failure && [failure, ...failed].join('\n')
+      },
+      /** The answers of hosts below `suffix`, by the version of HTTP they came in. */
+      spoken(suffix) {
+        const ours = spoken.filter(({ host }) => host.endsWith(suffix))
+        return Object.groupBy(ours, ({ protocol }) => protocol)
       },
       counts: () => page.evaluate(() => globalThis.page.counts),
     }

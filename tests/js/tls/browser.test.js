@@ -14,4 +14,8 @@ test('in a page, over TLS', { timeout: 90_000 }, async (t) => {
   for (const name of page.names) {
     await t.test(name, async () => assert.equal(await page.run(name), null))
   }
+  const { h2, ...others } = page.spoken(`.${domain}`)
+  assert.deepEqual(others, {})
+  const hosts = new Set(h2.map(({ host }) => host.split('-')[0]))
+  assert.deepEqual(hosts, new Set([`api.${domain}`, '49983']))
 })

@@ -1,6 +1,7 @@
 //! The data plane from a client's socket to a sandbox's, with a server of the test's own in the
 //! place of envd.
 
+mod documented;
 mod ending;
 mod hostile;
 mod kept;

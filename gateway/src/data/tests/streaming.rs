@@ -213,6 +213,67 @@ async fn a_client_that_goes_is_seen_inside() {
 }
 
 #[tokio::test]
+async fn a_body_that_ends_too_early_is_told_of_at_once() {
+    // Whoever is there may be silent for as long as this test takes.
+    let half_closed = Duration::from_secs(600);
+    for late in [false, true] {
+        let (told, mut tell) = tokio::sync::mpsc::channel(1);
+        let router = Router::new().fallback(any(move |request: Request| {
+            let told = told.clone();
+            async move {
+                told.send("begun").await.unwrap();
+                if late {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                let broken = request.into_body().collect().await.is_err();
+                told.send(if broken { "broken" } else { "whole" }).await.unwrap();
+            }
+        }));
+        let world = World::within(Limits { half_closed, ..Limits::default() }).await;
+        world.envd(router.clone());
+        world.port(8080, router);
+        for port in [49983, 8080] {
+            for framing in ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n"] {
+                let mut client = world.send(port, "POST / HTTP/1.1", framing).await;
+                client.write("4\r\nhalf\r\n").await;
+                assert_eq!(tell.recv().await, Some("begun"));
+                client.stream.shutdown().await.unwrap();
+                let read = timeout(Duration::from_secs(5), tell.recv()).await;
+                assert_eq!(read, Ok(Some("broken")), "{port} {framing}");
+                assert!(client.head().await.starts_with("http/1.1 502"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_behind_the_body_is_none_of_the_answer() {
+    let half_closed = Duration::from_secs(600);
+    let router = Router::new().fallback(any(|request: Request| async {
+        // The body is looked at when the end has long come, and read in pieces.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        format!("{} bytes", body.len())
+    }));
+    let world = World::within(Limits { half_closed, ..Limits::default() }).await;
+    world.envd(router.clone());
+    world.port(8080, router);
+    let asked = (0..64).map(|n| {
+        let (world, port) = (&world, if n % 2 == 0 { 49983 } else { 8080 });
+        async move {
+            let bytes = 1 << (n / 4);
+            let headers = format!("Content-Length: {bytes}\r\n");
+            let mut client = world.send(port, "POST / HTTP/1.1", &headers).await;
+            client.write(&"x".repeat(bytes)).await;
+            client.stream.shutdown().await.unwrap();
+            assert_eq!(client.answer().await.body, format!("{bytes} bytes"));
+        }
+    });
+    futures_util::future::join_all(asked).await;
+}
+
+#[tokio::test]
 async fn expectations_are_met_and_trailers_pass() {
     let router = Router::new().fallback(async |request: Request| {
         assert!(!request.headers().contains_key("expect"));
