@@ -8,6 +8,7 @@ As root, with a release binary: `pytest tests/python` in an environment of `requ
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -125,6 +126,26 @@ def short_dir():
     path = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def loop_disk(short_dir):
+    """Makes a small file system, at a short path, that is there until the test ends."""
+    mounts = []
+
+    def make(megabytes):
+        image, mount = short_dir / f"image{len(mounts)}", short_dir / f"m{len(mounts)}"
+        mount.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(megabytes << 20)
+        subprocess.run(["mkfs.ext4", "-qF", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+        mounts.append(mount)
+        return mount
+
+    yield make
+    for mount in mounts:
+        subprocess.run(["umount", mount], check=True)
 
 
 @pytest.fixture
