@@ -49,11 +49,12 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without `--tls` all but what is marked so, with it that and the main list."""
+    """Without `--tls` all but what is marked so, with it that and what is to run both ways."""
     kept = {True: [], False: []}
     for item in items:
-        tls, sdk = (item.get_closest_marker(name) is not None for name in ("tls", "sdk"))
-        kept[(tls or sdk) if config.domain else not tls].append(item)
+        marks = {mark.name for mark in item.iter_markers()}
+        both = marks & {"tls", "sdk", "both"}
+        kept[bool(both) if config.domain else "tls" not in marks].append(item)
     items[:] = kept[True]
     config.hook.pytest_deselected(items=kept[False])
 
