@@ -19,7 +19,7 @@ from e2b import AsyncSandbox, Sandbox
 
 from domain import Domain
 from gateway import Gateway
-from hoststate import HostState, assert_back_to
+from hoststate import HostState, assert_back_to, processes_of
 
 pytest_plugins = ["recorder", "sdk", "probes"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
@@ -175,6 +175,40 @@ def sandboxes(gateway):
     yield make
     for sandbox in made:
         sandbox.kill()
+
+
+class Memory:
+    """How much more memory some processes need than when this was made."""
+
+    # Whatever the size of what goes through them (bytes).
+    BOUND = 24 << 20
+
+    def __init__(self, pids):
+        self.pids = pids
+        for pid in pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self.before = self._peaks()
+
+    def _peaks(self):
+        found = []
+        for pid in self.pids:
+            status = Path(f"/proc/{pid}/status").read_text()
+            peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+            found.append(int(peak.split()[1]) << 10)
+        return found
+
+    def assert_constant(self):
+        grown = [now - before for now, before in zip(self._peaks(), self.before, strict=True)]
+        print("memory grown by (MiB):", *(f"{one / (1 << 20):.1f}" for one in grown))
+        assert max(grown) < self.BOUND, grown
+
+
+@pytest.fixture
+def memory(gateway, sandbox):
+    """That of gateway and envd, during a test that may take long."""
+    sandbox.set_timeout(600)
+    (envd,) = processes_of(sandbox.sandbox_id, "envd")
+    return Memory([gateway.process.pid, envd])
 
 
 @pytest.fixture

@@ -11,15 +11,11 @@ import httpx
 import pytest
 from e2b import NotEnoughSpaceException, Sandbox, SandboxException
 
-from hoststate import processes_of
-
 MB = 1 << 20
 # Over what 32 bits can count.
 BIG = (4 << 30) + 5
 # Over TLS, where clients in Python are slow.
 LESS = (256 << 20) + 5
-# What the memory of either process may grow by, whatever the size.
-BOUND = 24 * MB
 
 
 class Numbered(io.RawIOBase):
@@ -42,34 +38,6 @@ class Numbered(io.RawIOBase):
 
 def numbered(number):
     return struct.pack(">Q", number) + bytes(MB - 8)
-
-
-@pytest.fixture
-def memory(gateway, sandbox):
-    """How much more memory gateway and envd have needed than when the test began (bytes)."""
-    sandbox.set_timeout(600)
-    pids = [gateway.process.pid, *processes_of(sandbox.sandbox_id, "envd")]
-    assert len(pids) == 2
-
-    def peaks():
-        found = []
-        for pid in pids:
-            with open(f"/proc/{pid}/status") as status:
-                peak = next(line for line in status if line.startswith("VmHWM:"))
-            found.append(int(peak.split()[1]) << 10)
-        return found
-
-    for pid in pids:
-        with open(f"/proc/{pid}/clear_refs", "w") as highest:
-            highest.write("5")
-    before = peaks()
-
-    def grown():
-        growth = [now - start for now, start in zip(peaks(), before, strict=True)]
-        print("memory grown by (MiB), gateway and envd:", *(f"{one / MB:.1f}" for one in growth))
-        return growth
-
-    return grown
 
 
 def open_file(gateway, sandbox, path, **headers):
@@ -114,7 +82,7 @@ def test_four_gigabytes_go_up_and_down_in_constant_memory(gateway, sandbox, memo
     source = Numbered(BIG)
     sandbox.files.write("/tmp/big", source, request_timeout=600)
     assert sandbox.files.get_info("/tmp/big").size == BIG
-    assert max(memory()) < BOUND
+    memory.assert_constant()
 
     # The SDK's own download comes compressed, this one does not.
     answer = open_file(gateway, sandbox, "/tmp/big")
@@ -126,7 +94,7 @@ def test_four_gigabytes_go_up_and_down_in_constant_memory(gateway, sandbox, memo
         for chunk in stream:
             crc, size = zlib.crc32(chunk, crc), size + len(chunk)
     assert (size, crc) == (BIG, source.crc)
-    assert max(memory()) < BOUND
+    memory.assert_constant()
 
     end = BIG - 5
     for asked, first, content in [
@@ -168,7 +136,7 @@ def test_big_files_go_up_and_down_over_tls_in_constant_memory(gateway, sandbox, 
             for chunk in answer.iter_raw():
                 crc, size = zlib.crc32(chunk, crc), size + len(chunk)
     assert (size, crc) == (LESS, source.crc)
-    assert max(memory()) < BOUND
+    memory.assert_constant()
 
 
 @pytest.mark.timeout(180)
@@ -191,7 +159,7 @@ def test_ten_clients_get_the_same_file_at_once(gateway, sandbox, memory):
     for one in clients:
         one.join()
     assert wrong == []
-    assert max(memory()) < BOUND
+    memory.assert_constant()
 
 
 @pytest.mark.parametrize("size", [8 * MB, 200_000], ids=["long", "short"])
