@@ -10,5 +10,9 @@ need cargo-clippy rust-web-clippy
 need shellcheck shellcheck
 
 cargo fmt --all --check
+cargo fmt --all --check --manifest-path fuzz/Cargo.toml
 cargo clippy --locked --workspace --all-targets -- -D warnings
+# Of its own, so with the dependencies that were checked just now, and without libFuzzer's C++.
+cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features \
+    --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
 shellcheck tools/*.sh .ci/run

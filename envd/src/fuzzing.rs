@@ -1,4 +1,4 @@
-//! For `fuzz/`, in a build with `--cfg fuzzing`: the parsers that bytes of clients meet first.
+//! For `fuzz/`, with the feature of that name: the parsers that bytes of clients meet first.
 
 use std::{ops::Range, path::PathBuf, sync::LazyLock};
 

@@ -7,7 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod control;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod report;

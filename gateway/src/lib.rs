@@ -10,7 +10,7 @@ pub mod data;
 pub mod data_dir;
 pub mod error;
 pub mod front_door;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ops;

@@ -8,13 +8,14 @@ import { run } from './gateway.js'
 
 const CGROUPS = '/sys/fs/cgroup'
 const SLOTS = '/run/coppice/slots'
+const GATEWAYS = '/run/coppice/gateways'
 
 /** Everything of it, a line each. */
 export async function hostState(gateway) {
   return [
     ...lines('/proc/self/mounts').map((mount) => `mount: ${mount}`),
     ...cgroups(CGROUPS)
-      .filter((cgroup) => cgroup.includes(`/${parent(gateway)}/`))
+      .filter((cgroup) => cgroup.includes(`/${parent(gateway)}`))
       .map((cgroup) => `cgroup: ${cgroup}`),
     ...processes(gateway).map((process) => `process: ${process}`),
     ...lines('/proc/net/unix')
@@ -28,6 +29,9 @@ export async function hostState(gateway) {
     ...names(SLOTS)
       .filter((slot) => !slot.startsWith('.'))
       .map((slot) => `slot: ${slot}`),
+    ...names(GATEWAYS)
+      .filter((claim) => claim === parent(gateway))
+      .map((claim) => `claim: ${claim}`),
     ...(await nftables()).map((line) => `nftables: ${line}`),
   ]
 }
@@ -93,7 +97,7 @@ function cgroups(directory) {
 
 function processes(gateway) {
   return pids()
-    .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${parent(gateway)}/`))
+    .filter((pid) => read(`/proc/${pid}/cgroup`).includes(`/${parent(gateway)}`))
     .map((pid) => `${pid} ${read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ') || ending(pid)}`)
 }
 

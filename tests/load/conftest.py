@@ -52,9 +52,12 @@ class Load:
         self.made.append(made)
         return made
 
+    def hang_up(self):
+        while self.wires:
+            self.wires.pop().close()
+
     def end(self):
-        for wire in self.wires:
-            wire.close()
+        self.hang_up()
         with Wire(self.gateway.address) as wire:
             for sandbox in self.made:
                 assert kill(wire, sandbox) in (204, 404)
@@ -121,5 +124,7 @@ def healthy(load):
     try:
         client.rest()
         yield client
+        load.hang_up()
+        client.settle()
     finally:
         client.close()

@@ -12,7 +12,7 @@ from wire import Sandbox, Wire
 
 # Seldom enough to leave both processors idle for the most part.
 PAUSE = 0.004
-COMMAND_EVERY = 4
+COMMAND_EVERY = 2
 
 
 def timed(times, ask):

@@ -7,23 +7,28 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Seconds of one measurement: some four hundred requests, a hundred commands.
+# Seconds of one measurement: some five hundred requests, half as many commands.
 WINDOW = 3
 WORST = 5
-# A quiet value better than this (ms) counts as this: what a busy scheduler adds is no fault of ours.
-FLOOR = {"health": 1.0, "command": 6.0}
+# A quiet value better than this (ms) counts as this. An answer of `/health` takes a fraction of a
+# millisecond, and five times that is less than a processor's turn of any other process (3 ms), of
+# which client and gateway may each have to wait for one. Five commands take longer than that.
+FLOOR = {"health": 1.0, "command": 0.0}
 # A regression shows in every window, another program's burst of work does not.
 WINDOWS = 3
+# Of the process that makes the load, while it does: clients elsewhere would take no processor here.
+NICE = 19
 # What an allocator may keep of the memory that a load took (MiB).
 KEPT = 48
 
 
 class Healthy:
-    """The client of `healthy.py`, and what it found while nothing else was going on."""
+    """The client of `healthy.py`, and how long it takes with and without a load."""
 
     def __init__(self, gateway, sandbox):
         self.process = subprocess.Popen(
@@ -35,7 +40,8 @@ class Healthy:
         )
         self.sandbox = sandbox
         self.thread = ThreadPoolExecutor(1)
-        self.limits = {}
+        # p99 of windows: without any load, and those under load that were none of them good.
+        self.quiet, self.doubtful = [], []
 
     def _window(self):
         self.process.stdin.write(f"{WINDOW}\n")
@@ -45,23 +51,40 @@ class Healthy:
         return {what: percentile(times, 99) for what, times in json.loads(line).items()}
 
     def rest(self):
-        """Takes the quiet values that all later ones are held against."""
-        quiet = self._window()
-        self.limits = {what: WORST * max(quiet[what], FLOOR[what]) for what in quiet}
-        print("quiet p99 (ms):", shown(quiet))
+        """Takes the quiet values that those under load are held against."""
+        self.quiet.append(self._window())
+        print("quiet p99 (ms):", shown(self.quiet[-1]))
+
+    def _is_unharmed(self, window):
+        limits = self.limits()
+        return all(window[what] <= limits[what] for what in window)
+
+    def limits(self):
+        quiet = {what: max(window[what] for window in self.quiet) for what in FLOOR}
+        return {what: WORST * max(quiet[what], floor) for what, floor in FLOOR.items()}
 
     def assert_unharmed(self, load=lambda: time.sleep(0.01)):
-        """Repeats `load` for as long as it takes to measure again."""
+        """Repeats `load` for as long as it takes to measure again; `settle` has the last word."""
         seen = []
         for _ in range(WINDOWS):
             window = self.thread.submit(self._window)
-            while not window.done():
-                load()
+            with politely():
+                while not window.done():
+                    load()
             seen.append(window.result())
             print("p99 under load (ms):", shown(seen[-1]))
-            if all(seen[-1][what] <= limit for what, limit in self.limits.items()):
+            if self._is_unharmed(seen[-1]):
                 return
-        raise AssertionError(f"p99 (ms) {seen}, at most {self.limits}")
+        self.doubtful = seen
+
+    def settle(self):
+        """Once the load is gone: where it was not that but the machine, quiet is as slow now."""
+        for _ in range(WINDOWS if self.doubtful else 0):
+            self.rest()
+            if any(map(self._is_unharmed, self.doubtful)):
+                self.doubtful = []
+                return
+        assert not self.doubtful, f"p99 (ms) {self.doubtful}, at most {self.limits()}"
 
     def close(self):
         self.process.stdin.close()
@@ -70,9 +93,21 @@ class Healthy:
         self.thread.shutdown()
 
 
+@contextmanager
+def politely():
+    """This thread gives way to all others meanwhile."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
+
+
 def percentile(times, percent):
+    """The least that so many of them do not exceed."""
     ordered = sorted(times)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+    return ordered[-(-len(ordered) * percent // 100) - 1]
 
 
 def shown(values):

@@ -1,12 +1,19 @@
 """Clients that close their sending half once they have asked."""
 
+import base64
 import json
 import socket
+import time
 from http.client import IncompleteRead
 
 import pytest
 
 from conftest import KEY
+
+# Those that are sent something now and then, and those that are sent nothing, at any moment.
+TOLD, UNTOLD = 100, 100
+# What a client that is sent nothing is given (`Limits::half_closed`, s).
+PATIENCE = 5
 
 
 def half_closed(wire, method, target, body=b"", **headers):
@@ -55,3 +62,33 @@ def test_one_that_is_sent_nothing_for_long_counts_as_gone(load):
     wire.socket.shutdown(socket.SHUT_WR)
     with pytest.raises(IncompleteRead):
         stream.end()
+
+
+def test_half_closed_connections_hold_nobody_up(load, healthy):
+    sandbox, ticks = load.sandbox(), "/tmp/ticks"
+    ticking = f"until [ -e /tmp/stop ]; do echo tick >> {ticks}; sleep 0.5; done"
+    load.wire().start(sandbox, "/bin/sh", "-c", f"{ticking}; echo last >> {ticks}")
+    tail = ["/usr/bin/tail", "--retry", "-f", ticks]
+    told = [half_closed_stream(load, sandbox, *tail) for _ in range(TOLD)]
+    untold = []
+
+    def come_and_go():
+        untold.append(half_closed_stream(load, sandbox, "/bin/sleep", "600"))
+        time.sleep(PATIENCE / UNTOLD)
+
+    healthy.assert_unharmed(come_and_go)
+    for stream in untold:
+        with pytest.raises(IncompleteRead):
+            stream.end()
+    load.wire().start(sandbox, "/bin/touch", "/tmp/stop").end()
+    for stream in told:
+        read = b""
+        while not read.endswith(b"last\n"):
+            read += base64.b64decode(stream.event()["data"].get("stdout", ""))
+        assert set(read.split()) == {b"tick", b"last"}
+
+
+def half_closed_stream(load, sandbox, *argv):
+    stream = load.wire().start(sandbox, *argv)
+    stream.wire.socket.shutdown(socket.SHUT_WR)
+    return stream

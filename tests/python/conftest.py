@@ -8,6 +8,7 @@ As root, with a release binary: `pytest tests/python` in an environment of `requ
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from e2b import AsyncSandbox, Sandbox
 
 from domain import Domain
 from gateway import Gateway
-from hoststate import HostState, assert_back_to
+from hoststate import HostState, assert_back_to, processes_of
 
 pytest_plugins = ["recorder", "sdk", "probes"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
@@ -48,11 +49,12 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without `--tls` all but what is marked so, with it that and the main list."""
+    """Without `--tls` all but what is marked so, with it that and what is to run both ways."""
     kept = {True: [], False: []}
     for item in items:
-        tls, sdk = (item.get_closest_marker(name) is not None for name in ("tls", "sdk"))
-        kept[(tls or sdk) if config.domain else not tls].append(item)
+        marks = {mark.name for mark in item.iter_markers()}
+        both = marks & {"tls", "sdk", "both"}
+        kept[bool(both) if config.domain else "tls" not in marks].append(item)
     items[:] = kept[True]
     config.hook.pytest_deselected(items=kept[False])
 
@@ -128,6 +130,26 @@ def short_dir():
 
 
 @pytest.fixture
+def loop_disk(short_dir):
+    """Makes a small file system, at a short path, that is there until the test ends."""
+    mounts = []
+
+    def make(megabytes):
+        image, mount = short_dir / f"image{len(mounts)}", short_dir / f"m{len(mounts)}"
+        mount.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(megabytes << 20)
+        subprocess.run(["mkfs.ext4", "-qF", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+        mounts.append(mount)
+        return mount
+
+    yield make
+    for mount in mounts:
+        subprocess.run(["umount", mount], check=True)
+
+
+@pytest.fixture
 def sandbox(gateway):
     sandbox = Sandbox.create(timeout=120)
     yield sandbox
@@ -153,6 +175,40 @@ def sandboxes(gateway):
     yield make
     for sandbox in made:
         sandbox.kill()
+
+
+class Memory:
+    """How much more memory some processes need than when this was made."""
+
+    # Whatever the size of what goes through them (bytes).
+    BOUND = 24 << 20
+
+    def __init__(self, pids):
+        self.pids = pids
+        for pid in pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self.before = self._peaks()
+
+    def _peaks(self):
+        found = []
+        for pid in self.pids:
+            status = Path(f"/proc/{pid}/status").read_text()
+            peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+            found.append(int(peak.split()[1]) << 10)
+        return found
+
+    def assert_constant(self):
+        grown = [now - before for now, before in zip(self._peaks(), self.before, strict=True)]
+        print("memory grown by (MiB):", *(f"{one / (1 << 20):.1f}" for one in grown))
+        assert max(grown) < self.BOUND, grown
+
+
+@pytest.fixture
+def memory(gateway, sandbox):
+    """That of gateway and envd, during a test that may take long."""
+    sandbox.set_timeout(600)
+    (envd,) = processes_of(sandbox.sandbox_id, "envd")
+    return Memory([gateway.process.pid, envd])
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 SLOTS = Path("/run/coppice/slots")
-SANDBOX = re.compile("coppice-[0-9a-f]{32}")
+GATEWAYS = Path("/run/coppice/gateways")
+# A sandbox's, below which nothing needs to be looked at, and other gateways'.
+OTHERS = re.compile("coppice-(gw-|[0-9a-f]{32}$)")
 
 
 @dataclass
@@ -34,6 +36,7 @@ class HostState:
                 "network link": Counter(_links(gateway)),
                 "nftables entry": Counter(_nftables(gateway)),
                 "slot": Counter(map(str, SLOTS.glob("[0-9]*"))),
+                "claim": Counter(map(str, GATEWAYS.glob(_parent(gateway)))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
         )
@@ -47,7 +50,7 @@ class HostState:
         ]
 
 
-def assert_back_to(start, gateway, timeout=10):
+def assert_back_to(start, gateway, timeout=30):
     """Waits until nothing is left of what came after `start`."""
     deadline = time.monotonic() + timeout
     while left := HostState.of(gateway).left_over(start):
@@ -89,29 +92,51 @@ def _parent(gateway):
 
 
 def _cgroups(gateway):
-    parent = f"/{_parent(gateway)}"
-    # Unlike a glob it does not mind that another gateway's go while it looks.
+    """That parent, and what is below it."""
+    ours = _parent(gateway)
+    # What goes meanwhile is passed over.
     for path, directories, _ in os.walk(CGROUPS):
-        if parent in path:
-            yield from (os.path.join(path, name) for name in directories)
-        directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
+        inside = f"/{ours}" in path
+        yield from (os.path.join(path, name) for name in directories if inside or name == ours)
+        directories[:] = [name for name in directories if name == ours or not OTHERS.match(name)]
 
 
 def _processes(gateway):
     gateway_pid = gateway.process.pid if gateway.process else None
-    ours = f"/{_parent(gateway)}/"
+    network = _shown(gateway, "readlink", "/proc/self/ns/net").strip()
     for pid in _pids():
-        argv = _read(f"/proc/{pid}/cmdline").split("\0")
-        envd = argv[1:2] == ["envd"] and argv[0].endswith("coppice")
+        argv = _argv(pid)
         # The state and the parent follow the name, which may hold anything.
         stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        child = gateway_pid is not None and stat[1:2] == [str(gateway_pid)]
-        in_sandbox = ours in _read(f"/proc/{pid}/cgroup")
-        if envd and child and not in_sandbox:
+        parent = int(stat[1]) if stat else 0
+        child = gateway_pid is not None and parent == gateway_pid
+        cgroup = _read(f"/proc/{pid}/cgroup")
+        # In its parent, too, where nothing belongs.
+        in_sandbox = f"/{_parent(gateway)}" in cgroup
+        if _is_coppice(argv, "envd") and "/coppice-" not in cgroup:
             # The one that makes the sandboxes' first processes; each gateway has its own.
-            yield "spawner of the gateway"
+            if child:
+                yield "spawner of the gateway"
+            # Whose it was cannot be told any more; one of this network is taken for ours.
+            elif not _is_coppice(_argv(parent)) and _network(pid) == network:
+                yield "spawner of no gateway"
         elif child or in_sandbox:
             yield f"{pid} {' '.join(argv).strip() or _read(f'/proc/{pid}/comm').strip()}"
+
+
+def _argv(pid):
+    return _read(f"/proc/{pid}/cmdline").split("\0")
+
+
+def _is_coppice(argv, *command):
+    return argv[0].endswith("coppice") and argv[1 : 1 + len(command)] == list(command)
+
+
+def _network(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _shown(gateway, *argv):

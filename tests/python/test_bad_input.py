@@ -10,6 +10,8 @@ import pytest
 
 from gateway import KEY
 
+pytestmark = pytest.mark.both
+
 CREATE = ["/sandboxes", "/v2/sandboxes"]
 both = pytest.mark.parametrize("path", CREATE)
 

@@ -1,6 +1,5 @@
 """Code that means harm: it hurts only its own sandbox, and ending that leaves nothing."""
 
-import subprocess
 import time
 
 import pytest
@@ -93,22 +92,9 @@ def quick(call):
 
 
 @pytest.fixture
-def small_disk(short_dir):
-    """A file system of 600 MB, mounted at a short path."""
-    image, mount = short_dir / "image", short_dir / "m"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(600 << 20)
-    subprocess.run(["mkfs.ext4", "-qF", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
-    yield mount
-    subprocess.run(["umount", mount], check=True)
-
-
-@pytest.fixture
-def cramped_gateway(small_disk, new_gateway):
+def cramped_gateway(loop_disk, new_gateway):
     """A gateway whose sandboxes share a small disk."""
-    gateway = new_gateway(data_dir=small_disk / "d").start()
+    gateway = new_gateway(data_dir=loop_disk(600) / "d").start()
     with Sandbox.create(**gateway.opts) as first:
         first.commands.run("true")
     return gateway

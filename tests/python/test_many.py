@@ -7,6 +7,8 @@ from e2b import Sandbox
 
 from hoststate import HostState, assert_back_to
 
+pytestmark = pytest.mark.both
+
 MANY = 50
 
 

@@ -2,9 +2,12 @@
 
 import uuid
 
+import pytest
 from e2b import Sandbox
 
 from probes import BASE, Probes, expect
+
+pytestmark = pytest.mark.both
 
 probes = Probes()
 row, simple = probes.row, probes.simple

@@ -5,7 +5,11 @@ import gzip
 import json
 import struct
 
+import pytest
+
 from probes import Probes, expect
+
+pytestmark = pytest.mark.both
 
 probes = Probes()
 row = probes.row

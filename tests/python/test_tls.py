@@ -5,10 +5,13 @@ The main list runs this way too; here is what there is only this way.
 
 import os
 import re
+import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -21,6 +24,11 @@ from inside import serve
 pytestmark = pytest.mark.tls
 
 PORT = 8080
+# What the gateway takes at once, those shaking hands included (`Limits::connections`), and how long
+# a handshake may take (`Limits::handshake`, s).
+ROOM, HANDSHAKE = 16 * 1024, 10
+# The beginning of a client's first message.
+HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 # What a user's first program does; prints nothing when all of it works.
 FIRST_PROGRAM = """
@@ -148,13 +156,71 @@ def test_a_client_that_does_not_know_the_authority_gets_nowhere(gateway):
         httpx.get(f"{gateway.url}/health", trust_env=False)
 
 
-def test_one_that_never_shakes_hands_holds_up_nobody(gateway, sandbox):
-    port = int(gateway.domain.given.partition(":")[2])
-    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
-    assert sandbox.commands.run("echo served").stdout == "served\n"
+class Stuck:
+    """Connections that never shake hands: every other one begins to. Ended with the test."""
+
+    def __init__(self, gateway):
+        self.port = int(gateway.domain.given.partition(":")[2])
+        self.all, self.open, self.poll = {}, set(), select.poll()
+
+    def grow(self, count):
+        for number in range(count):
+            connection = socket.socket()
+            # From several addresses, as ports are few.
+            connection.bind((f"127.0.0.{2 + number % 4}", 0))
+            connection.connect(("127.0.0.1", self.port))
+            if number % 2:
+                connection.sendall(HELLO)
+            self.all[connection.fileno()] = connection
+            self.open.add(connection.fileno())
+            self.poll.register(connection, select.POLLIN)
+
+    def left(self):
+        """How many the gateway has not ended yet."""
+        for descriptor, _ in self.poll.poll(0):
+            self.poll.unregister(descriptor)
+            self.open.discard(descriptor)
+        return len(self.open)
+
+    def close(self):
+        for connection in self.all.values():
+            connection.close()
+
+
+@pytest.fixture
+def stuck(gateway):
+    """With descriptors for all of them, here and in the gateway."""
+    here = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for pid in (0, gateway.process.pid):
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        soft = max(soft, ROOM + 2000)
+        if hard != resource.RLIM_INFINITY:
+            hard = max(hard, soft)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    stuck = Stuck(gateway)
+    yield stuck
+    stuck.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, here)
+
+
+@pytest.mark.timeout(120)
+def test_those_that_never_shake_hands_hold_up_nobody_and_are_ended(
+    gateway, sandbox, stuck, eventually
+):
+    began, some = time.monotonic(), ROOM // 8
+    stuck.grow(some)
     assert httpx.get(f"{gateway.url}/health").status_code == 200
-    for connection in silent:
-        connection.close()
+    assert sandbox.commands.run("echo served").stdout == "served\n"
+    assert stuck.left() == some, "all this was beside them"
+
+    # With room for nobody else the next is served as soon as the first of them have had their time.
+    stuck.grow(ROOM - some)
+    # On a slow machine some had theirs before the last were there.
+    stuck.grow(ROOM - stuck.left())
+    print(f"{stuck.left()} of {ROOM} are there at once, after {time.monotonic() - began:.1f} s")
+    assert httpx.get(f"{gateway.url}/health", timeout=3 * HANDSHAKE).status_code == 200
+    assert sandbox.commands.run("echo served").stdout == "served\n"
+    eventually(lambda: stuck.left() == 0, timeout=3 * HANDSHAKE)
 
 
 def test_the_doctor_looks_at_the_certificate(gateway):

@@ -99,7 +99,7 @@ async fn write(
     Ok(axum::Json(upload::upload(&asked, &headers, body).await?))
 }
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn named_part(header: &str, length: u64) -> Option<std::ops::Range<u64>> {
     match range::part(Some(header), length) {
         range::Part::Bytes(bytes) => Some(bytes),
@@ -107,7 +107,7 @@ pub(crate) fn named_part(header: &str, length: u64) -> Option<std::ops::Range<u6
     }
 }
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn named_file(header: &[u8]) -> Option<String> {
     form::Disposition::parse(header).filename
 }

@@ -7,7 +7,10 @@ use std::{
         FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     filesystem::{
@@ -22,6 +25,12 @@ const PARTIAL: &str = ".e2b-upload-";
 
 /// Links that lead to links, before that is thought to be endless.
 const MAX_LINKS: usize = 40;
+
+/// One for each file that is written in place, and some more that are so by chance.
+static TURNS: [Mutex<()>; 16] = [const { Mutex::new(()) }; 16];
+
+/// Longer than any disk takes; what lies on a file system of the user's own may never be written.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Whether this is the name of an upload that is not whole yet, which watchers need not know.
 pub(crate) fn is_partial(path: &Path) -> bool {
@@ -75,7 +84,10 @@ impl Target {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let unfinished = Unfinished::new(self.found.is_none(), self.path, &found);
-        match overwrite(&file, found.len(), content).and_then(|()| dress(&file, user, metadata)) {
+        // Of several at once one is to be there in the end, and not some of each.
+        let _turn = turn(&found);
+        let length = file.metadata()?.len();
+        match overwrite(&file, length, content).and_then(|()| dress(&file, user, metadata)) {
             Ok(()) => unfinished.keep(),
             // Before the client is told.
             Err(error) => {
@@ -121,6 +133,13 @@ impl Partial {
         let length = self.file.stream_position()?;
         self.file.set_len(length)
     }
+}
+
+/// Held by whoever writes that file; others wait, though not for ever.
+fn turn(found: &fs::Metadata) -> Option<MutexGuard<'static, ()>> {
+    let turns = TURNS.len() as u64;
+    let turn = usize::try_from(found.ino() % turns).unwrap_or_default();
+    TURNS[turn].try_lock_for(TURN)
 }
 
 fn overwrite(file: &File, length: u64, content: &[u8]) -> io::Result<()> {

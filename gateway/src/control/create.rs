@@ -190,7 +190,7 @@ fn is_variable(name: &str, value: &str) -> bool {
 }
 
 /// What a body asks for.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn wanted(body: &[u8], max: Duration) -> Result<Wanted, ApiError> {
     super::extract::object::<NewSandbox>(body)?.wanted(V2_TIMEOUT, max)
 }

@@ -194,7 +194,7 @@ fn template_id(name: &str) -> String {
 }
 
 /// The limit that a query asks for.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn asked(mut parts: axum::http::request::Parts) -> Result<usize, ApiError> {
     use axum::extract::FromRequestParts;
     use futures_util::FutureExt;

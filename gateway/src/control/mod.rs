@@ -23,7 +23,7 @@ use std::time::Duration;
 use axum::{extract::DefaultBodyLimit, middleware};
 use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirement};
 use utoipa_axum::router::OpenApiRouter;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) use {create::wanted, list::asked};
 
 use crate::{Gateway, auth, error::guarded, ops::document};
