@@ -109,7 +109,8 @@ impl World {
             let serve = serve.clone();
             async move {
                 if stream.read_u16().await.unwrap() == open {
-                    serve(open_port(stream).await).await;
+                    let inside = open_port(stream).await;
+                    serve(inside).await;
                 } else {
                     stream.write_u8(TunnelReply::Refused as u8).await.unwrap();
                 }
