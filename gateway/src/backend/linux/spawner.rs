@@ -54,7 +54,7 @@ const PROBE_UID: u32 = 0x0ff0_0000;
 /// First processes that one envd makes. They share its addresses and the secrets of its C library,
 /// so that what one sandbox finds out of its own holds for the others; and its memory, so that few
 /// would cost more.
-const CLONES: u32 = 128;
+const CLONES: u32 = 64;
 
 /// Makes first processes. What does so may die at any time, and another is started when next
 /// needed.
