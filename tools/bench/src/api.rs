@@ -47,7 +47,18 @@ impl Api {
     }
 
     pub(crate) async fn create(self: &Arc<Self>, client: &mut Client) -> anyhow::Result<Sandbox> {
-        let wanted = json!({ "templateID": "base", "timeout": TIMEOUT_SECONDS }).to_string();
+        self.create_as(client, json!({})).await
+    }
+
+    /// With more fields than any create has.
+    pub(crate) async fn create_as(
+        self: &Arc<Self>,
+        client: &mut Client,
+        mut wanted: Value,
+    ) -> anyhow::Result<Sandbox> {
+        wanted["templateID"] = "base".into();
+        wanted["timeout"] = TIMEOUT_SECONDS.into();
+        let wanted = wanted.to_string();
         let request = self
             .request(Method::POST, "/v2/sandboxes")
             .header("content-type", "application/json")
@@ -55,6 +66,15 @@ impl Api {
         let answer = client.send(request, Keep::All).await?.successful().context("create")?;
         let made: Made = serde_json::from_slice(&answer.body).context("the answer to a create")?;
         Ok(Sandbox { api: Arc::clone(self), id: made.id, token: made.token })
+    }
+
+    /// A figure of `/metrics`, by its name and labels as they stand there.
+    pub(crate) async fn figure(&self, client: &mut Client, name: &str) -> anyhow::Result<f64> {
+        let request = self.request(Method::GET, "/metrics").body(Payload::empty())?;
+        let answer = client.send(request, Keep::All).await?.successful().context("metrics")?;
+        let text = std::str::from_utf8(&answer.body).context("metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.with_context(|| format!("no {name} in /metrics"))?.parse().context("metrics")
     }
 
     pub(crate) async fn healthy(&self, client: &mut Client) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ mod create;
 mod files;
 mod kill;
 mod memory;
+mod pool;
 mod proxy;
 mod sustained;
 mod transfer;
@@ -23,6 +24,8 @@ use crate::{
 pub(crate) enum What {
     /// Cold create, one at a time; beside `runc run` and `bwrap`
     Create,
+    /// Creates out of the warm pool, and cold ones while it refills
+    Pool,
     /// Kill, one at a time
     Kill,
     /// 100 creates at once
@@ -42,8 +45,9 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Create,
+        Self::Pool,
         Self::Kill,
         Self::Burst,
         Self::Sustained,
@@ -57,6 +61,7 @@ impl What {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
+            Self::Pool => "pool",
             Self::Kill => "kill",
             Self::Burst => "burst",
             Self::Sustained => "sustained",
@@ -68,9 +73,19 @@ impl What {
         }
     }
 
+    /// What a gateway of our own is started with for it: without a pool where that is not what is
+    /// measured, or its filling would be measured too.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Pool => &pool::FLAGS,
+            _ => &["--pool", "base=0"],
+        }
+    }
+
     pub(crate) async fn measure(self, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Self::Create => create::measure(stage, report).await,
+            Self::Pool => pool::measure(stage, report).await,
             Self::Kill => kill::measure(stage, report).await,
             Self::Burst => burst::measure(stage, report).await,
             Self::Sustained => sustained::measure(stage, report).await,
