@@ -15,6 +15,7 @@ use crate::{
 
 /// Where envd is reached.
 const ENVD: u16 = 49_983;
+const INTERPRETER: u16 = 49_999;
 /// Longer than anything takes here, so that nothing expires while it is measured.
 const TIMEOUT_SECONDS: u32 = 2 * 3600;
 
@@ -56,7 +57,9 @@ impl Api {
         client: &mut Client,
         mut wanted: Value,
     ) -> anyhow::Result<Sandbox> {
-        wanted["templateID"] = "base".into();
+        if wanted.get("templateID").is_none() {
+            wanted["templateID"] = "base".into();
+        }
         wanted["timeout"] = TIMEOUT_SECONDS.into();
         let wanted = wanted.to_string();
         let request = self
@@ -147,6 +150,13 @@ impl Sandbox {
         let answer =
             client.send(request, Keep::All).await?.successful().context(program.to_owned())?;
         check_events(&envelope::unwrap(answer.body).context(program.to_owned())?)
+    }
+
+    /// Runs code in the default context.
+    pub(crate) fn execute(&self, code: &str) -> anyhow::Result<Request<Payload>> {
+        let request = self.to_port(Method::POST, INTERPRETER, "/execute");
+        let body = Payload::of(json!({ "code": code }).to_string());
+        Ok(request.header("content-type", "application/json").body(body)?)
     }
 
     pub(crate) fn upload(&self, path: &str, file: Payload) -> anyhow::Result<Request<Payload>> {

@@ -4,6 +4,7 @@ mod burst;
 mod churn;
 mod command;
 mod create;
+mod execute;
 mod files;
 mod kill;
 mod memory;
@@ -34,6 +35,8 @@ pub(crate) enum What {
     Sustained,
     /// A command's round trip; beside `nsenter`
     Command,
+    /// Code in a warm context; beside jupyter_client
+    Execute,
     /// Uploads and downloads; beside nginx
     Files,
     /// Requests to a port of a sandbox; beside nginx as a proxy
@@ -45,13 +48,14 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Create,
         Self::Pool,
         Self::Kill,
         Self::Burst,
         Self::Sustained,
         Self::Command,
+        Self::Execute,
         Self::Files,
         Self::Proxy,
         Self::Memory,
@@ -66,6 +70,7 @@ impl What {
             Self::Burst => "burst",
             Self::Sustained => "sustained",
             Self::Command => "command",
+            Self::Execute => "execute",
             Self::Files => "files",
             Self::Proxy => "proxy",
             Self::Memory => "memory",
@@ -78,6 +83,7 @@ impl What {
     pub(crate) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Pool => &pool::FLAGS,
+            Self::Execute => &execute::FLAGS,
             _ => &["--pool", "base=0"],
         }
     }
@@ -90,6 +96,7 @@ impl What {
             Self::Burst => burst::measure(stage, report).await,
             Self::Sustained => sustained::measure(stage, report).await,
             Self::Command => command::measure(stage, report).await,
+            Self::Execute => execute::measure(stage, report).await,
             Self::Files => files::measure(stage, report).await,
             Self::Proxy => proxy::measure(stage, report).await,
             Self::Memory => memory::measure(stage, report).await,

@@ -48,6 +48,20 @@ pub(super) async fn measure(stage: &Stage, report: &mut Report) -> anyhow::Resul
     Ok(())
 }
 
+pub(super) async fn until_available(
+    api: &Api,
+    client: &mut Client,
+    figure: &str,
+    number: f64,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while api.figure(client, figure).await? < number {
+        ensure!(start.elapsed() < FILLS, "{figure} is not {number} within {FILLS:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Pooled,
@@ -67,12 +81,7 @@ impl Creates {
     }
 
     async fn until_available(&mut self, number: f64) -> anyhow::Result<()> {
-        let start = Instant::now();
-        while self.api.figure(&mut self.client, AVAILABLE).await? < number {
-            ensure!(start.elapsed() < FILLS, "no {number} of base in the pool within {FILLS:?}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        Ok(())
+        until_available(&self.api, &mut self.client, AVAILABLE, number).await
     }
 
     async fn once(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
