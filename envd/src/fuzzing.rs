@@ -15,26 +15,9 @@ use crate::{
     auth, files, paths, server,
     state::{Envd, Settings},
     users::User,
-    wire::{Attach, Init, LinuxAttach, PROTOCOL, Spec},
 };
 
-static ROUTER: LazyLock<Router> = LazyLock::new(|| {
-    server::router(Envd::new(&Spec {
-        protocol: PROTOCOL,
-        sandbox_id: "sandbox".into(),
-        template_id: "base".into(),
-        descriptors: Vec::new(),
-        attach: Attach::Linux(LinuxAttach {
-            hostname: "sandbox".into(),
-            memory_bytes: 0,
-            shm_bytes: 0,
-            cpus: Vec::new(),
-            processes: 0,
-            network: None,
-        }),
-        init: Init { default_user: Some("root".into()), ..Init::default() },
-    }))
-});
+static ROUTER: LazyLock<Router> = LazyLock::new(|| server::router(Envd::in_no_sandbox()));
 
 /// A request's body in pieces.
 pub fn body<E: Into<axum::BoxError> + Send + 'static>(pieces: [Result<Bytes, E>; 2]) -> Body {

@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 
 use crate::{
     control::Descriptors,
+    files::Readers,
     os::Affinity,
     process::Processes,
     report::Reports,
@@ -42,6 +43,7 @@ pub struct Envd {
     pub template_id: String,
     pub reports: Reports,
     pub(crate) processes: Processes,
+    pub(crate) readers: Readers,
     pub(crate) confines: Confines,
     pub(crate) gauges: Gauges,
     settings: RwLock<Arc<Settings>>,
@@ -55,6 +57,26 @@ pub(crate) struct Confines {
 }
 
 impl Envd {
+    /// In no sandbox, and without one's limits, for tests.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn in_no_sandbox() -> Arc<Self> {
+        Self::new(&Spec {
+            protocol: wire::PROTOCOL,
+            sandbox_id: "sandbox".into(),
+            template_id: "base".into(),
+            descriptors: Vec::new(),
+            attach: Attach::Linux(wire::LinuxAttach {
+                hostname: "sandbox".into(),
+                memory_bytes: 0,
+                shm_bytes: 0,
+                cpus: Vec::new(),
+                processes: 0,
+                network: None,
+            }),
+            init: Init { default_user: Some("root".into()), ..Init::default() },
+        })
+    }
+
     /// Outside a sandbox: nothing is confined.
     pub fn new(spec: &Spec) -> Arc<Self> {
         Self::with_descriptors(spec, &mut Descriptors::default())
@@ -71,6 +93,7 @@ impl Envd {
             template_id: spec.template_id.clone(),
             reports: Reports::default(),
             processes: Processes::default(),
+            readers: Readers::default(),
             confines: Confines { cgroups, affinity },
             gauges: Gauges::new(spec, descriptors),
             settings: RwLock::default(),

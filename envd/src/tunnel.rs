@@ -7,14 +7,18 @@
 use std::{io, net::Ipv6Addr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
 };
 
 pub use crate::os::Handed;
-use crate::{os, server::accept, wire::TunnelReply};
+use crate::{
+    os::{self, close_elsewhere},
+    server::accept,
+    wire::TunnelReply,
+};
 
 /// Being connected at once.
 const MAX_TUNNELS: usize = 4096;
@@ -36,17 +40,22 @@ pub enum Answer {
 ///
 /// # Errors
 /// What the socket says, or the port, or nonsense that envd never would.
-pub async fn ask(mut tunnel: UnixStream, port: u16) -> io::Result<Answer> {
+pub async fn ask(mut tunnel: Handed, port: u16) -> io::Result<Answer> {
     tunnel.write_u16(port).await?;
-    let receive = || os::receive(tunnel.as_fd());
-    let (reply, sockets) = tunnel.async_io(Interest::READABLE, receive).await?;
-    match (reply, sockets.into_iter().next()) {
-        (open, Some(socket)) if open == TunnelReply::Open as u8 => {
-            Ok(Answer::Open(Handed::new(socket)?))
+    let (reply, mut sockets) = tunnel.receive().await?;
+    let socket = sockets.pop();
+    if sockets.is_empty() {
+        match socket {
+            Some(socket) if reply == TunnelReply::Open as u8 => {
+                return Handed::tcp(socket).map(Answer::Open);
+            }
+            None if reply == TunnelReply::Refused as u8 => return Ok(Answer::Refused),
+            _ => {}
         }
-        (refused, None) if refused == TunnelReply::Refused as u8 => Ok(Answer::Refused),
-        _ => Err(io::Error::other(format!("the tunnel answered {reply}"))),
     }
+    sockets.extend(socket);
+    close_elsewhere(sockets);
+    Err(io::Error::other(format!("the tunnel answered {reply}")))
 }
 
 /// Serves for ever.
@@ -106,8 +115,17 @@ mod tests {
 
     use super::*;
 
+    /// The gateway's end, and envd's.
+    async fn sockets() -> (Handed, UnixStream) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tunnel.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let gateway = Handed::dial(&path).unwrap();
+        (gateway, listener.accept().await.unwrap().0)
+    }
+
     async fn through(port: u16) -> io::Result<Answer> {
-        let (gateway, envd) = UnixStream::pair().unwrap();
+        let (gateway, envd) = sockets().await;
         tokio::spawn(tunnel(envd));
         ask(gateway, port).await
     }
@@ -144,10 +162,25 @@ mod tests {
     #[tokio::test]
     async fn an_open_port_without_its_socket_is_an_error() {
         for reply in [&[TunnelReply::Open as u8][..], &[7], &[]] {
-            let (gateway, mut envd) = UnixStream::pair().unwrap();
+            let (gateway, mut envd) = sockets().await;
             envd.write_all(reply).await.unwrap();
             envd.shutdown().await.unwrap();
             assert!(ask(gateway, 80).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn more_or_less_than_one_tcp_socket_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (unix, _other) = UnixStream::pair().unwrap();
+        let (tcp, unix) = (listener.as_fd(), unix.as_fd());
+        let open = TunnelReply::Open as u8;
+        let cases =
+            [(open, vec![tcp, tcp]), (open, vec![unix]), (TunnelReply::Refused as u8, vec![tcp])];
+        for (reply, sent) in cases {
+            let (gateway, envd) = sockets().await;
+            os::send(envd.as_fd(), reply, &sent).unwrap();
+            assert!(ask(gateway, 80).await.is_err(), "{reply}, {sent:?}");
         }
     }
 }

@@ -89,7 +89,7 @@ async fn browsers_may_ask_first() {
 async fn the_tunnel_reaches_a_port_inside() {
     let server = Server::start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let tunnel = UnixStream::connect(server.socket("tunnel.sock")).await.unwrap();
+    let tunnel = tunnel::Handed::dial(&server.socket("tunnel.sock")).unwrap();
     let port = listener.local_addr().unwrap().port();
     let Answer::Open(mut outside) = tunnel::ask(tunnel, port).await.unwrap() else {
         panic!("refused");

@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -26,8 +25,9 @@ use super::{
     internal,
     pieces::{self, Pieces},
     range::{self, Part},
+    reader::Reader,
 };
-use crate::{os, rest::RestError, state::Envd, wire::What};
+use crate::{os, rest::RestError};
 
 /// Read from disk and handed on at once (bytes).
 const CHUNK: usize = 128 << 10;
@@ -67,8 +67,8 @@ pub(super) async fn download(
     let mut response = if not_modified(headers, &found) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let reported = (method == Method::GET).then(|| asked.envd.clone());
-        let body = Contents { file, first, length, reported };
+        let reader = (method == Method::GET).then(|| Reader::new(&asked.envd)).transpose()?;
+        let body = Contents { file, first, length, reader };
         match encoding {
             // Of an empty file clients rely on the length, which compressed it would not have.
             Encoding::Gzip if length != Some(0) => body.compressed(),
@@ -163,14 +163,14 @@ struct Contents {
     file: File,
     first: Vec<u8>,
     length: Option<u64>,
-    reported: Option<Arc<Envd>>,
+    reader: Option<Reader>,
 }
 
 impl Contents {
     /// With its length, which also ends it should the file grow meanwhile.
     fn plain(mut self, range: Option<&str>) -> io::Result<Response> {
         let Some(length) = self.length else {
-            let file = Counted::new(self.file, None, self.reported);
+            let file = Counted::new(self.file, None, self.reader);
             let body = ReaderStream::with_capacity(file, CHUNK);
             return Ok(Body::from_stream(body).into_response());
         };
@@ -190,7 +190,7 @@ impl Contents {
         let part = bytes.end - bytes.start;
         let content_range = (status == StatusCode::PARTIAL_CONTENT)
             .then(|| format!("bytes {}-{}/{length}", bytes.start, bytes.end - 1));
-        let body = Body::new(Pieces::new(self.file, self.first, part, self.reported));
+        let body = Body::new(Pieces::new(self.file, self.first, part, self.reader));
         let mut response =
             (status, [(header::CONTENT_LENGTH, part.to_string())], body).into_response();
         response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -201,7 +201,7 @@ impl Contents {
     }
 
     fn compressed(self) -> Response {
-        let file = Counted::new(self.file, self.length, self.reported);
+        let file = Counted::new(self.file, self.length, self.reader);
         let compressed = GzipEncoder::new(BufReader::with_capacity(CHUNK, file));
         let body = Body::from_stream(ReaderStream::with_capacity(compressed, CHUNK));
         ([(header::CONTENT_ENCODING, "gzip")], body).into_response()
@@ -214,13 +214,13 @@ struct Counted {
     inner: tokio::fs::File,
     bytes: u64,
     expected: u64,
-    reported: Option<Arc<Envd>>,
+    reader: Option<Reader>,
 }
 
 impl Counted {
-    fn new(file: File, length: Option<u64>, reported: Option<Arc<Envd>>) -> Self {
+    fn new(file: File, length: Option<u64>, reader: Option<Reader>) -> Self {
         let inner = tokio::fs::File::from_std(file);
-        Self { inner, bytes: 0, expected: length.unwrap_or(0), reported }
+        Self { inner, bytes: 0, expected: length.unwrap_or(0), reader }
     }
 }
 
@@ -243,8 +243,8 @@ impl AsyncRead for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(envd) = &self.reported {
-            envd.reports.push(What::FileRead { bytes: self.bytes });
+        if let Some(reader) = &self.reader {
+            reader.report(self.bytes);
         }
     }
 }

@@ -8,6 +8,7 @@ mod form;
 mod pieces;
 mod place;
 mod range;
+mod reader;
 mod sink;
 mod upload;
 
@@ -26,6 +27,7 @@ use serde::Deserialize;
 use crate::{auth, paths, rest::RestError, state::Envd, users::User};
 
 pub(crate) use place::is_partial;
+pub(crate) use reader::Readers;
 
 pub(crate) fn routes() -> Router<Arc<Envd>> {
     Router::new().route("/files", get(read).post(write))

@@ -7,7 +7,6 @@ use std::{
     fs::File,
     io::{self, Read},
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,13 +14,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use crate::{state::Envd, wire::What};
+use super::reader::Reader;
 
 /// Read from disk and handed on at once (bytes).
 pub(super) const PIECE: u64 = 256 << 10;
 
 /// Pieces of one response that are under way at most, as many as its connection holds.
-const BUFFERS: usize = 3;
+pub(super) const BUFFERS: usize = 3;
 
 /// Yields exactly the bytes it was made for. Of a file that has become shorter it cannot, which
 /// breaks the response.
@@ -32,7 +31,7 @@ pub(super) struct Pieces {
     yielded: u64,
     /// What was yielded last, and is used again when nobody else has it any more.
     buffers: Vec<Bytes>,
-    reported: Option<Arc<Envd>>,
+    reader: Option<Reader>,
 }
 
 enum Next {
@@ -44,9 +43,9 @@ enum Next {
 impl Pieces {
     /// `left` bytes, of which those in `first` have been read already. What has been yielded is
     /// reported when the client has it, or has gone.
-    pub(super) fn new(file: File, first: Vec<u8>, left: u64, reported: Option<Arc<Envd>>) -> Self {
+    pub(super) fn new(file: File, first: Vec<u8>, left: u64, reader: Option<Reader>) -> Self {
         let next = Next::Here(file, first);
-        Self { next, left, yielded: 0, buffers: Vec::new(), reported }
+        Self { next, left, yielded: 0, buffers: Vec::new(), reader }
     }
 
     fn buffer(&mut self) -> Vec<u8> {
@@ -132,8 +131,8 @@ impl Body for Pieces {
 
 impl Drop for Pieces {
     fn drop(&mut self) {
-        if let Some(envd) = &self.reported {
-            envd.reports.push(What::FileRead { bytes: self.yielded });
+        if let Some(reader) = &self.reader {
+            reader.report(self.yielded);
         }
     }
 }

@@ -18,13 +18,10 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::{
-    filesystem::tests::{directory, envd},
-    wire::What,
-};
+use crate::{filesystem::tests::directory, wire::What};
 
 async fn send(request: Request<Body>) -> Response<Body> {
-    routes().with_state(envd()).oneshot(request).await.unwrap()
+    routes().with_state(Envd::in_no_sandbox()).oneshot(request).await.unwrap()
 }
 
 async fn body(response: Response<Body>) -> Vec<u8> {
@@ -99,6 +96,29 @@ async fn a_file_comes_with_its_length() {
     let request = Request::head(uri(&path)).body(Body::empty()).unwrap();
     let response = send(request).await;
     assert_eq!((response.status().as_u16(), header(&response, "content-length")), (200, "5"));
+}
+
+#[tokio::test]
+async fn so_many_may_download_at_once_and_the_next_when_one_has_ended() {
+    let (_home, path) = file(b"hello");
+    let service = routes().with_state(Envd::in_no_sandbox());
+    let ask = async |method: &str, encoding: &str| {
+        let request = Request::builder().method(method).uri(uri(&path));
+        let request = request.header("accept-encoding", encoding).body(Body::empty()).unwrap();
+        service.clone().oneshot(request).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for number in 0..reader::MAX_READERS {
+        held.push(ask("GET", if number % 2 == 0 { "identity" } else { "gzip" }).await);
+        assert_eq!(held[number].status(), 200);
+    }
+    assert_eq!(ask("GET", "identity").await.status(), 429);
+    assert_eq!(ask("HEAD", "identity").await.status(), 200);
+    for response in held.drain(..2) {
+        drop(response);
+        let next = ask("GET", "identity").await;
+        assert_eq!((next.status().as_u16(), body(next).await), (200, b"hello".to_vec()));
+    }
 }
 
 #[tokio::test]
@@ -306,7 +326,7 @@ async fn a_client_that_goes_away_leaves_no_half_of_a_new_file() {
     let (socket, path) = (home.path().join("s"), home.path().join("new"));
     let listener = UnixListener::bind(&socket).unwrap();
     let server = tokio::spawn(async move {
-        axum::serve(listener, routes().with_state(envd())).await.unwrap();
+        axum::serve(listener, routes().with_state(Envd::in_no_sandbox())).await.unwrap();
     });
     let mut client = UnixStream::connect(&socket).await.unwrap();
     let head = format!(
@@ -337,7 +357,7 @@ async fn a_client_that_goes_away_leaves_no_half_of_a_new_file() {
 #[tokio::test]
 async fn bytes_read_and_written_are_reported() {
     let (_home, path) = file(b"hello");
-    let envd = envd();
+    let envd = Envd::in_no_sandbox();
     let router = routes().with_state(envd.clone());
     let request = Request::get(uri(&path)).body(Body::empty()).unwrap();
     body(router.clone().oneshot(request).await.unwrap()).await;

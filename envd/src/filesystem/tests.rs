@@ -21,25 +21,6 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::wire::{Attach, Init, LinuxAttach, Spec};
-
-pub(crate) fn envd() -> Arc<Envd> {
-    Envd::new(&Spec {
-        protocol: crate::wire::PROTOCOL,
-        sandbox_id: "sandbox".into(),
-        template_id: "base".into(),
-        descriptors: Vec::new(),
-        attach: Attach::Linux(LinuxAttach {
-            hostname: "sandbox".into(),
-            memory_bytes: 0,
-            shm_bytes: 0,
-            cpus: Vec::new(),
-            processes: 0,
-            network: None,
-        }),
-        init: Init { default_user: Some("root".into()), ..Init::default() },
-    })
-}
 
 /// Beside the test binary: that disk keeps attributes, which a tmpfs need not.
 pub(crate) fn directory() -> TempDir {
@@ -48,7 +29,7 @@ pub(crate) fn directory() -> TempDir {
 }
 
 fn service() -> Router {
-    let service = Arc::new(FilesystemService::new(envd()));
+    let service = Arc::new(FilesystemService::new(Envd::in_no_sandbox()));
     let router = connectrpc::Router::new().add_service(service);
     Router::new()
         .fallback_service(router.into_axum_service())

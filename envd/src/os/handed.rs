@@ -1,36 +1,105 @@
-//! A stream socket that another process handed over, and may still hold.
+//! A stream socket with code in a sandbox at its other end, or that such code handed over and may
+//! still hold.
 //!
 //! Whoever else holds it can take `O_NONBLOCK` off it, or ask for a close that waits, at any time;
-//! so every call says itself that it must not wait.
+//! so every call says itself that it must not wait, and see [`super::closing`]. To a unix socket
+//! it can send descriptors that nobody asked for: a plain read(2) would close them, and wait.
 
 #![allow(unsafe_code)]
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsRawFd, OwnedFd},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use nix::sys::socket::{
-    MsgFlags, Shutdown, SockType, UnixAddr, getsockopt, send, sendmsg, setsockopt, shutdown,
-    sockopt,
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike as _, SockaddrStorage,
+        UnixAddr, connect, getsockname, getsockopt, send, sendmsg, setsockopt, shutdown, socket,
+        sockopt,
+    },
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
+use super::{
+    closing::{Foreign, close_elsewhere},
+    rights::{Descriptors, receive_into},
+};
+
 /// Such a socket. What is written to one whose peer has gone is an error, not a signal.
-pub struct Handed(AsyncFd<OwnedFd>);
+pub struct Handed {
+    /// `None` while it is dropped.
+    socket: Option<AsyncFd<Foreign>>,
+    unix: bool,
+}
 
 impl Handed {
-    /// Within a runtime.
+    /// Connects to a socket that is listened on in a sandbox. Within a runtime.
     ///
     /// # Errors
-    /// For anything but a stream socket.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        if getsockopt(&socket, sockopt::SockType)? != SockType::Stream {
-            return Err(io::Error::other("what was handed over is no stream socket"));
+    /// Of connect(2); [`io::ErrorKind::WouldBlock`] where the backlog is full (Linux).
+    pub fn dial(path: &Path) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Self::unix(socket)
+    }
+
+    /// Takes a unix socket that is connected and does not block. Within a runtime.
+    fn unix(socket: OwnedFd) -> io::Result<Self> {
+        // Linux: reads skip what was sent out of band, and close what came with it.
+        setsockopt(&socket, sockopt::OobInline, &true)?;
+        Self::watch(Foreign::new(socket), true)
+    }
+
+    /// Takes a TCP socket that was handed over. Within a runtime.
+    ///
+    /// # Errors
+    /// For anything else.
+    pub(crate) fn tcp(socket: Foreign) -> io::Result<Self> {
+        match is_tcp(&socket) {
+            Ok(true) => Self::watch(socket, false),
+            not => {
+                close_elsewhere(vec![socket]);
+                Err(not.err().unwrap_or_else(|| io::Error::other("what came is no TCP socket")))
+            }
         }
-        super::watch(socket).map(Self)
+    }
+
+    fn watch(socket: Foreign, unix: bool) -> io::Result<Self> {
+        // SAFETY: it names the same open descriptor for as long as it lives, which is as long as
+        // the AsyncFd.
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { socket: Some(socket), unix })
+    }
+
+    fn socket(&self) -> &AsyncFd<Foreign> {
+        self.socket.as_ref().expect("it is taken by drop only")
+    }
+
+    /// The next byte of a unix socket, and the descriptors on it.
+    pub(crate) async fn receive(&self) -> io::Result<(u8, Vec<Foreign>)> {
+        loop {
+            let mut ready = self.socket().readable().await?;
+            let mut byte = [MaybeUninit::new(0_u8)];
+            let received = ready.try_io(|socket| {
+                receive_into(socket.get_ref().as_fd(), &mut byte, libc::MSG_DONTWAIT)
+            });
+            let Ok(received) = received else { continue };
+            let (bytes, descriptors) = received?;
+            let (Descriptors::All(descriptors) | Descriptors::Some(descriptors)) = descriptors;
+            let descriptors = descriptors.into_iter().map(Foreign::new).collect();
+            if bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // SAFETY: it was initialized.
+            return Ok((unsafe { byte[0].assume_init() }, descriptors));
+        }
     }
 
     fn poll_send(
@@ -40,7 +109,7 @@ impl Handed {
         send: impl Fn(MsgFlags) -> nix::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut ready = ready!(self.0.poll_write_ready(cx))?;
+            let mut ready = ready!(self.socket().poll_write_ready(cx))?;
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match ready.try_io(|_| Ok(send(flags)?)) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -59,10 +128,56 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        let none = libc::linger { l_onoff: 0, l_linger: 0 };
-        // Fails only where there is no connection to linger.
-        let _ = setsockopt(self.0.get_ref(), sockopt::Linger, &none);
+        let Some(socket) = self.socket.take().filter(|_| self.unix) else { return };
+        let socket = socket.into_inner();
+        // From here on nothing comes in, so what is counted then is all there ever is.
+        let ended = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        if ended.is_err() || unread(&socket) != Ok(0) {
+            close_elsewhere(vec![socket]);
+        }
     }
+}
+
+fn is_tcp(socket: &Foreign) -> io::Result<bool> {
+    let address = getsockname::<SockaddrStorage>(socket.as_raw_fd())?;
+    let internet = matches!(address.family(), Some(AddressFamily::Inet | AddressFamily::Inet6));
+    Ok(internet
+        && getsockopt(socket, sockopt::SockType)? == SockType::Stream
+        && protocol(socket)? == libc::IPPROTO_TCP)
+}
+
+/// Which of the protocols of its family.
+fn protocol(socket: &Foreign) -> nix::Result<libc::c_int> {
+    let mut protocol = 0;
+    let mut length = size_of_val(&protocol) as libc::socklen_t;
+    // SAFETY: the kernel writes one integer, which lives for the call.
+    let asked = unsafe {
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_PROTOCOL);
+        let value = (&raw mut protocol).cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, value, &raw mut length)
+    };
+    Errno::result(asked).map(|_| protocol)
+}
+
+fn nothing_but_bytes(descriptors: Descriptors) -> io::Result<()> {
+    match descriptors {
+        Descriptors::All(none) if none.is_empty() => Ok(()),
+        Descriptors::All(unasked) | Descriptors::Some(unasked) => {
+            close_elsewhere(unasked.into_iter().map(Foreign::new).collect());
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "descriptors came that nobody asked for",
+            ))
+        }
+    }
+}
+
+/// How many bytes wait to be read, with whatever came with them.
+fn unread(socket: &Foreign) -> nix::Result<libc::c_int> {
+    let mut bytes = 0;
+    // SAFETY: the kernel writes one integer, which lives for the call.
+    let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    Errno::result(asked).map(|_| bytes)
 }
 
 impl AsyncRead for Handed {
@@ -72,10 +187,15 @@ impl AsyncRead for Handed {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let mut ready = ready!(self.socket().poll_read_ready(cx))?;
             // SAFETY: what is initialized stays so.
             let room = unsafe { buffer.unfilled_mut() };
             let received = ready.try_io(|socket| {
+                if self.unix {
+                    let socket = socket.get_ref().as_fd();
+                    let (bytes, descriptors) = receive_into(socket, room, libc::MSG_DONTWAIT)?;
+                    return nothing_but_bytes(descriptors).map(|()| bytes);
+                }
                 // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which is ours
                 // until the call returns.
                 let received = unsafe {
@@ -109,7 +229,7 @@ impl AsyncWrite for Handed {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let socket = self.0.get_ref().as_raw_fd();
+        let socket = self.socket().get_ref().as_raw_fd();
         self.poll_send(cx, bytes.len(), |flags| send(socket, bytes, flags))
     }
 
@@ -118,7 +238,7 @@ impl AsyncWrite for Handed {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let socket = self.0.get_ref().as_raw_fd();
+        let socket = self.socket().get_ref().as_raw_fd();
         let length = slices.iter().map(|slice| slice.len()).sum();
         self.poll_send(cx, length, |flags| sendmsg::<UnixAddr>(socket, slices, &[], flags, None))
     }
@@ -132,15 +252,22 @@ impl AsyncWrite for Handed {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(shutdown(self.0.get_ref().as_raw_fd(), Shutdown::Write)?))
+        Poll::Ready(Ok(shutdown(self.socket().get_ref().as_raw_fd(), Shutdown::Write)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::unix::net::UnixStream, time::Duration};
+    use std::{
+        io::Write,
+        os::unix::net::UnixStream,
+        time::{Duration, Instant},
+    };
 
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::{
+        fcntl::{FcntlArg, OFlag, fcntl},
+        sys::socket::ControlMessage,
+    };
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         time::timeout,
@@ -153,7 +280,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let kept = ours.try_clone().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut handed = Handed::new(ours.into()).unwrap();
+        let mut handed = Handed::unix(ours.into()).unwrap();
         fcntl(&kept, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         theirs.write_all(b"hello").unwrap();
         let mut buffer = [0; 5];
@@ -172,8 +299,8 @@ mod tests {
         for socket in [&ours, &theirs] {
             socket.set_nonblocking(true).unwrap();
         }
-        let mut ours = Handed::new(ours.into()).unwrap();
-        let theirs = Handed::new(theirs.into()).unwrap();
+        let mut ours = Handed::unix(ours.into()).unwrap();
+        let theirs = Handed::unix(theirs.into()).unwrap();
         let echo = tokio::spawn(async move {
             let (mut from, mut to) = tokio::io::split(theirs);
             tokio::io::copy(&mut from, &mut to).await.unwrap();
@@ -195,8 +322,56 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_but_a_stream_socket_is_taken() {
+    async fn nothing_but_a_tcp_socket_is_taken() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(Handed::tcp(Foreign::new(tcp.into())).is_ok());
         let (read, _write) = nix::unistd::pipe().unwrap();
-        assert!(Handed::new(read).is_err());
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (unix, _other) = UnixStream::pair().unwrap();
+        for other in [read, datagrams.into(), unix.into()] {
+            assert!(Handed::tcp(Foreign::new(other)).is_err());
+        }
+    }
+
+    /// Sends a byte with a socket on it whose last close would take a minute, and what is to be
+    /// held until it is seen that it did not.
+    fn send_lingering(over: &UnixStream, out_of_band: bool) -> impl Sized + use<> {
+        let (lingering, held) = crate::os::closing::lingering();
+        let rights = [lingering.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        let flags = if out_of_band { MsgFlags::MSG_OOB } else { MsgFlags::empty() };
+        let bytes = [IoSlice::new(b"x")];
+        sendmsg::<UnixAddr>(over.as_raw_fd(), &bytes, &rights, flags, None).unwrap();
+        held
+    }
+
+    fn pair() -> (Handed, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Handed::unix(ours.into()).unwrap(), theirs)
+    }
+
+    #[tokio::test]
+    async fn descriptors_nobody_asked_for_keep_no_reader_and_end_the_connection() {
+        for out_of_band in [false, true] {
+            let (mut ours, theirs) = pair();
+            let _held = send_lingering(&theirs, out_of_band);
+            let began = Instant::now();
+            let failed = ours.read_u8().await.unwrap_err();
+            assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+            drop(ours);
+            assert!(began.elapsed() < Duration::from_secs(20), "{out_of_band}");
+        }
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_nobody_has_read_keep_nobody_either() {
+        for out_of_band in [false, true] {
+            let (ours, theirs) = pair();
+            let _held = send_lingering(&theirs, out_of_band);
+            let began = Instant::now();
+            drop(ours);
+            assert!(began.elapsed() < Duration::from_secs(20), "{out_of_band}");
+        }
     }
 }

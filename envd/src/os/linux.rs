@@ -114,6 +114,11 @@ pub(crate) fn open_at_once(path: &Path) -> Option<File> {
     open(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
+/// By which timers know this thread.
+pub(super) fn thread_id() -> libc::pid_t {
+    nix::unistd::gettid().as_raw()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 //! Starting the program anew for each sandbox costs its linking and its page faults, and cloning
 //! the gateway costs a copy of the gateway's page tables. So the gateway starts this once, and it
 //! stays as it is: one thread, nothing of any sandbox, no secret. What it has touched by then is
-//! shared by all that come of it.
+//! shared by all that come of it, its address layout too, so that it is replaced now and then.
 //!
 //! A sandbox may neither trace its envd nor reach its descriptors, whatever it is root of: this
 //! process was started on the host, in whose name its memory belongs ever after, and says that it
@@ -51,6 +51,9 @@ pub(crate) fn become_first_process(requests: OwnedFd) -> io::Result<OwnedFd> {
         eprintln!("envd: sandboxes end a little slower: {error}");
     }
     let mut socket = UnixStream::from(requests);
+    if socket.write_all(&[0]).is_err() {
+        std::process::exit(0);
+    }
     loop {
         let Ok(request) = control::receive_child_request(socket.as_fd()) else {
             std::process::exit(0);

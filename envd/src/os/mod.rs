@@ -11,6 +11,7 @@ mod host;
 #[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
 pub(crate) mod attach;
 mod child;
+mod closing;
 mod handed;
 mod ready;
 mod rights;
@@ -20,6 +21,7 @@ mod spawner;
 mod terminal;
 
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
+pub(crate) use closing::close_elsewhere;
 pub use handed::Handed;
 pub(crate) use host::{Affinity, adopt_orphans, lean_allocator, open_at_once};
 pub(crate) use ready::watch;

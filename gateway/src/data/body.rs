@@ -3,12 +3,14 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use parking_lot::Mutex;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::pool::Lease;
 use crate::serve::{Line, ResetOn};
@@ -17,8 +19,8 @@ use crate::serve::{Line, ResetOn};
 /// of the connection on HTTP/1.1, of the stream on HTTP/2.
 pub(super) struct Relay {
     incoming: Incoming,
-    /// `None` once the connection has been given back.
-    lease: Option<Lease>,
+    /// `None` once the connection has been given back, or closed with the sandbox.
+    lease: Arc<Mutex<Option<Lease>>>,
     line: Line,
     end: End,
     complete: bool,
@@ -29,7 +31,24 @@ pub(super) struct Relay {
 /// Who waits for the sandbox's end.
 enum End {
     Line(#[expect(dead_code, reason = "held for its drop")] ResetOn),
-    Stream(Pin<Box<WaitForCancellationFutureOwned>>),
+    Stream { cut: CancellationToken, _closing: AbortOnDropHandle<()> },
+}
+
+impl End {
+    /// Nobody asks for the rest while the client reads nothing, and so nobody would notice: the
+    /// connection to the sandbox is closed by a task that waits for nothing else.
+    fn of_stream(cut: &CancellationToken, lease: &Arc<Mutex<Option<Lease>>>) -> Self {
+        let (cut, lease) = (cut.clone(), lease.clone());
+        let closing = tokio::spawn({
+            let cut = cut.clone();
+            async move {
+                cut.cancelled().await;
+                let lease = lease.lock().take();
+                drop(lease);
+            }
+        });
+        Self::Stream { cut, _closing: AbortOnDropHandle::new(closing) }
+    }
 }
 
 impl Relay {
@@ -40,13 +59,14 @@ impl Relay {
         multiplexed: bool,
         cut: &CancellationToken,
     ) -> Self {
+        let lease = Arc::new(Mutex::new(Some(lease)));
         let end = if multiplexed {
-            End::Stream(Box::pin(cut.clone().cancelled_owned()))
+            End::of_stream(cut, &lease)
         } else {
             End::Line(line.reset_on(cut.clone()))
         };
         let complete = incoming.is_end_stream();
-        Self { incoming, lease: Some(lease), line: line.clone(), end, complete, broken: None }
+        Self { incoming, lease, line: line.clone(), end, complete, broken: None }
     }
 
     fn fail(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -65,8 +85,9 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let End::Stream(end) = &mut self.end
-            && end.as_mut().poll(cx).is_ready()
+        // When it is, whoever waits here is woken by the end of the connection.
+        if let End::Stream { cut, .. } = &self.end
+            && cut.is_cancelled()
         {
             return Poll::Ready(Some(Err(self.fail("the sandbox ended"))));
         }
@@ -75,8 +96,9 @@ impl Body for Relay {
         }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
-                let Some(lease) = &mut self.lease else { return Poll::Pending };
-                lease.connection().drive(cx);
+                if let Some(lease) = &mut *self.lease.lock() {
+                    lease.connection().drive(cx);
+                }
                 ready!(Pin::new(&mut self.incoming).poll_frame(cx))
             }
             Poll::Ready(frame) => frame,
@@ -109,9 +131,8 @@ impl Body for Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.complete
-            && let Some(lease) = self.lease.take()
-        {
+        let lease = self.lease.lock().take();
+        if let Some(lease) = lease.filter(|_| self.complete) {
             lease.give_back();
         }
     }

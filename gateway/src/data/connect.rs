@@ -6,10 +6,7 @@ use envd::{
     tunnel::{self, Answer, Handed},
     wire::ENVD_PORT,
 };
-use tokio::{
-    net::UnixStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::sandbox::Sandbox;
 
@@ -35,8 +32,7 @@ pub(super) enum Error {
 pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<Handed, Error> {
     let stream = async {
         if port == ENVD_PORT {
-            let stream = dial(sandbox, "envd.sock").await?.into_std();
-            return stream.and_then(|stream| Handed::new(stream.into())).map_err(Error::Failed);
+            return dial(sandbox, "envd.sock").await;
         }
         let tunnel = dial(sandbox, "tunnel.sock").await?;
         match tunnel::ask(tunnel, port).await.map_err(Error::Failed)? {
@@ -48,12 +44,12 @@ pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<Handed, Erro
 }
 
 /// Connects to one of the sandbox's sockets, as patiently as a full backlog asks for.
-async fn dial(sandbox: &Sandbox, socket: &str) -> Result<UnixStream, Error> {
+async fn dial(sandbox: &Sandbox, socket: &str) -> Result<Handed, Error> {
     use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     let path = sandbox.dir().join(socket);
     let started = Instant::now();
     loop {
-        match UnixStream::connect(&path).await {
+        match Handed::dial(&path) {
             Ok(stream) => return Ok(stream),
             // Linux: the backlog is full.
             Err(error) if error.kind() == WouldBlock => {}

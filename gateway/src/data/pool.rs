@@ -31,10 +31,11 @@ use crate::sandbox::{Sandbox, SandboxId};
 const MAX_IDLE: usize = 64;
 /// envd keeps them as long as we do.
 const ENVD_IDLE: Duration = Duration::from_secs(15);
-/// Shorter than most servers', whose closing then meets no request.
-const USER_IDLE: Duration = Duration::from_secs(4);
+/// Enough for requests that follow each other; a server that counts its connections, or serves one
+/// at a time, is not to wait for long.
+const USER_IDLE: Duration = Duration::from_millis(500);
 /// Between looks for connections, and pools, that are idle.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Default)]
 pub(super) struct Pools(Arc<Mutex<HashMap<SandboxId, Arc<Pool>>>>);

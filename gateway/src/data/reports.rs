@@ -5,11 +5,13 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use envd::wire::{MAX_REPORT, Report};
+use envd::{
+    tunnel::Handed,
+    wire::{MAX_REPORT, Report},
+};
 use futures_util::StreamExt;
 use tokio::{
     io::AsyncWriteExt,
-    net::UnixStream,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::codec::{FramedRead, LinesCodec};
@@ -69,7 +71,7 @@ impl Follower<'_> {
         let path = self.sandbox.dir().join("report.sock");
         let last = self.last;
         let open = async {
-            let mut stream = UnixStream::connect(path).await?;
+            let mut stream = Handed::dial(&path)?;
             stream.write_u64(last).await?;
             Ok(stream)
         };

@@ -14,6 +14,7 @@ use coppice::{
 use nix::{
     sys::{
         inotify::{InitFlags, Inotify},
+        resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill},
     },
     unistd::Pid,
@@ -43,7 +44,9 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
         a_new_gateway_adopts_and_destroys,
         a_failed_create_leaves_nothing,
         a_stopped_sandbox_runs_nothing_and_is_destroyed_later,
+        an_end_that_cannot_be_seen_is_none,
         what_makes_first_processes_holds_nothing_and_may_die,
+        what_makes_first_processes_is_replaced_now_and_then,
         a_create_nobody_waits_for_is_undone,
         only_the_internet_and_the_resolver_are_reached,
         rules_somebody_flushed_come_back,
@@ -234,6 +237,20 @@ async fn a_stopped_sandbox_runs_nothing_and_is_destroyed_later(world: &World) {
     world.destroy(id).await;
 }
 
+async fn an_end_that_cannot_be_seen_is_none(world: &World) {
+    let (id, cell) = world.create(NetworkMode::Nat).await;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // Nothing can be opened, nor looked into.
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    let (stopped, adopted) = (world.host.stop(id).await, world.host.adopt(id).await);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(stopped.is_err() && adopted.is_err());
+    assert!(!cell.ended.is_cancelled());
+    world.host.stop(id).await.unwrap();
+    cell.ended.cancelled().await;
+    world.destroy(id).await;
+}
+
 async fn what_makes_first_processes_holds_nothing_and_may_die(world: &World) {
     let spawner = world.spawner();
     let held = fs::read_dir(format!("/proc/{spawner}/fd")).unwrap();
@@ -244,6 +261,19 @@ async fn what_makes_first_processes_holds_nothing_and_may_die(world: &World) {
     let (id, _) = world.create(NetworkMode::Nat).await;
     assert_ne!(world.spawner(), spawner);
     world.destroy(id).await;
+}
+
+/// All that come of one share its addresses and its secrets.
+async fn what_makes_first_processes_is_replaced_now_and_then(world: &World) {
+    let first = world.spawner();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Path::new(&format!("/proc/{first}")).exists() {
+        assert!(Instant::now() < deadline, "it makes them all");
+        let made = (0..8).map(|_| world.create(NetworkMode::None));
+        let made = futures_util::future::join_all(made).await;
+        futures_util::future::join_all(made.iter().map(|(id, _)| world.destroy(*id))).await;
+    }
+    assert_ne!(world.spawner(), first);
 }
 
 async fn a_create_nobody_waits_for_is_undone(world: &World) {

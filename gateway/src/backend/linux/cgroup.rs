@@ -137,20 +137,34 @@ impl Cgroups {
     }
 
     /// Processes in the leaf of envd: envd, and for an instant each process it starts.
-    pub(super) fn envd_processes(&self, id: SandboxId) -> Vec<i32> {
-        let Some(hierarchy) = self.plan.hierarchies.first() else { return Vec::new() };
-        fs::read_to_string(self.cell(hierarchy, id).join("envd/cgroup.procs"))
-            .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
-            .unwrap_or_default()
+    pub(super) fn envd_processes(&self, id: SandboxId) -> io::Result<Vec<i32>> {
+        let Some(hierarchy) = self.plan.hierarchies.first() else { return Ok(Vec::new()) };
+        processes(&self.cell(hierarchy, id).join("envd"))
+    }
+
+    /// Whether any process is left, in whichever hierarchy.
+    pub(super) fn is_populated(&self, id: SandboxId) -> io::Result<bool> {
+        for hierarchy in &self.plan.hierarchies {
+            for leaf in LEAVES {
+                if !processes(&self.cell(hierarchy, id).join(leaf))?.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// SIGKILL to all at once, the frozen included; v2 since Linux 5.14.
-    pub(super) fn kill(&self, id: SandboxId) {
-        if let Some(v2) = self.plan.v2() {
-            let cell = self.cell(v2, id);
-            let _ = fs::write(cell.join("cgroup.kill"), "1");
-            let _ = fs::write(cell.join("cgroup.freeze"), "0");
+    pub(super) fn kill(&self, id: SandboxId) -> io::Result<()> {
+        let Some(v2) = self.plan.v2() else { return Ok(()) };
+        let cell = self.cell(v2, id);
+        for (file, text) in [("cgroup.kill", "1"), ("cgroup.freeze", "0")] {
+            match fs::write(cell.join(file), text) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Removes the cgroups of a sandbox whose processes are dying, in the time left.
@@ -218,6 +232,19 @@ impl Cgroups {
     pub(super) fn of(&self, data_dir: &Path) -> Self {
         Self { plan: self.plan.clone(), parent: parent_name(data_dir) }
     }
+}
+
+/// Of a cgroup that may be gone, or going.
+fn processes(cgroup: &Path) -> io::Result<Vec<i32>> {
+    match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
 fn parent_name(data_dir: &Path) -> String {

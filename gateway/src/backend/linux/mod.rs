@@ -166,7 +166,7 @@ impl Backend for Host {
 
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
         let first = process::first_of(|| self.0.cgroups.envd_processes(id));
-        first.map(|pidfd| watch(id, pidfd)).transpose()
+        first.call("look for the first process of", id)?.map(|pidfd| watch(id, pidfd)).transpose()
     }
 
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
@@ -276,15 +276,26 @@ impl Inner {
         if !self.cgroups.exists(id) {
             return Ok(deadline);
         }
-        let first = process::first_of(|| self.cgroups.envd_processes(id));
-        self.cgroups.kill(id);
-        if let Some(first) = first {
-            process::kill(&first);
-            if !process::wait(&first, deadline) {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            let first = process::first_of(|| self.cgroups.envd_processes(id));
+            let killed = self.cgroups.kill(id);
+            if let Some(first) = first.call("look for the first process of", id)? {
+                process::kill(&first);
+                // Linux: it outlives all else in its pid namespace.
+                if process::wait(&first, deadline) {
+                    return Ok(deadline);
+                }
+            } else if !self.cgroups.is_populated(id).call("look for processes of", id)? {
+                return Ok(deadline);
+            }
+            killed.call("kill", id)?;
+            if Instant::now() >= deadline {
                 return Err(Error::Timeout("the end of a sandbox's processes", DYING));
             }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
-        Ok(deadline)
     }
 
     async fn end_or_log(self: &Arc<Self>, id: SandboxId) {

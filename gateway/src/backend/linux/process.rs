@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fs,
+    fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Instant,
 };
@@ -13,20 +13,41 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tokio_util::sync::CancellationToken;
 
 /// The first process of the pid namespace among `candidates`, pids of this namespace.
-pub(super) fn first_of(candidates: impl Fn() -> Vec<i32>) -> Option<OwnedFd> {
-    let pid = candidates().into_iter().find(|pid| is_first(*pid))?;
-    let pidfd = open(pid).ok()?;
-    // The number may have passed to a stranger before we held on to it.
-    candidates().contains(&pid).then_some(pidfd)
+///
+/// # Errors
+/// When one cannot be looked at: then nobody knows that there is none.
+pub(super) fn first_of(
+    candidates: impl Fn() -> io::Result<Vec<i32>>,
+) -> io::Result<Option<OwnedFd>> {
+    for pid in candidates()? {
+        if !is_first(pid)? {
+            continue;
+        }
+        let pidfd = match open(pid) {
+            Err(Errno::ESRCH) => continue,
+            pidfd => pidfd?,
+        };
+        // The number may have passed to a stranger before we held on to it.
+        if candidates()?.contains(&pid) {
+            return Ok(Some(pidfd));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether `pid` is 1 in the pid namespace just below ours.
-fn is_first(pid: i32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))
-        .is_some_and(|pids| pids.split_whitespace().nth(1) == Some("1"))
+fn is_first(pid: i32) -> io::Result<bool> {
+    let status = match fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => status,
+        Err(error) if is_gone(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    Ok(ids.is_some_and(|pids| pids.split_whitespace().nth(1) == Some("1")))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 pub(super) fn open(pid: i32) -> nix::Result<OwnedFd> {
@@ -62,7 +83,7 @@ pub(super) fn wait(pidfd: &OwnedFd, deadline: Instant) -> bool {
 }
 
 /// Cancels `ended` when the process has ended. Must be called within a runtime.
-pub(super) fn watch(pidfd: OwnedFd, ended: CancellationToken) -> std::io::Result<()> {
+pub(super) fn watch(pidfd: OwnedFd, ended: CancellationToken) -> io::Result<()> {
     // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same for as long.
     let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
     tokio::spawn(async move {

@@ -8,13 +8,16 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
+    mem,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     path::Path,
     ptr,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -48,15 +51,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Ids of no sandbox, for a namespace that nothing is run in.
 const PROBE_UID: u32 = 0x0ff0_0000;
 
-/// Makes first processes. It may die at any time, and another is started when next needed.
+/// First processes that one envd makes. They share its addresses and the secrets of its C library,
+/// so that what one sandbox finds out of its own holds for the others; and its memory, so that few
+/// would cost more.
+const CLONES: u32 = 128;
+
+/// Makes first processes. What does so may die at any time, and another is started when next
+/// needed.
 pub(super) struct Spawner {
-    image: Image,
-    running: Mutex<Option<Running>>,
+    image: Arc<Image>,
+    running: Arc<Mutex<Option<Running>>>,
 }
 
 /// Ends when the socket is closed, however the gateway ends.
 struct Running {
     socket: UnixStream,
+    made: u32,
     _process: Process,
 }
 
@@ -120,7 +130,7 @@ pub(super) struct Child {
 
 impl Spawner {
     pub(super) fn new() -> Result<Self, Error> {
-        Ok(Self { image: Image::take()?, running: Mutex::default() })
+        Ok(Self { image: Arc::new(Image::take()?), running: Arc::default() })
     }
 
     /// So that the first sandbox need not wait for it.
@@ -143,37 +153,88 @@ impl Spawner {
         cgroup: Option<&OwnedFd>,
         owner: u32,
     ) -> Result<Child, Error> {
-        let (control, theirs) = UnixStream::pair().call("socketpair", "control")?;
-        let request = ChildRequest {
-            owner,
-            control: theirs.as_fd(),
-            log: log.as_fd(),
-            cgroup: cgroup.map(AsFd::as_fd),
-        };
-        let made = {
+        let (made, control) = {
             let mut running = self.running.lock();
-            let first = running.as_ref().map(|it| control::request_child(&it.socket, &request));
-            match first {
-                Some(Ok(made)) => made,
-                failed => {
-                    if let Some(Err(error)) = failed {
-                        warn!(%error, "the process that makes first processes is gone: another");
-                    }
-                    *running = None;
-                    let it = running.insert(start(&self.image)?);
-                    let again = control::request_child(&it.socket, &request);
-                    if again.is_err() {
-                        *running = None;
-                    }
-                    again.call("ask", "envd for a first process")?
+            let asked = ask_or_replace(
+                &mut running,
+                || start(&self.image),
+                |running| request(running, log, cgroup, owner),
+            )?;
+            if let Some(running) = &mut *running {
+                running.made += 1;
+                if running.made % CLONES == 0 {
+                    self.replace();
                 }
             }
+            asked
         };
         let pid = made.call("clone3", "new namespaces")?;
         // Our own child, which nobody else reaps: the number is still its own.
         let pidfd = process::open(pid).call("pidfd_open", pid)?;
         Ok(Child { pid, process: Process(Some(pidfd)), control })
     }
+}
+
+impl Spawner {
+    /// Has another take the place of the one that runs, once it is ready; nobody waits for it.
+    fn replace(&self) {
+        let (image, running) = (self.image.clone(), self.running.clone());
+        let work = move || match start(&image) {
+            Ok(next) => {
+                let unused = match &mut *running.lock() {
+                    Some(running) => mem::replace(running, next),
+                    // Stopped meanwhile.
+                    None => next,
+                };
+                drop(unused);
+            }
+            Err(error) => warn!(%error, "what makes first processes stays for now"),
+        };
+        if let Err(error) = thread::Builder::new().name("spawner".into()).spawn(work) {
+            warn!(%error, "what makes first processes stays for now");
+        }
+    }
+}
+
+/// What came of the request, and our end of the control socket.
+fn request(
+    running: &Running,
+    log: &File,
+    cgroup: Option<&OwnedFd>,
+    owner: u32,
+) -> io::Result<(io::Result<i32>, UnixStream)> {
+    // Of its own for each try: what one that failed has made, if it has, ends with that one's.
+    let (control, theirs) = UnixStream::pair()?;
+    let request = ChildRequest {
+        owner,
+        control: theirs.as_fd(),
+        log: log.as_fd(),
+        cgroup: cgroup.map(AsFd::as_fd),
+    };
+    let made = control::request_child(&running.socket, &request)?;
+    Ok((made, control))
+}
+
+/// Asks the one that runs, or another if that fails.
+fn ask_or_replace<T>(
+    running: &mut Option<Running>,
+    start: impl FnOnce() -> Result<Running, Error>,
+    ask: impl Fn(&Running) -> io::Result<T>,
+) -> Result<T, Error> {
+    match running.as_ref().map(&ask) {
+        Some(Ok(answer)) => return Ok(answer),
+        Some(Err(error)) => {
+            warn!(%error, "the process that makes first processes is gone: another");
+        }
+        None => {}
+    }
+    // Ended before there is another.
+    *running = None;
+    let answer = ask(running.insert(start()?));
+    if answer.is_err() {
+        *running = None;
+    }
+    answer.call("ask", "envd for a first process")
 }
 
 /// All the child needs, so that it need not allocate.
@@ -186,8 +247,9 @@ struct Plan {
     envp: [*const libc::c_char; 1],
 }
 
+/// Returns when it is ready.
 fn start(image: &Image) -> Result<Running, Error> {
-    let (socket, theirs) = UnixStream::pair().call("socketpair", "envd")?;
+    let (mut socket, theirs) = UnixStream::pair().call("socketpair", "envd")?;
     socket.set_read_timeout(Some(PATIENCE)).call("set timeout of", "envd")?;
     socket.set_write_timeout(Some(PATIENCE)).call("set timeout of", "envd")?;
     let null =
@@ -207,7 +269,7 @@ fn start(image: &Image) -> Result<Running, Error> {
 
     let mut pidfd: RawFd = -1;
     // SAFETY: all zeroes is a valid value of this plain C structure.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
     arguments.flags = libc::CLONE_PIDFD as u64;
     arguments.pidfd = &raw mut pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
@@ -229,8 +291,10 @@ fn start(image: &Image) -> Result<Running, Error> {
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None).call("restore", "signals")?;
     pid.call("clone3", "envd")?;
     // SAFETY: clone3 succeeded, so it has stored a new descriptor for us alone.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Running { socket, _process: Process(Some(pidfd)) })
+    let process = Process(Some(unsafe { OwnedFd::from_raw_fd(pidfd) }));
+    drop(theirs);
+    socket.read_exact(&mut [0]).call("start", "envd")?;
+    Ok(Running { socket, made: 0, _process: process })
 }
 
 /// A user namespace with ids of its own and nobody in it, to try things with.
@@ -318,5 +382,45 @@ impl Child {
         }
         let path = format!("/proc/{}/ns/user", self.pid);
         File::open(&path).map(OwnedFd::from).call("open", path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::mpsc};
+
+    use super::*;
+
+    /// One that answers as `answer` does.
+    fn running(
+        answer: impl FnOnce(ChildRequest, &mut UnixStream) + Send + 'static,
+    ) -> (Running, thread::JoinHandle<()>) {
+        let (socket, mut theirs) = UnixStream::pair().unwrap();
+        let serving = thread::spawn(move || {
+            let request = control::receive_child_request(theirs.as_fd()).unwrap();
+            answer(request, &mut theirs);
+        });
+        (Running { socket, made: 0, _process: Process(None) }, serving)
+    }
+
+    #[test]
+    fn what_a_failed_try_has_made_ends_with_it() {
+        let (kept, keeping) = mpsc::channel();
+        let (dying, died) = running(move |request, _| kept.send(request.control).unwrap());
+        let (next, answered) = running(|_, socket| {
+            socket.write_all(&7_i32.to_be_bytes()).unwrap();
+        });
+        let log = File::open("/dev/null").unwrap();
+        let mut running = Some(dying);
+        let asked =
+            ask_or_replace(&mut running, || Ok(next), |running| request(running, &log, None, 0));
+        let (made, _control) = asked.unwrap();
+        assert_eq!(made.unwrap(), 7);
+        // The first clone's end of its socket: it sees that nobody is at the other.
+        let mut first = UnixStream::from(keeping.recv().unwrap());
+        first.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(first.read(&mut [0]).unwrap(), 0);
+        died.join().unwrap();
+        answered.join().unwrap();
     }
 }

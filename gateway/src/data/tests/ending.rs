@@ -172,6 +172,44 @@ async fn on_http2_only_the_stream_is_reset() {
 }
 
 #[tokio::test]
+async fn on_http2_a_client_that_does_not_read_keeps_no_connection_to_the_sandbox() {
+    let (world, gone) = (World::new().await, Arc::new(Notify::new()));
+    let full = Arc::new(Notify::new());
+    world.raw_port(8080, {
+        let (gone, full) = (gone.clone(), full.clone());
+        move |mut stream| {
+            let (gone, full) = (gone.clone(), full.clone());
+            async move {
+                take_request(&mut stream).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                let piece = [b'x'; 65536];
+                loop {
+                    // No room for a while: every buffer on the way is full.
+                    match timeout(Duration::from_millis(500), stream.write(&piece)).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(_)) => return gone.notify_one(),
+                        Err(_) => full.notify_one(),
+                    }
+                }
+            }
+        }
+    });
+    let stream = TcpStream::connect(world.gateway).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://8080-{}.localhost/", world.id);
+    let request = http::Request::get(&uri).body(Empty::<Bytes>::new()).unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    timeout(Duration::from_secs(20), full.notified()).await.expect("full");
+    world.cut();
+    timeout(Duration::from_secs(5), gone.notified()).await.expect("closed");
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    timeout(Duration::from_secs(5), rest).await.expect("an end");
+}
+
+#[tokio::test]
 async fn a_sandbox_that_breaks_a_moment_before_its_end_was_not_found() {
     let world = World::new().await;
     let sandbox = world.sandbox();

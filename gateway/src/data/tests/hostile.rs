@@ -200,10 +200,12 @@ fn no_bytes_of_a_sandbox_leave_a_client_without_an_answer() {
             let (reply, bytes) = next.lock().pop().unwrap_or_default();
             async move {
                 let _ = stream.read_u16().await;
-                let _ = stream.write_u8(reply).await;
                 if reply == TunnelReply::Open as u8 {
+                    let mut stream = open_port(stream).await;
                     take_request(&mut stream).await;
                     let _ = stream.write_all(&bytes).await;
+                } else {
+                    let _ = stream.write_u8(reply).await;
                 }
             }
         });

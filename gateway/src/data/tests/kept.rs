@@ -52,6 +52,25 @@ async fn requests_that_may_be_sent_twice_share_a_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_not_used_again_is_soon_closed() {
+    let (world, closed) = (World::new().await, Arc::new(tokio::sync::Notify::new()));
+    world.raw_port(8080, {
+        let closed = closed.clone();
+        move |mut stream| {
+            let closed = closed.clone();
+            async move {
+                while take_request(&mut stream).await {
+                    let _ = stream.write_all(OK).await;
+                }
+                closed.notify_one();
+            }
+        }
+    });
+    assert_eq!(world.ask(8080, "GET / HTTP/1.1").await.body, "ok");
+    timeout(Duration::from_secs(3), closed.notified()).await.expect("closed");
+}
+
+#[tokio::test]
 async fn all_others_get_a_connection_of_their_own() {
     let (world, seen) = hangs_up_after(100, b"").await;
     assert_eq!(world.ask(8080, "GET / HTTP/1.1").await.body, "ok");

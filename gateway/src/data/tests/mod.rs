@@ -100,7 +100,7 @@ impl World {
     }
 
     /// The same, with a server that need not speak HTTP.
-    fn raw_port<F>(&self, open: u16, serve: impl Fn(UnixStream) -> F + Clone + Send + 'static)
+    fn raw_port<F>(&self, open: u16, serve: impl Fn(TcpStream) -> F + Clone + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -109,10 +109,8 @@ impl World {
             let serve = serve.clone();
             async move {
                 if stream.read_u16().await.unwrap() == open {
-                    let (ours, theirs) = UnixStream::pair().unwrap();
-                    envd::tunnel::open(&stream, &theirs).unwrap();
-                    drop((stream, theirs));
-                    serve(ours).await;
+                    let inside = open_port(stream).await;
+                    serve(inside).await;
                 } else {
                     stream.write_u8(TunnelReply::Refused as u8).await.unwrap();
                 }
@@ -164,8 +162,16 @@ impl Drop for World {
     }
 }
 
+/// Answers a tunnel with a connection, whose other end it returns.
+async fn open_port(tunnel: UnixStream) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    envd::tunnel::open(&tunnel, &theirs).unwrap();
+    listener.accept().await.unwrap().0
+}
+
 /// Reads a request without a body and leaves it at that; `false` where none comes.
-async fn take_request(stream: &mut UnixStream) -> bool {
+async fn take_request(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     let mut read = Vec::new();
     while !read.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -176,7 +182,7 @@ async fn take_request(stream: &mut UnixStream) -> bool {
     true
 }
 
-async fn serve_http(stream: UnixStream, router: Router) {
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let service = TowerToHyperService::new(router);
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
