@@ -47,6 +47,7 @@ fn run_in<T>(
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
@@ -54,6 +55,12 @@ fn run_in<T>(
     runtime.shutdown_timeout(LEFTOVERS);
     drop(data_dir);
     done
+}
+
+/// Half of the machine: a request costs its sandbox as much as the gateway, and workers that are
+/// more than there is work for wake each other for nothing (docs/profiles/data-plane.md).
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1)
 }
 
 fn host(config: &Config, data_dir: &Path) -> anyhow::Result<Host> {
