@@ -42,6 +42,11 @@ impl Reports {
         self.added.notify_waiters();
     }
 
+    /// Forgets what was: numbers begin anew. Only for when nobody has read any yet.
+    pub fn begin(&self) {
+        *self.ring.lock() = Ring::default();
+    }
+
     /// Waits for reports newer than `seq`, and returns those still held, oldest first.
     pub async fn after(&self, seq: u64) -> Vec<Report> {
         loop {
@@ -71,6 +76,17 @@ mod tests {
         let held = reports.after(0).await;
         assert_eq!(held.len(), CAPACITY);
         assert_eq!((held[0].seq, held[CAPACITY - 1].seq), (977, 2000));
+    }
+
+    #[tokio::test]
+    async fn what_was_before_the_beginning_is_not_told() {
+        let reports = Reports::default();
+        reports.push(What::ProcessStarted { pid: 1 });
+        reports.begin();
+        reports.push(What::ProcessStarted { pid: 2 });
+        let held = reports.after(0).await;
+        assert_eq!(held.len(), 1);
+        assert_eq!((held[0].seq, &held[0].what), (1, &What::ProcessStarted { pid: 2 }));
     }
 
     #[tokio::test]

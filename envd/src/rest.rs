@@ -67,7 +67,7 @@ async fn metrics(State(envd): State<Arc<Envd>>) -> Result<Json<Figures>, RestErr
 async fn init(State(envd): State<Arc<Envd>>, body: Bytes) -> Result<StatusCode, RestError> {
     let init = serde_json::from_slice(&body)
         .map_err(|error| RestError::new(StatusCode::BAD_REQUEST, format!("init: {error}")))?;
-    envd.init(init);
+    envd.begin(init);
     Ok(StatusCode::NO_CONTENT)
 }
 

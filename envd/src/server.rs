@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     auth, connect, files,
     filesystem::FilesystemService,
+    os::Handed,
     process::{CHILDREN, ProcessService},
     rest,
     state::Envd,
@@ -53,10 +54,32 @@ pub struct Listeners {
 pub async fn serve(envd: Arc<Envd>, listeners: Listeners) -> io::Result<()> {
     tokio::spawn(tunnel::serve(listeners.tunnel));
     tokio::spawn(serve_reports(envd.clone(), listeners.report));
-    let http = axum::serve(listeners.envd, router(envd));
+    let http = axum::serve(Front(listeners.envd), router(envd));
     tokio::select! {
         served = http.into_future() => served,
         waited = CHILDREN.wait() => waited,
+    }
+}
+
+/// Where clients come in.
+struct Front(UnixListener);
+
+impl axum::serve::Listener for Front {
+    type Io = Handed;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Handed, ()) {
+        loop {
+            let stream = accept(&self.0).await.into_std();
+            match stream.and_then(|stream| Handed::unix(stream.into())) {
+                Ok(stream) => return (stream, ()),
+                Err(error) => tracing::warn!(%error, "cannot take a connection"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

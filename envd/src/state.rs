@@ -107,6 +107,14 @@ impl Envd {
         self.settings.read().clone()
     }
 
+    /// The sandbox becomes somebody's: takes over what `init` names, and what was before is no
+    /// part of its story.
+    pub fn begin(&self, init: Init) {
+        self.init(init);
+        self.gauges.begin();
+        self.reports.begin();
+    }
+
     /// Takes over what `init` names; the rest stays.
     pub fn init(&self, init: Init) {
         let mut current = self.settings.write();

@@ -11,7 +11,8 @@
 //!   the owner of its user namespace as a big-endian `u32`; it is answered with the pid of the
 //!   sandbox's first process, or the negative errno, as a big-endian `i32`. That process waits for
 //!   one byte on its control socket.
-//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
+//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`, by which
+//!   a sandbox that was made before anybody wanted it becomes somebody's.
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte; with [`TunnelReply::Open`] comes, as `SCM_RIGHTS`, a socket
 //!   that is connected to that port.

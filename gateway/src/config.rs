@@ -17,16 +17,18 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, NetworkMode},
+    sandbox::PoolRules,
 };
 
 mod domain;
+mod pool;
 mod resolvers;
 mod tls;
 
 pub use tls::Tls;
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 19] = [
     "listen",
     "data-dir",
     "backend",
@@ -43,6 +45,8 @@ const NAMES: [&str; 17] = [
     "memory-headroom",
     "network",
     "dns",
+    "pool",
+    "pool-memory",
     "config",
 ];
 /// Only from the environment: a command line is seen by every user of the host.
@@ -77,6 +81,7 @@ pub struct Config {
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
+    pub pool: PoolRules,
 }
 
 impl Config {
@@ -153,6 +158,12 @@ pub struct Flags {
     /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
     #[arg(long, value_name = "IP,IP")]
     dns: Option<String>,
+    /// Sandboxes kept ready, by template; a table in the file [env: COPPICE_POOL] [default: code-interpreter-v1=1]
+    #[arg(long, value_name = "TEMPLATE=N,...")]
+    pool: Option<String>,
+    /// Memory that those may take together, in MiB [env: COPPICE_POOL_MEMORY] [default: 2048]
+    #[arg(long, value_name = "MIB")]
+    pool_memory: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -177,6 +188,8 @@ impl Flags {
             self.memory_headroom,
             self.network,
             self.dns,
+            self.pool,
+            self.pool_memory,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -243,6 +256,7 @@ fn read(
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
         },
+        pool: given.pool()?,
     })
 }
 
@@ -322,10 +336,15 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
             let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
             return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
         }
-        match text_of(&value) {
+        let text = match &value {
+            toml::Value::Table(sizes) if name == pool::NAME => pool::text_of(sizes),
+            value => text_of(value),
+        };
+        match text {
             Some(text) => Ok((name, text)),
             None => Err(wrong(&format!(
-                "{name} must be a string, a number, true or false, or a list of strings"
+                "{name} must be a string, a number, true or false, or a list of strings, or for \
+                 pool a table of numbers"
             ))),
         }
     });

@@ -13,6 +13,7 @@ pub mod front_door;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod metrics;
 pub mod ops;
 pub mod sandbox;
 pub mod serve;
@@ -27,7 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
-use sandbox::{Sandbox, Sandboxes};
+use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
 
 /// All a request handler may need; cheap to clone.
@@ -91,9 +92,4 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(middleware::from_fn_with_state(gateway.clone(), auth::pages::serve))
         .layer(middleware::from_fn(unread::read_rest))
         .with_state(gateway)
-}
-
-/// What goes along with every sandbox from the moment it is visible, made or adopted.
-pub fn follow(sandbox: Arc<Sandbox>) {
-    tokio::spawn(data::reports::follow(sandbox));
 }

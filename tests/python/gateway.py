@@ -45,7 +45,9 @@ class Gateway:
         # Short: unix sockets below it have 104 bytes for their whole path.
         self.base = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
         self.data_dir = data_dir or self.base / "d"
-        self.flags, self.env, self.prefix = flags, env or {}, prefix
+        # Without a pool, whatever templates there are: what a test does not ask for is not there.
+        self.env = {"COPPICE_POOL": "base=0", **(env or {})}
+        self.flags, self.prefix = flags, prefix
         self.listen, self.process = "127.0.0.1:0", None
         # A `Domain`: clients then come by its names, over TLS, and know nothing else.
         self.domain = domain

@@ -24,7 +24,7 @@ use nix::{
         sockopt,
     },
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use super::{
     closing::{Foreign, close_elsewhere},
@@ -35,6 +35,9 @@ use super::{
 pub struct Handed {
     /// `None` while it is dropped.
     socket: Option<AsyncFd<Foreign>>,
+    /// The same socket while there is no room to write. Only then is room news: told of it always,
+    /// a unix socket's owner is woken each time that the other end has read.
+    full: Option<AsyncFd<OwnedFd>>,
     unix: bool,
 }
 
@@ -51,7 +54,7 @@ impl Handed {
     }
 
     /// Takes a unix socket that is connected and does not block. Within a runtime.
-    fn unix(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn unix(socket: OwnedFd) -> io::Result<Self> {
         // Linux: reads skip what was sent out of band, and close what came with it.
         setsockopt(&socket, sockopt::OobInline, &true)?;
         Self::watch(Foreign::new(socket), true)
@@ -74,8 +77,8 @@ impl Handed {
     fn watch(socket: Foreign, unix: bool) -> io::Result<Self> {
         // SAFETY: it names the same open descriptor for as long as it lives, which is as long as
         // the AsyncFd.
-        let socket = unsafe { AsyncFd::register(socket) }?;
-        Ok(Self { socket: Some(socket), unix })
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        Ok(Self { socket: Some(socket), full: None, unix })
     }
 
     fn socket(&self) -> &AsyncFd<Foreign> {
@@ -103,14 +106,29 @@ impl Handed {
     }
 
     fn poll_send(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         length: usize,
         send: impl Fn(MsgFlags) -> nix::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
-            let mut ready = ready!(self.socket().poll_write_ready(cx))?;
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let Some(full) = &self.full else {
+                match send(flags) {
+                    Err(Errno::EAGAIN) => {
+                        let again = self.socket().get_ref().as_fd().try_clone_to_owned()?;
+                        // SAFETY: it names the same open descriptor for as long as it lives, which
+                        // is as long as the AsyncFd.
+                        let again =
+                            unsafe { AsyncFd::register_with_interest(again, Interest::WRITABLE) }?;
+                        self.full = Some(again);
+                    }
+                    Err(Errno::EINTR) => {}
+                    sent => return Poll::Ready(sent.map_err(io::Error::from)),
+                }
+                continue;
+            };
+            let mut ready = ready!(full.poll_write_ready(cx))?;
             match ready.try_io(|_| Ok(send(flags)?)) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(sent) => {
@@ -128,6 +146,8 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
+        // Never the last to be closed.
+        self.full = None;
         let Some(socket) = self.socket.take().filter(|_| self.unix) else { return };
         let socket = socket.into_inner();
         // From here on nothing comes in, so what is counted then is all there ever is.
@@ -182,7 +202,7 @@ fn unread(socket: &Foreign) -> nix::Result<libc::c_int> {
 
 impl AsyncRead for Handed {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -212,6 +232,7 @@ impl AsyncRead for Handed {
                     if 0 < received && received < room.len() {
                         ready.clear_ready();
                     }
+                    self.full = None;
                     // SAFETY: that many bytes were just written to the start of what was unfilled.
                     unsafe { buffer.assume_init(received) };
                     buffer.advance(received);
@@ -225,7 +246,7 @@ impl AsyncRead for Handed {
 
 impl AsyncWrite for Handed {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
@@ -234,7 +255,7 @@ impl AsyncWrite for Handed {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {

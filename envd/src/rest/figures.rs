@@ -54,6 +54,13 @@ impl Gauges {
         }
     }
 
+    /// CPU time is counted from now on.
+    pub(crate) fn begin(&self) {
+        if let Some(Ok(used)) = self.cpu.as_ref().map(cpu_nanoseconds) {
+            *self.last.lock() = (Instant::now(), used);
+        }
+    }
+
     pub(crate) fn read(&self) -> io::Result<Figures> {
         let disk = nix::sys::statvfs::statvfs("/")?;
         let (mem_total, mem_used, mem_cache) = match &self.memory {
@@ -135,6 +142,21 @@ mod tests {
     fn memory_is_read_from_meminfo() {
         let text = "MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\nCached: 512 kB\n";
         assert_eq!(system_memory(text), (2 << 20, 1 << 20, 512 << 10));
+    }
+
+    #[test]
+    fn cpu_time_of_before_the_beginning_does_not_count() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"0\n").unwrap();
+        let gauges = Gauges {
+            cpus: 1,
+            memory: None,
+            cpu: Some(file.reopen().unwrap()),
+            last: Mutex::new((Instant::now(), 0)),
+        };
+        fs::write(file.path(), "9000000000\n").unwrap();
+        gauges.begin();
+        assert_eq!(gauges.read().unwrap().cpu_used_pct, 0.0);
     }
 
     #[test]

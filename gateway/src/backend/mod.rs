@@ -141,6 +141,9 @@ pub trait Backend: Send + Sync + 'static {
     /// is gone.
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error>;
 
+    /// Memory (bytes) a sandbox has at present, all of its processes together.
+    async fn memory_used(&self, id: SandboxId) -> Result<u64, Error>;
+
     /// The sandboxes of this data directory that have anything left in the kernel.
     async fn list(&self) -> Result<Vec<SandboxId>, Error>;
 

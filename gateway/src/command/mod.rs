@@ -11,6 +11,7 @@ use anyhow::Context;
 use coppice::{
     backend::{self, Host, Settings},
     config::{Config, LogFormat},
+    data::Envds,
     data_dir::DataDir,
     sandbox::{FindTemplate, Rules, Sandboxes},
 };
@@ -72,8 +73,9 @@ fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -
         memory_headroom: config.memory_headroom,
         max_life: config.max_timeout,
         network: config.network,
+        pool: config.pool.clone(),
     };
-    Sandboxes::new(data_dir, Arc::new(host), rules, find, coppice::follow)
+    Sandboxes::new(data_dir, Arc::new(host), rules, find, Box::new(Envds))
 }
 
 #[cfg(test)]

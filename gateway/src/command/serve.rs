@@ -79,7 +79,7 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
 
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
-        async move { sandboxes.keep_tidy().await }
+        async move { tokio::join!(sandboxes.keep_tidy(), sandboxes.keep_pool()) }
     });
     let registry = sandboxes.registry().clone();
     let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));

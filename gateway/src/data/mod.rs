@@ -10,11 +10,12 @@ mod address;
 mod body;
 mod connect;
 mod connection;
+mod envds;
 mod headers;
 mod internal;
 mod outgoing;
 mod pool;
-pub mod reports;
+mod reports;
 mod signed;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use crate::{
 };
 pub use address::{Address, Domain, host};
 use body::Relay;
+pub use envds::Envds;
 use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
 pub use signed::Credential;

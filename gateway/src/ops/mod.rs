@@ -3,7 +3,12 @@
 
 pub(crate) mod document;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, header},
+    response::IntoResponse,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -11,12 +16,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     Gateway,
     error::{ApiError, NotReady},
+    metrics as figures,
     sandbox::Error,
     template::{BASE, FindError},
 };
 
 pub(crate) fn routes() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::new().routes(routes!(health)).routes(routes!(document::show))
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(metrics))
+        .routes(routes!(document::show))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -36,4 +45,14 @@ async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError
         Err(Error::Template { source: FindError::Unknown, .. }) => Err(ApiError::starting()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Figures for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "gateway", security(()), responses(
+    (status = 200, description = "in the text format 0.0.4", body = String,
+        content_type = "text/plain; version=0.0.4"),
+))]
+async fn metrics(State(gateway): State<Gateway>) -> impl IntoResponse {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], figures::text(gateway.sandboxes()))
 }

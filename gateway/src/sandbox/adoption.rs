@@ -72,6 +72,10 @@ impl Sandboxes {
                 tracing::warn!(sandbox = %id, "its record is that of {}", record.facts.id);
                 return self.give_up(id, dir, Reason::NoRecord);
             }
+            // It was being made, or waited in the pool.
+            Err(error) if error.is_not_there() => {
+                return self.give_up(id, dir, Reason::NoRecord);
+            }
             Err(error) => {
                 tracing::warn!(sandbox = %id, "{error}");
                 return self.give_up(id, dir, Reason::NoRecord);

@@ -172,10 +172,11 @@ impl Sandboxes {
         }
     }
 
-    /// Makes no more sandboxes, ends all of them if so asked, and waits for what is under way;
+    /// Makes no more sandboxes, ends those that are nobody's, and all others if so asked, and waits for what is under way;
     /// `false` when that took longer than `within`.
     pub async fn stop(&self, end_all: bool, within: Duration) -> bool {
         self.0.stopping.store(true, Ordering::Release);
+        self.close_pool();
         let all_done = async {
             if end_all {
                 // Twice: what was being made at first is running after the wait.

@@ -14,12 +14,12 @@ use std::{
 };
 
 use chrono::Utc;
-use envd::wire::Init;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Facts, Registry, Sandbox, SandboxId,
+    Error, Facts, Inside, PoolRules, Registry, Sandbox, SandboxId,
     deadlines::Deadlines,
+    pool::{Pool, Shape},
     registry::Reservation,
     renewal::after,
     repeats::{Repeats, Ticket, Turn},
@@ -32,7 +32,7 @@ use crate::{
 
 /// Memory (bytes) a sandbox has taken by the time its envd answers, rounded up well: of those
 /// that are being made the system's figure does not tell yet.
-const TAKEN_AT_FIRST: u64 = 16 << 20;
+pub(super) const TAKEN_AT_FIRST: u64 = 16 << 20;
 
 /// What is left of an ended sandbox is normally removed in far less.
 const ENDING: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub struct Wanted {
 }
 
 /// What the operator allows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     /// At once, from being made to being gone.
     pub max_sandboxes: usize,
@@ -58,13 +58,20 @@ pub struct Rules {
     pub max_life: Duration,
     /// For sandboxes that do not say.
     pub network: NetworkMode,
+    /// What is kept ready.
+    pub pool: PoolRules,
 }
 
 /// Which template a name means at present.
 pub type FindTemplate = Box<dyn Fn(&str) -> Result<Arc<Template>, FindError> + Send + Sync>;
 
-/// Called once for every sandbox that becomes visible.
-pub type Follow = fn(Arc<Sandbox>);
+/// The kernel half of a sandbox that is about to be one.
+pub(super) struct Made {
+    pub(super) dir: PathBuf,
+    pub(super) cell: Cell,
+    pub(super) envd_token: String,
+    pub(super) from_pool: bool,
+}
 
 /// All a gateway does with sandboxes; cheap to clone.
 #[derive(Clone)]
@@ -78,8 +85,9 @@ pub(super) struct Shared {
     pub(super) deadlines: Deadlines,
     pub(super) trash: Trash,
     find_template: FindTemplate,
-    follow: Follow,
+    pub(super) inside: Box<dyn Inside>,
     pub(super) rules: Rules,
+    pub(super) pool: Pool,
     repeats: Arc<Repeats>,
     /// Transitions and record writes under way.
     pub(super) tasks: TaskTracker,
@@ -94,7 +102,7 @@ impl Sandboxes {
         backend: Arc<dyn Backend>,
         rules: Rules,
         find_template: FindTemplate,
-        follow: Follow,
+        inside: Box<dyn Inside>,
     ) -> Self {
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
@@ -103,8 +111,9 @@ impl Sandboxes {
             deadlines: Deadlines::default(),
             trash: Trash::new(data_dir.join("trash")),
             find_template,
-            follow,
+            inside,
             rules,
+            pool: Pool::default(),
             repeats: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
@@ -165,39 +174,59 @@ impl Sandboxes {
 
     async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
         let template = self.template(&wanted.template)?;
+        let shape = self.shape(template, wanted.allow_internet_access);
+        if let Some(sandbox) = self.take(&shape, &wanted).await? {
+            return Ok(sandbox);
+        }
         let id = SandboxId::random();
         let place = self.admit(id).await?;
         let envd_token = token()?;
         let dir = self.0.home.join(id.to_string());
-        tokio::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&dir)
-            .await
-            .map_err(|e| Error::io("cannot make", &dir, e))?;
-
-        let spec = self.spec(id, &template, &wanted, &envd_token);
-        let (limits, network) = (spec.limits, spec.network);
-        let cell = match self.0.backend.create(spec).await {
+        let init = shape.init(wanted.env_vars.clone(), envd_token.clone());
+        let cell = match self.make_cell(&dir, shape.spec(id, init)).await {
             Ok(cell) => cell,
             Err(error) => {
                 self.discard(place, dir);
-                return Err(error.into());
+                return Err(error);
             }
         };
+        let made = Made { dir, cell, envd_token, from_pool: false };
+        self.finish(place, &shape, &wanted, made).await
+    }
 
+    /// Makes a sandbox's directory and its kernel half.
+    pub(super) async fn make_cell(&self, dir: &Path, spec: CellSpec) -> Result<Cell, Error> {
+        tokio::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(dir)
+            .await
+            .map_err(|e| Error::io("cannot make", dir, e))?;
+        Ok(self.0.backend.create(spec).await?)
+    }
+
+    /// From here on it is a sandbox: its record is written and it is visible.
+    pub(super) async fn finish(
+        &self,
+        place: Reservation,
+        shape: &Shape,
+        wanted: &Wanted,
+        made: Made,
+    ) -> Result<Arc<Sandbox>, Error> {
+        let id = place.id();
         let started_at = Utc::now();
         let facts = Facts {
             id,
-            template: Template::clone(&template),
-            limits,
-            network,
+            template: Template::clone(&shape.template),
+            limits: shape.limits,
+            network: shape.network,
             allow_internet_access: wanted.allow_internet_access,
-            metadata: wanted.metadata,
-            env_vars: wanted.env_vars,
+            metadata: wanted.metadata.clone(),
+            env_vars: wanted.env_vars.clone(),
             started_at,
-            envd_token,
+            envd_token: made.envd_token,
+            from_pool: made.from_pool,
         };
-        let sandbox = Arc::new(Sandbox::new(facts, dir, after(started_at, wanted.timeout)));
+        let sandbox = Arc::new(Sandbox::new(facts, made.dir, after(started_at, wanted.timeout)));
         if let Err(error) = self.record(&sandbox).await {
             self.discard(place, sandbox.dir().to_owned());
             return Err(error);
@@ -206,22 +235,35 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned());
             return Err(Error::EndedInCreation(id));
         }
-        self.begin(&sandbox, &cell);
-        tracing::info!(sandbox = %id, template = template.id, "created");
+        self.begin(&sandbox, &made.cell);
+        let template = &shape.template.id;
+        tracing::info!(sandbox = %id, template, pooled = made.from_pool, "created");
         Ok(sandbox)
     }
 
     async fn admit(&self, id: SandboxId) -> Result<Reservation, Error> {
+        let place = self.place(id).await?;
+        // With its place taken: of many that come at once, each sees the others.
+        if self.check_memory().is_err() {
+            self.give_way().await;
+            self.check_memory()?;
+        }
+        Ok(place)
+    }
+
+    /// A place among as many as may be. What is in the pool takes none.
+    pub(super) async fn place(&self, id: SandboxId) -> Result<Reservation, Error> {
         if self.0.stopping.load(Ordering::Acquire) {
             return Err(Error::Stopping);
         }
-        let rules = &self.0.rules;
-        let place = self.0.registry.reserve_soon(id, rules.max_sandboxes, ENDING);
-        let place = place.await.ok_or_else(|| {
-            Error::Full(format!("there are {}, as many as may be", rules.max_sandboxes))
-        })?;
-        // With its place taken: of many that come at once, each sees the others.
-        let needed = needed_memory(rules.memory_headroom, self.0.registry.being_made());
+        let most = self.0.rules.max_sandboxes;
+        let place = self.0.registry.reserve_soon(id, most, ENDING).await;
+        place.ok_or_else(|| Error::Full(format!("there are {most}, as many as may be")))
+    }
+
+    fn check_memory(&self) -> Result<(), Error> {
+        let headroom = self.0.rules.memory_headroom;
+        let needed = needed_memory(headroom, self.0.registry.being_made());
         match backend::available_memory() {
             Some(available) if available < needed => Err(Error::Full(format!(
                 "{} MiB of memory are available, {} MiB are needed for those being made and what \
@@ -229,33 +271,22 @@ impl Sandboxes {
                 available >> 20,
                 needed >> 20
             ))),
-            _ => Ok(place),
+            _ => Ok(()),
         }
     }
 
-    fn spec(
+    pub(super) fn shape(
         &self,
-        id: SandboxId,
-        template: &Arc<Template>,
-        wanted: &Wanted,
-        envd_token: &str,
-    ) -> CellSpec {
-        let mut env_vars = template.env.clone();
-        env_vars.extend(wanted.env_vars.clone());
-        CellSpec {
-            id,
-            template: template.clone(),
+        template: Arc<Template>,
+        allow_internet_access: Option<bool>,
+    ) -> Shape {
+        Shape {
             limits: template.limits,
-            network: match wanted.allow_internet_access {
+            template,
+            network: match allow_internet_access {
                 Some(false) => NetworkMode::None,
                 Some(true) => NetworkMode::Nat,
                 None => self.0.rules.network,
-            },
-            init: Init {
-                env_vars: Some(env_vars),
-                access_token: Some(envd_token.to_owned()),
-                default_user: Some(template.user.clone()),
-                default_workdir: template.workdir.clone(),
             },
         }
     }
@@ -264,7 +295,8 @@ impl Sandboxes {
     pub(super) fn begin(&self, sandbox: &Arc<Sandbox>, cell: &Cell) {
         self.0.deadlines.watch(sandbox.id(), &sandbox.deadline);
         self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
-        (self.0.follow)(sandbox.clone());
+        self.0.inside.follow(sandbox.clone());
+        self.0.pool.stir();
     }
 }
 
@@ -274,7 +306,7 @@ fn needed_memory(headroom: u64, being_made: usize) -> u64 {
 }
 
 /// What only the sandbox's owner knows.
-fn token() -> Result<String, Error> {
+pub(super) fn token() -> Result<String, Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|e| {
         Error::io("cannot read", "the random number generator", io::Error::other(e))

@@ -11,14 +11,17 @@
 //! *Creating* takes a place and cannot be seen. *Running* is all a client ever sees. *Ending*
 //! begins with one atomic swap, which decides who ends the sandbox: from that instant it is
 //! invisible and its streams are cut; only then are its processes ended. What cannot be removed
-//! at once is tried again until it can.
+//! at once is tried again until it can. A sandbox that comes out of the [`pool`] was made before,
+//! and is *creating* only while it is given its owner's settings.
 
 mod adoption;
 mod deadlines;
 mod ending;
 mod error;
 mod id;
+mod inside;
 mod lifecycle;
+mod pool;
 mod record;
 mod registry;
 mod renewal;
@@ -29,6 +32,8 @@ mod trash;
 
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
-pub use lifecycle::{FindTemplate, Follow, Rules, Sandboxes, Wanted};
+pub use inside::Inside;
+pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
+pub use pool::{PoolCount, PoolRules};
 pub use record::Facts;
 pub use registry::{Registry, Sandbox};

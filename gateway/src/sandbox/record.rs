@@ -40,6 +40,9 @@ pub struct Facts {
     pub env_vars: BTreeMap<String, String>,
     pub started_at: DateTime<Utc>,
     pub envd_token: String,
+    /// It was ready before it was asked for.
+    #[serde(default)]
+    pub from_pool: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

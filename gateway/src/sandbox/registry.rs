@@ -107,6 +107,8 @@ pub struct Registry {
     places: RwLock<HashMap<SandboxId, Place>>,
     /// Told whenever one that was ending is gone.
     freed: Notify,
+    /// Told whenever one is no longer being made.
+    settled: Notify,
 }
 
 impl Registry {
@@ -170,6 +172,22 @@ impl Registry {
         places.values().filter(|place| matches!(place, Place::Creating { .. })).count()
     }
 
+    /// Returns when no sandbox is being made.
+    pub(super) async fn none_being_made(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.being_made() == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Places that are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.places.read().len()
+    }
+
     /// Makes a sandbox of before a restart visible.
     pub(crate) fn readmit(&self, sandbox: Arc<Sandbox>) {
         self.places.write().insert(sandbox.id(), Place::Running(sandbox));
@@ -231,6 +249,7 @@ impl Drop for Reservation {
             places.remove(&self.id);
         }
         drop(places);
+        self.registry.settled.notify_waiters();
         self.gone.cancel();
     }
 }
@@ -275,6 +294,24 @@ mod tests {
         assert_eq!(registry.being_made(), 1);
         drop(second);
         assert_eq!(registry.being_made(), 0);
+        assert_eq!(registry.taken(), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_quiet_moment_has_it_when_the_last_one_is_made() {
+        let registry = Arc::new(Registry::default());
+        let ids = [SandboxId::random(), SandboxId::random()];
+        let [first, second] = ids.map(|id| registry.reserve(id, 9).unwrap());
+        let quiet = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.none_being_made().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(first.fill(&sandbox(ids[0])).is_ok());
+        tokio::task::yield_now().await;
+        assert!(!quiet.is_finished());
+        drop(second);
+        tokio::time::timeout(Duration::from_secs(5), quiet).await.unwrap().unwrap();
     }
 
     #[test]

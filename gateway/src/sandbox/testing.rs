@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,10 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::Utc;
+use envd::wire::Init;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{Facts, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
+use super::{Facts, Inside, PoolRules, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
 use crate::{
     backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode},
     template::{FindError, Template},
@@ -32,6 +34,13 @@ pub(crate) struct TestBackend {
     /// And so many creates are not over in time.
     pub(crate) late_creates: AtomicUsize,
     pub(crate) create_takes: Mutex<Duration>,
+    /// Bytes, of each.
+    pub(crate) memory_used: AtomicUsize,
+    pub(crate) warmed: AtomicUsize,
+    /// What sandboxes of the pool were told, in order.
+    pub(crate) begun: Mutex<Vec<(PathBuf, Init)>>,
+    /// So many of the next are not told.
+    pub(crate) failing_begins: AtomicUsize,
 }
 
 impl TestBackend {
@@ -91,6 +100,10 @@ impl Backend for TestBackend {
         Ok(ended.filter(|e| !e.is_cancelled()).map(|ended| Cell { ended }))
     }
 
+    async fn memory_used(&self, _id: SandboxId) -> Result<u64, Error> {
+        Ok(self.memory_used.load(Ordering::SeqCst) as u64)
+    }
+
     async fn list(&self) -> Result<Vec<SandboxId>, Error> {
         Ok(self.cells.lock().keys().copied().collect())
     }
@@ -101,6 +114,29 @@ impl Backend for TestBackend {
 
     fn probe(&self, _planned: usize) -> Vec<Check> {
         Vec::new()
+    }
+}
+
+/// The envds of that backend's cells, which only listen.
+struct Listening(Arc<TestBackend>);
+
+pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
+    Box::new(Listening(backend.clone()))
+}
+
+#[async_trait]
+impl Inside for Listening {
+    fn follow(&self, _sandbox: Arc<Sandbox>) {}
+
+    async fn warm(&self, _dir: &Path) -> io::Result<()> {
+        self.0.warmed.fetch_add(1, Ordering::SeqCst);
+        Err(io::Error::other("there is no kernel"))
+    }
+
+    async fn begin(&self, dir: &Path, init: &Init) -> io::Result<()> {
+        fails(&self.0.failing_begins).map_err(io::Error::other)?;
+        self.0.begun.lock().push((dir.to_owned(), init.clone()));
+        Ok(())
     }
 }
 
@@ -126,6 +162,7 @@ pub(crate) fn facts() -> Facts {
         env_vars: BTreeMap::new(),
         started_at: Utc::now(),
         envd_token: "0".repeat(64),
+        from_pool: false,
     }
 }
 
@@ -151,6 +188,7 @@ pub(crate) fn rules() -> Rules {
         memory_headroom: 0,
         max_life: Duration::from_secs(24 * 3600),
         network: NetworkMode::Nat,
+        pool: PoolRules::default(),
     }
 }
 
@@ -206,5 +244,5 @@ pub(crate) fn sandboxes(dir: &Path, backend: &Arc<TestBackend>, rules: Rules) ->
     for name in ["sandboxes", "trash"] {
         std::fs::create_dir_all(dir.join(name)).unwrap();
     }
-    Sandboxes::new(dir, backend.clone(), rules, Box::new(find_template), |_| {})
+    Sandboxes::new(dir, backend.clone(), rules, Box::new(find_template), inside(backend))
 }

@@ -35,6 +35,7 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
     cases![
         nothing_of_the_host_is_seen_inside,
         limits_are_shown_and_kept,
+        memory_is_counted_with_all_that_takes_it,
         whatever_code_inside_did_its_end_is_quick,
         twenty_in_a_row_leave_nothing,
         ten_at_once_leave_nothing,
@@ -109,6 +110,21 @@ async fn limits_are_shown_and_kept(world: &World) {
     let links = fs::read_to_string(format!("/proc/{}/net/dev", world.pid(id))).unwrap();
     assert!(links.contains("lo:") && !links.contains("eth0"), "{links}");
     world.destroy(id).await;
+}
+
+async fn memory_is_counted_with_all_that_takes_it(world: &World) {
+    const TAKEN: u64 = 32 << 20;
+    let (id, _cell) = world.create(NetworkMode::None).await;
+    let idle = world.host.memory_used(id).await.unwrap();
+    assert!(idle > 0 && idle < TAKEN, "{idle}");
+    // A file in memory is its writer's.
+    let doubled =
+        "x=0123456789abcdef; for i in 0 1 2; do for j in 0 1 2 3 4 5 6; do x=$x$x; done; done";
+    world.inside(id, &format!("{doubled}; printf %s $x > /dev/shm/taken"));
+    let taken = world.host.memory_used(id).await.unwrap();
+    assert!(taken >= idle + TAKEN / 10 * 9, "{idle}, then {taken}");
+    world.destroy(id).await;
+    assert!(world.host.memory_used(id).await.is_err());
 }
 
 async fn whatever_code_inside_did_its_end_is_quick(world: &World) {

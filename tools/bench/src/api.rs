@@ -15,6 +15,7 @@ use crate::{
 
 /// Where envd is reached.
 const ENVD: u16 = 49_983;
+const INTERPRETER: u16 = 49_999;
 /// Longer than anything takes here, so that nothing expires while it is measured.
 const TIMEOUT_SECONDS: u32 = 2 * 3600;
 
@@ -47,7 +48,20 @@ impl Api {
     }
 
     pub(crate) async fn create(self: &Arc<Self>, client: &mut Client) -> anyhow::Result<Sandbox> {
-        let wanted = json!({ "templateID": "base", "timeout": TIMEOUT_SECONDS }).to_string();
+        self.create_as(client, json!({})).await
+    }
+
+    /// With more fields than any create has.
+    pub(crate) async fn create_as(
+        self: &Arc<Self>,
+        client: &mut Client,
+        mut wanted: Value,
+    ) -> anyhow::Result<Sandbox> {
+        if wanted.get("templateID").is_none() {
+            wanted["templateID"] = "base".into();
+        }
+        wanted["timeout"] = TIMEOUT_SECONDS.into();
+        let wanted = wanted.to_string();
         let request = self
             .request(Method::POST, "/v2/sandboxes")
             .header("content-type", "application/json")
@@ -55,6 +69,15 @@ impl Api {
         let answer = client.send(request, Keep::All).await?.successful().context("create")?;
         let made: Made = serde_json::from_slice(&answer.body).context("the answer to a create")?;
         Ok(Sandbox { api: Arc::clone(self), id: made.id, token: made.token })
+    }
+
+    /// A figure of `/metrics`, by its name and labels as they stand there.
+    pub(crate) async fn figure(&self, client: &mut Client, name: &str) -> anyhow::Result<f64> {
+        let request = self.request(Method::GET, "/metrics").body(Payload::empty())?;
+        let answer = client.send(request, Keep::All).await?.successful().context("metrics")?;
+        let text = std::str::from_utf8(&answer.body).context("metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.with_context(|| format!("no {name} in /metrics"))?.parse().context("metrics")
     }
 
     pub(crate) async fn healthy(&self, client: &mut Client) -> anyhow::Result<()> {
@@ -127,6 +150,13 @@ impl Sandbox {
         let answer =
             client.send(request, Keep::All).await?.successful().context(program.to_owned())?;
         check_events(&envelope::unwrap(answer.body).context(program.to_owned())?)
+    }
+
+    /// Runs code in the default context.
+    pub(crate) fn execute(&self, code: &str) -> anyhow::Result<Request<Payload>> {
+        let request = self.to_port(Method::POST, INTERPRETER, "/execute");
+        let body = Payload::of(json!({ "code": code }).to_string());
+        Ok(request.header("content-type", "application/json").body(body)?)
     }
 
     pub(crate) fn upload(&self, path: &str, file: Payload) -> anyhow::Result<Request<Payload>> {

@@ -52,14 +52,14 @@ struct Own {
 }
 
 impl Gateway {
-    /// One of our own does not answer yet: see [`Self::ready`].
-    pub(crate) fn reach(options: &Options) -> anyhow::Result<Self> {
-        let Some(url) = &options.url else { return Self::start(options) };
+    /// One of our own does not answer yet: see [`Self::ready`]. It is started with `flags`.
+    pub(crate) fn reach(options: &Options, flags: &[&str]) -> anyhow::Result<Self> {
+        let Some(url) = &options.url else { return Self::start(options, flags) };
         let (address, authority) = resolve(url)?;
         Ok(Self { api: Api::new(address, &authority, &options.api_key), own: None })
     }
 
-    fn start(options: &Options) -> anyhow::Result<Self> {
+    fn start(options: &Options, flags: &[&str]) -> anyhow::Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "sandboxes take root: run this as root");
         let binary = fs::canonicalize(&options.coppice)
             .with_context(|| format!("{}: no gateway to measure", options.coppice.display()))?;
@@ -73,6 +73,7 @@ impl Gateway {
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
             .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
             .arg(&data_dir)
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(fs::File::create(scratch.path().join(LOG)).context(LOG)?)
             // Ctrl-C in a terminal is for this program, which then ends the gateway.
@@ -168,13 +169,16 @@ fn resolve(url: &str) -> anyhow::Result<(SocketAddr, String)> {
 }
 
 /// What a result says of the gateway.
-pub(crate) fn described(gateway: &Gateway) -> String {
+pub(crate) fn described(gateway: &Gateway, flags: &[&str]) -> String {
     match gateway.own {
-        Some(_) => format!(
-            "started for this run, {} threads; default settings, but for --max-sandboxes \
-             {MAX_SANDBOXES} and --log-level warn",
-            machine::cores()
-        ),
+        Some(_) => {
+            let flags: String = flags.iter().map(|flag| format!(" {flag}")).collect();
+            format!(
+                "started for this run, {} threads; default settings, but for --max-sandboxes \
+                 {MAX_SANDBOXES} --log-level warn{flags}",
+                machine::cores()
+            )
+        }
         None => "found running; its settings are not known".to_owned(),
     }
 }

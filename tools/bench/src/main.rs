@@ -110,9 +110,9 @@ async fn measure(cli: Cli, measured: Vec<What>) -> anyhow::Result<u64> {
     let mut errors = 0;
     for what in measured {
         eprintln!("==> {}", what.name());
-        let gateway = Gateway::reach(&cli.gateway)?;
+        let gateway = Gateway::reach(&cli.gateway, what.flags())?;
         let mut stage = Stage { gateway, found: cli.gateway.clone(), amount: cli.amount.clone() };
-        let described = gateway::described(&stage.gateway);
+        let described = gateway::described(&stage.gateway, what.flags());
         let mut report = Report::new(what.name(), cli.amount.quick, described);
         // Whichever it is, the gateway is ended with its sandboxes.
         let measured = async {

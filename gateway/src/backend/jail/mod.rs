@@ -50,6 +50,10 @@ impl Backend for Host {
         missing()
     }
 
+    async fn memory_used(&self, _id: SandboxId) -> Result<u64, Error> {
+        missing()
+    }
+
     async fn list(&self) -> Result<Vec<SandboxId>, Error> {
         missing()
     }

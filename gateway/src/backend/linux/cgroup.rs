@@ -101,15 +101,7 @@ impl Cgroups {
                 Version::V2 => envd = Some(open_directory(&cell.join("envd"))?),
             }
         }
-        let memory = self
-            .plan
-            .of(Controller::Memory)
-            .ok_or_else(|| Error::Unsupported("no memory controller".into()))?;
-        let memory_file = match memory.version {
-            Version::V1 => "user/memory.usage_in_bytes",
-            Version::V2 => "user/memory.current",
-        };
-        let memory_usage = open(&self.cell(memory, id).join(memory_file), false)?;
+        let memory_usage = open(&self.memory_file(id, "user")?, false)?;
         let cpu_file = match (&self.plan.cpuacct, self.plan.v2()) {
             (None, Some(v2)) => self.cell(v2, id).join("user/cpu.stat"),
             (cpuacct, _) => {
@@ -119,6 +111,29 @@ impl Cgroups {
         };
         let cpu_usage = open(&cpu_file, false)?;
         Ok(Group { envd, envd_v1, user_procs, memory_usage, cpu_usage })
+    }
+
+    /// What is charged to envd and to all else of a sandbox (bytes).
+    pub(super) fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
+        let mut used = 0_u64;
+        for leaf in LEAVES {
+            let path = self.memory_file(id, leaf)?;
+            let text = fs::read_to_string(&path).call("read", path.display())?;
+            used = used.saturating_add(text.trim().parse().unwrap_or_default());
+        }
+        Ok(used)
+    }
+
+    fn memory_file(&self, id: SandboxId, leaf: &str) -> Result<PathBuf, Error> {
+        let memory = self
+            .plan
+            .of(Controller::Memory)
+            .ok_or_else(|| Error::Unsupported("no memory controller".into()))?;
+        let file = match memory.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        Ok(self.cell(memory, id).join(leaf).join(file))
     }
 
     /// Processes in the leaf of envd: envd, and for an instant each process it starts.

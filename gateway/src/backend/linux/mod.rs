@@ -169,6 +169,10 @@ impl Backend for Host {
         first.call("look for the first process of", id)?.map(|pidfd| watch(id, pidfd)).transpose()
     }
 
+    async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
+        self.0.cgroups.memory_used(id)
+    }
+
     async fn list(&self) -> Result<Vec<SandboxId>, Error> {
         let mut ids = self.0.cgroups.list();
         let slots = self.0.slots.list().into_iter();

@@ -184,8 +184,8 @@ async fn before_there_is_a_template() -> Seen {
     let dir = tempfile::tempdir().unwrap();
     let backend = Arc::new(TestBackend::default());
     let building = |_: &str| Err(FindError::Building("at it".into()));
-    let sandboxes =
-        Sandboxes::new(dir.path(), backend.clone(), testing::rules(), Box::new(building), |_| {});
+    let (rules, inside) = (testing::rules(), testing::inside(&backend));
+    let sandboxes = Sandboxes::new(dir.path(), backend.clone(), rules, Box::new(building), inside);
     let bed = bed_of(dir, backend, sandboxes, Keys::parse(KEY).unwrap());
     bed.get("/health").await;
     bed.document.seen.into_inner()

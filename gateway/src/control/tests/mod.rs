@@ -96,8 +96,13 @@ impl Bed {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        let body =
-            if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        let text =
+            parts.headers.get("content-type").is_some_and(|it| it.as_bytes().starts_with(b"text/"));
+        let body = match bytes.is_empty() {
+            true => Value::Null,
+            false if text => std::str::from_utf8(&bytes).unwrap().into(),
+            false => serde_json::from_slice(&bytes).unwrap(),
+        };
         let answer = Answer { status: parts.status, headers: parts.headers, body };
         if answer.status.as_u16() >= 400 {
             assert_eq!(answer.body["code"], answer.status.as_u16(), "{}", answer.body);

@@ -4,9 +4,11 @@ mod burst;
 mod churn;
 mod command;
 mod create;
+mod execute;
 mod files;
 mod kill;
 mod memory;
+mod pool;
 mod proxy;
 mod sustained;
 mod transfer;
@@ -23,6 +25,8 @@ use crate::{
 pub(crate) enum What {
     /// Cold create, one at a time; beside `runc run` and `bwrap`
     Create,
+    /// Creates out of the warm pool, and cold ones while it refills
+    Pool,
     /// Kill, one at a time
     Kill,
     /// 100 creates at once
@@ -31,6 +35,8 @@ pub(crate) enum What {
     Sustained,
     /// A command's round trip; beside `nsenter`
     Command,
+    /// Code in a warm context; beside jupyter_client
+    Execute,
     /// Uploads and downloads; beside nginx
     Files,
     /// Requests to a port of a sandbox; beside nginx as a proxy
@@ -42,12 +48,14 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Create,
+        Self::Pool,
         Self::Kill,
         Self::Burst,
         Self::Sustained,
         Self::Command,
+        Self::Execute,
         Self::Files,
         Self::Proxy,
         Self::Memory,
@@ -57,10 +65,12 @@ impl What {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
+            Self::Pool => "pool",
             Self::Kill => "kill",
             Self::Burst => "burst",
             Self::Sustained => "sustained",
             Self::Command => "command",
+            Self::Execute => "execute",
             Self::Files => "files",
             Self::Proxy => "proxy",
             Self::Memory => "memory",
@@ -68,13 +78,25 @@ impl What {
         }
     }
 
+    /// What a gateway of our own is started with for it: without a pool where that is not what is
+    /// measured, or its filling would be measured too.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Pool => &pool::FLAGS,
+            Self::Execute => &execute::FLAGS,
+            _ => &["--pool", "base=0"],
+        }
+    }
+
     pub(crate) async fn measure(self, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
         match self {
             Self::Create => create::measure(stage, report).await,
+            Self::Pool => pool::measure(stage, report).await,
             Self::Kill => kill::measure(stage, report).await,
             Self::Burst => burst::measure(stage, report).await,
             Self::Sustained => sustained::measure(stage, report).await,
             Self::Command => command::measure(stage, report).await,
+            Self::Execute => execute::measure(stage, report).await,
             Self::Files => files::measure(stage, report).await,
             Self::Proxy => proxy::measure(stage, report).await,
             Self::Memory => memory::measure(stage, report).await,

@@ -1,0 +1,22 @@
+//! What this side says to a sandbox's envd, and hears from it; how, others know.
+
+use std::{io, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use envd::wire::Init;
+
+use super::Sandbox;
+
+#[async_trait]
+pub trait Inside: Send + Sync + 'static {
+    /// Called once for every sandbox that becomes visible.
+    fn follow(&self, sandbox: Arc<Sandbox>);
+
+    /// Starts what a sandbox in `dir` would else start when it is first asked for it: the default
+    /// kernel, where its template has one. Bounded in time.
+    async fn warm(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes the sandbox in `dir`, which was ready before anybody asked for it, somebody's: from
+    /// here on it has that environment and that token. Bounded in time.
+    async fn begin(&self, dir: &Path, init: &Init) -> io::Result<()>;
+}

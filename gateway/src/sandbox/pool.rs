@@ -1,0 +1,237 @@
+//! The pool: sandboxes that are ready before anybody asks for them.
+//!
+//! ```text
+//!            filled                        taken
+//!   making ─────────▶ available ───────────────────────▶ running, as any other
+//!      │                  │ died, does not suit any more,
+//!      │ failed           ▼ gives way to a client's
+//!      └──────────────▶ ending ──▶ gone
+//! ```
+//!
+//! An entry is a sandbox in all but name: it has its final id, its directory, its processes and a
+//! token that nobody knows; what it lacks is a record and a place in the registry. So nobody can
+//! see it, it takes no place of a client's, and the next gateway removes it as it does whatever
+//! has no record: none is ever left, or given to two. The record that is written when an entry is
+//! taken is the one point where it becomes a sandbox.
+//!
+//! `filling` keeps the pool as the operator wants it, `taking` gives entries to clients.
+
+mod filling;
+mod taking;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use envd::wire::Init;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{SandboxId, Sandboxes};
+use crate::{
+    backend::{Cell, CellSpec, Limits, NetworkMode},
+    template::Template,
+};
+
+/// How large a pool the operator wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolRules {
+    /// Entries of each template, by its name.
+    pub sizes: BTreeMap<String, usize>,
+    /// Memory (bytes) that all entries may have together.
+    pub memory: u64,
+}
+
+/// What is there of one template's pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolCount {
+    /// Being made, available or allocated.
+    pub total: usize,
+    /// Running sandboxes that were taken from it.
+    pub allocated: usize,
+    pub available: usize,
+}
+
+/// What a sandbox is for good once it has been made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub(super) template: Arc<Template>,
+    pub(super) limits: Limits,
+    pub(super) network: NetworkMode,
+}
+
+impl Shape {
+    /// What a sandbox of this shape starts with.
+    pub(super) fn init(&self, env_vars: BTreeMap<String, String>, token: String) -> Init {
+        let mut all = self.template.env.clone();
+        all.extend(env_vars);
+        Init {
+            env_vars: Some(all),
+            access_token: Some(token),
+            default_user: Some(self.template.user.clone()),
+            default_workdir: self.template.workdir.clone(),
+        }
+    }
+
+    pub(super) fn spec(&self, id: SandboxId, init: Init) -> CellSpec {
+        let Self { template, limits, network } = self.clone();
+        CellSpec { id, template, limits, network, init }
+    }
+}
+
+/// A sandbox that is nobody's yet.
+pub(super) struct Entry {
+    pub(super) id: SandboxId,
+    pub(super) dir: PathBuf,
+    pub(super) shape: Shape,
+    pub(super) cell: Cell,
+    /// Bytes, when it had become ready.
+    memory: u64,
+    /// Wakes whoever tends the pool when it dies.
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl Entry {
+    fn lives(&self) -> bool {
+        !self.cell.ended.is_cancelled()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Pool {
+    entries: Mutex<Entries>,
+    /// There may be something to do.
+    stirred: Notify,
+    /// Held while all give way, so that others who need the memory wait for it too.
+    giving_way: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// The oldest first.
+    available: VecDeque<Entry>,
+    /// The template of the one that is being made.
+    making: Option<String>,
+    /// No more are taken in.
+    closed: bool,
+}
+
+impl Pool {
+    /// Has the pool looked after soon.
+    pub(super) fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// The oldest that is of that shape and lives.
+    fn take(&self, shape: &Shape) -> Option<Entry> {
+        let mut entries = self.entries.lock();
+        let at = entries.available.iter().position(|it| it.lives() && it.shape == *shape)?;
+        let taken = entries.available.remove(at);
+        drop(entries);
+        self.stir();
+        taken
+    }
+
+    /// Refused when the gateway is stopping.
+    fn put(&self, entry: Entry) -> Result<(), Entry> {
+        let mut entries = self.entries.lock();
+        if entries.closed {
+            return Err(entry);
+        }
+        entries.available.push_back(entry);
+        Ok(())
+    }
+
+    /// Back to where it was taken from.
+    fn give_back(&self, entry: Entry) -> Result<(), Entry> {
+        let mut entries = self.entries.lock();
+        if entries.closed {
+            return Err(entry);
+        }
+        entries.available.push_front(entry);
+        Ok(())
+    }
+
+    /// Takes out what is dead, is of no shape that is wanted, or too many: of its shape, or of all
+    /// when there is `room` for so many.
+    fn take_surplus(&self, wanted: &[(Shape, usize)], room: usize) -> Vec<Entry> {
+        let mut left: Vec<usize> = wanted.iter().map(|(_, size)| *size).collect();
+        let mut room = room;
+        let mut entries = self.entries.lock();
+        let (kept, surplus) = entries.available.drain(..).partition(|entry: &Entry| {
+            let Some(of) = wanted.iter().position(|(shape, _)| *shape == entry.shape) else {
+                return false;
+            };
+            let keep = entry.lives() && left[of] > 0 && room > 0;
+            if keep {
+                left[of] -= 1;
+                room -= 1;
+            }
+            keep
+        });
+        entries.available = kept;
+        surplus.into()
+    }
+
+    fn take_oldest(&self) -> Option<Entry> {
+        self.entries.lock().available.pop_front()
+    }
+
+    fn take_all(&self) -> Vec<Entry> {
+        self.entries.lock().available.drain(..).collect()
+    }
+
+    fn close(&self) -> Vec<Entry> {
+        let mut entries = self.entries.lock();
+        entries.closed = true;
+        entries.available.drain(..).collect()
+    }
+
+    fn set_making(&self, template: Option<&str>) {
+        self.entries.lock().making = template.map(str::to_owned);
+    }
+
+    /// How many there are, and how much memory (bytes) they have: all, and the largest one of that
+    /// template.
+    fn memory(&self, template: &str) -> (u64, Option<u64>) {
+        let entries = self.entries.lock();
+        let of_it = entries.available.iter().filter(|it| it.shape.template.id == template);
+        let all = entries.available.iter().map(|it| it.memory).fold(0, u64::saturating_add);
+        (all, of_it.map(|it| it.memory).max())
+    }
+
+    fn available(&self, shape: &Shape) -> usize {
+        self.entries.lock().available.iter().filter(|it| it.shape == *shape).count()
+    }
+}
+
+impl Sandboxes {
+    /// What is there of each template that has a pool, or had one that a running sandbox is of.
+    pub fn pool(&self) -> BTreeMap<String, PoolCount> {
+        let sizes = self.0.rules.pool.sizes.iter().filter(|(_, size)| **size > 0);
+        let mut counts: BTreeMap<String, PoolCount> =
+            sizes.map(|(name, _)| (name.clone(), PoolCount::default())).collect();
+        for sandbox in self.0.registry.all_running() {
+            if sandbox.facts().from_pool {
+                let count = counts.entry(sandbox.facts().template.id.clone()).or_default();
+                count.allocated += 1;
+                count.total += 1;
+            }
+        }
+        let entries = self.0.pool.entries.lock();
+        for entry in entries.available.iter().filter(|entry| entry.lives()) {
+            let count = counts.entry(entry.shape.template.id.clone()).or_default();
+            count.available += 1;
+            count.total += 1;
+        }
+        if let Some(name) = &entries.making {
+            counts.entry(name.clone()).or_default().total += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,189 @@
+//! Keeps the pool as the operator wants it, in the background and out of everybody's way.
+//!
+//! One entry is made at a time, while no client waits for a sandbox, and then as long a rest is
+//! taken as that took: half a CPU at the most. Memory is asked for twice: what the entries may have
+//! together, and what the host has left.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Entry, Shape};
+use crate::{
+    backend,
+    sandbox::{
+        Error, SandboxId, Sandboxes,
+        lifecycle::{TAKEN_AT_FIRST, token},
+    },
+    template::FindError,
+};
+
+/// Looked at at least so often: memory comes and goes without a word.
+const LOOK: Duration = Duration::from_secs(2);
+/// What must be available to the host (bytes) beyond what the operator keeps free: below the first
+/// an entry is ended, and below the second none is made.
+const SHORT: u64 = 128 << 20;
+const AMPLE: u64 = 512 << 20;
+/// Where clients come without a pause, an entry is made nevertheless after so long.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// After an entry that could not be made.
+const RETRY: Duration = Duration::from_secs(5);
+/// After one that was ended, for the host's figure to tell.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// What was done.
+#[derive(Debug, PartialEq)]
+pub(super) enum Tended {
+    Nothing,
+    Made,
+    Failed,
+    Ended,
+}
+
+impl Sandboxes {
+    /// Fills the pool and keeps it as it should be; never returns.
+    pub async fn keep_pool(&self) {
+        for name in self.0.rules.pool.sizes.keys() {
+            if let Err(Error::Template { source: FindError::Unknown, .. }) = self.template(name) {
+                tracing::info!("pool: nothing is kept ready of {name}, as there is none");
+            }
+        }
+        let mut last = None;
+        loop {
+            let start = Instant::now();
+            match self.tend(&mut last).await {
+                Tended::Nothing => drop(timeout(LOOK, self.0.pool.stirred.notified()).await),
+                Tended::Made => sleep(start.elapsed()).await,
+                Tended::Ended => sleep(SETTLE).await,
+                Tended::Failed => sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Does one thing; `last` is the template that had its turn.
+    pub(super) async fn tend(&self, last: &mut Option<String>) -> Tended {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Tended::Nothing;
+        }
+        let wanted = self.wanted_shapes();
+        let (rules, pool) = (&self.0.rules, &self.0.pool);
+        let room = rules.max_sandboxes.saturating_sub(self.0.registry.taken());
+        let surplus = pool.take_surplus(&wanted, room);
+        for entry in &surplus {
+            tracing::info!(sandbox = %entry.id, "pool: not needed, or dead: ending");
+        }
+        self.end_entries(surplus);
+        if !has_left(rules.memory_headroom.saturating_add(SHORT)) {
+            return match pool.take_oldest() {
+                Some(entry) => {
+                    tracing::info!(sandbox = %entry.id, "pool: memory is short: ending");
+                    self.end_entries([entry]);
+                    Tended::Ended
+                }
+                None => Tended::Nothing,
+            };
+        }
+        let have: Vec<usize> = wanted.iter().map(|(shape, _)| pool.available(shape)).collect();
+        if have.iter().sum::<usize>() >= room {
+            return Tended::Nothing;
+        }
+        let lacking = wanted.into_iter().zip(have).filter(|((_, size), have)| have < size);
+        let lacking: BTreeMap<String, Shape> =
+            lacking.map(|((shape, _), _)| (shape.template.id.clone(), shape)).collect();
+        let Some(shape) = next(lacking, last.as_deref()) else { return Tended::Nothing };
+        let name = shape.template.id.clone();
+        let (all, largest) = pool.memory(&name);
+        let needed = largest.unwrap_or(TAKEN_AT_FIRST);
+        if all.saturating_add(needed) > rules.pool.memory
+            || !has_left(rules.memory_headroom.saturating_add(AMPLE).saturating_add(needed))
+        {
+            return Tended::Nothing;
+        }
+        let _ = timeout(LONGEST_WAIT, self.0.registry.none_being_made()).await;
+        *last = Some(name.clone());
+        match self.fill_one(shape).await {
+            Ok(()) => Tended::Made,
+            Err(Error::Stopping) => Tended::Nothing,
+            Err(error) => {
+                tracing::warn!("pool: cannot make one of {name}, again in {RETRY:?}: {error}");
+                Tended::Failed
+            }
+        }
+    }
+
+    /// What the entries should be at present, and how many. A template that is not there has none.
+    fn wanted_shapes(&self) -> Vec<(Shape, usize)> {
+        let sizes = self.0.rules.pool.sizes.iter();
+        let there = sizes.filter_map(|(name, size)| {
+            let template = self.template(name).ok()?;
+            Some((self.shape(template, None), *size))
+        });
+        there.collect()
+    }
+
+    /// In a task of its own: what was begun is brought to its end, whoever waits.
+    async fn fill_one(&self, shape: Shape) -> Result<(), Error> {
+        let sandboxes = self.clone();
+        let task = self.0.tasks.spawn(async move {
+            sandboxes.0.pool.set_making(Some(&shape.template.id));
+            let made = sandboxes.make_entry(shape).await;
+            sandboxes.0.pool.set_making(None);
+            made
+        });
+        task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
+    }
+
+    async fn make_entry(&self, shape: Shape) -> Result<(), Error> {
+        let id = SandboxId::random();
+        let dir = self.0.home.join(id.to_string());
+        let init = shape.init(BTreeMap::new(), token()?);
+        let made = async {
+            let cell = self.make_cell(&dir, shape.spec(id, init)).await?;
+            // One that cannot be warmed is as good as one that was made for its client.
+            if let Err(error) = self.0.inside.warm(&dir).await {
+                tracing::debug!(sandbox = %id, "pool: not warmed: {error}");
+            }
+            Ok((cell, self.0.backend.memory_used(id).await?))
+        };
+        let (cell, memory) = match made.await {
+            Ok(made) => made,
+            Err(error) => {
+                self.remove(id, &dir).await;
+                return Err(error);
+            }
+        };
+        let watch = tokio::spawn({
+            let (sandboxes, ended) = (self.clone(), cell.ended.clone());
+            async move {
+                ended.cancelled().await;
+                sandboxes.0.pool.stir();
+            }
+        });
+        let entry = Entry { id, dir, shape, cell, memory, _watch: AbortOnDropHandle::new(watch) };
+        tracing::debug!(sandbox = %id, template = entry.shape.template.id, "pool: ready");
+        match self.0.pool.put(entry) {
+            Ok(()) => Ok(()),
+            Err(entry) => {
+                self.remove(id, &entry.dir).await;
+                Err(Error::Stopping)
+            }
+        }
+    }
+}
+
+/// Whether so much memory (bytes) is available; where the system does not say, it is.
+fn has_left(bytes: u64) -> bool {
+    backend::available_memory().is_none_or(|available| available >= bytes)
+}
+
+/// The one whose turn it is, so that no template keeps the others from theirs.
+fn next(mut lacking: BTreeMap<String, Shape>, last: Option<&str>) -> Option<Shape> {
+    let after = last.and_then(|last| lacking.keys().find(|name| name.as_str() > last).cloned());
+    let name = after.or_else(|| lacking.keys().next().cloned())?;
+    lacking.remove(&name)
+}

@@ -1,0 +1,298 @@
+//! The pool with a backend without a kernel: who gets what, and what becomes of the rest.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use chrono::Utc;
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{PoolCount, PoolRules};
+use crate::{
+    backend::NetworkMode,
+    sandbox::{
+        Error, Rules, SandboxId, Sandboxes, Wanted,
+        testing::{self, Bed, TestBackend, bed},
+    },
+    template::{FindError, Template},
+};
+
+fn pooled(size: usize) -> Rules {
+    let sizes = BTreeMap::from([("base".to_owned(), size)]);
+    Rules { pool: PoolRules { sizes, memory: 1 << 30 }, ..testing::rules() }
+}
+
+/// A bed whose pool is kept, and full.
+async fn filled(rules: Rules) -> Bed {
+    let size = rules.pool.sizes["base"];
+    let bed = bed(rules);
+    keep(&bed.sandboxes);
+    until(&bed.sandboxes, |count| count.available == size).await;
+    bed
+}
+
+fn keep(sandboxes: &Sandboxes) {
+    let sandboxes = sandboxes.clone();
+    tokio::spawn(async move { sandboxes.keep_pool().await });
+}
+
+async fn until(sandboxes: &Sandboxes, so: impl Fn(&PoolCount) -> bool) {
+    let reached = async {
+        while !so(&sandboxes.pool()["base"]) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let reached = timeout(Duration::from_secs(10), reached).await;
+    reached.unwrap_or_else(|_| panic!("it stays at {:?}", sandboxes.pool()));
+}
+
+fn count(total: usize, allocated: usize, available: usize) -> PoolCount {
+    PoolCount { total, allocated, available }
+}
+
+/// Ids in the order they were made.
+fn made(backend: &TestBackend) -> Vec<SandboxId> {
+    backend.specs.lock().iter().map(|spec| spec.id).collect()
+}
+
+#[tokio::test]
+async fn a_sandbox_of_the_pool_is_what_was_asked_for_and_another_is_made_for_the_next() {
+    let bed = filled(pooled(1)).await;
+    let spec = bed.backend.specs.lock()[0].clone();
+    let dir = bed.dir.path().join("sandboxes").join(spec.id.to_string());
+    assert_eq!(bed.backend.warmed.load(SeqCst), 1);
+    assert!(bed.sandboxes.running(spec.id).is_err() && !dir.join("sandbox.json").exists());
+    assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 1));
+
+    let before = Utc::now();
+    let mut wanted = testing::wanted();
+    wanted.env_vars.insert("MINE".into(), "1".into());
+    wanted.metadata.insert("a".into(), "b".into());
+    wanted.timeout = Duration::from_secs(7);
+    let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
+    assert_eq!(sandbox.id(), spec.id);
+    assert!(sandbox.facts().from_pool && sandbox.facts().started_at >= before);
+    assert_eq!(sandbox.facts().metadata["a"], "b");
+    let life = sandbox.ends_at().unwrap() - sandbox.facts().started_at;
+    // Deadlines are kept in whole milliseconds.
+    assert!((6999..=7000).contains(&life.num_milliseconds()));
+    assert!(dir.join("sandbox.json").exists());
+    let (told, init) = bed.backend.begun.lock()[0].clone();
+    assert_eq!(told, dir);
+    assert_eq!(init.access_token.as_deref(), Some(sandbox.envd_token()));
+    assert_ne!(spec.init.access_token, init.access_token);
+    assert_eq!(init.default_user.as_deref(), Some("user"));
+    let env = init.env_vars.unwrap();
+    assert_eq!((env["MINE"].as_str(), env["LANG"].as_str()), ("1", "C.UTF-8"));
+
+    until(&bed.sandboxes, |it| *it == count(2, 1, 1)).await;
+    bed.sandboxes.kill(sandbox.id()).await.unwrap();
+    assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 1));
+    assert!(bed.sandboxes.stop(false, Duration::from_secs(5)).await);
+    bed.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn what_an_entry_cannot_become_is_made_anew() {
+    let bed = filled(pooled(1)).await;
+    let entry = made(&bed.backend)[0];
+    let closed = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    let sandbox = bed.sandboxes.create(closed, None).await.unwrap();
+    assert!(sandbox.id() != entry && !sandbox.facts().from_pool);
+    assert_eq!(sandbox.facts().network, NetworkMode::None);
+    let open = Wanted { allow_internet_access: Some(true), ..testing::wanted() };
+    assert_eq!(bed.sandboxes.create(open, None).await.unwrap().id(), entry);
+}
+
+#[tokio::test]
+async fn of_many_that_come_at_once_each_gets_a_sandbox_of_its_own() {
+    let bed = filled(Rules { max_sandboxes: 40, ..pooled(3) }).await;
+    let create = || bed.sandboxes.create(testing::wanted(), None);
+    let all = futures_util::future::try_join_all((0..30).map(|_| create())).await.unwrap();
+    let mut ids: Vec<_> = all.iter().map(|sandbox| sandbox.id()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 30);
+    assert!(all.iter().filter(|sandbox| sandbox.facts().from_pool).count() >= 3);
+}
+
+#[tokio::test]
+async fn an_entry_that_died_is_replaced_and_not_given_away() {
+    let bed = filled(pooled(2)).await;
+    let first = made(&bed.backend)[0];
+    bed.backend.end_cell(first);
+    let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert_ne!(sandbox.id(), first);
+    until(&bed.sandboxes, |it| it.available == 2).await;
+    timeout(Duration::from_secs(5), async {
+        while bed.backend.cells.lock().contains_key(&first) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+    .expect("the dead one is removed");
+}
+
+#[tokio::test]
+async fn whom_the_entries_do_not_answer_gets_a_new_sandbox_at_once() {
+    let bed = filled(pooled(2)).await;
+    let entries = made(&bed.backend);
+    bed.backend.failing_begins.store(2, SeqCst);
+    let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert!(!entries.contains(&sandbox.id()) && !sandbox.facts().from_pool);
+    assert!(bed.backend.begun.lock().is_empty());
+    until(&bed.sandboxes, |it| it.available == 2).await;
+}
+
+#[tokio::test]
+async fn the_pool_takes_no_place_that_a_client_could_have() {
+    let bed = filled(Rules { max_sandboxes: 2, ..pooled(2) }).await;
+    let none = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    for _ in 0..2 {
+        bed.sandboxes.create(none.clone(), None).await.unwrap();
+    }
+    // Nobody could have one of these.
+    until(&bed.sandboxes, |it| *it == count(0, 0, 0)).await;
+    let full = bed.sandboxes.create(testing::wanted(), None).await;
+    assert!(matches!(full, Err(Error::Full(_))));
+}
+
+#[tokio::test]
+async fn an_entry_survives_a_create_that_finds_no_place() {
+    let bed = bed(Rules { max_sandboxes: 1, ..pooled(1) });
+    let entry = bed.sandboxes.tend(&mut None).await;
+    assert_eq!(entry, super::filling::Tended::Made);
+    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let full = bed.sandboxes.create(testing::wanted(), None).await;
+    assert!(matches!(full, Err(Error::Full(_))));
+    assert_eq!(bed.sandboxes.pool()["base"].available, 1);
+    drop(held);
+    let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert!(sandbox.facts().from_pool);
+}
+
+#[tokio::test]
+async fn where_memory_is_short_all_give_way_and_none_are_made() {
+    let bed = filled(pooled(2)).await;
+    let poor = Rules { memory_headroom: u64::MAX, ..pooled(2) };
+    let poor = testing::sandboxes(bed.dir.path(), &bed.backend, poor);
+    let entries = bed.sandboxes.0.pool.take_all();
+    assert_eq!(entries.len(), 2);
+    for entry in entries {
+        assert!(poor.0.pool.put(entry).is_ok());
+    }
+    // A client that needs memory gets what the pool had, though here it is not enough.
+    let none = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    let full = poor.create(none, None).await;
+    assert!(matches!(full, Err(Error::Full(_))));
+    assert_eq!(poor.pool()["base"], count(0, 0, 0));
+    assert!(made(&bed.backend).iter().all(|id| !bed.backend.cells.lock().contains_key(id)));
+    assert_eq!(poor.tend(&mut None).await, super::filling::Tended::Nothing);
+}
+
+#[tokio::test]
+async fn the_pool_is_as_large_as_its_memory_allows() {
+    let mut rules = pooled(5);
+    rules.pool.memory = 100 << 20;
+    let bed = bed(rules);
+    bed.backend.memory_used.store(40 << 20, SeqCst);
+    for expected in ["Made", "Made", "Nothing"] {
+        let tended = bed.sandboxes.tend(&mut None).await;
+        assert_eq!(format!("{tended:?}"), expected);
+    }
+    assert_eq!(bed.sandboxes.pool()["base"].available, 2);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_made_leaves_nothing() {
+    let bed = bed(pooled(1));
+    bed.backend.failing_creates.store(1, SeqCst);
+    assert_eq!(bed.sandboxes.tend(&mut None).await, super::filling::Tended::Failed);
+    bed.until_nothing_is_left().await;
+    assert_eq!(bed.sandboxes.tend(&mut None).await, super::filling::Tended::Made);
+}
+
+#[tokio::test]
+async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
+    let bed = bed(pooled(1));
+    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let mut last = None;
+    let tending = bed.sandboxes.tend(&mut last);
+    tokio::pin!(tending);
+    let early = timeout(Duration::from_millis(100), &mut tending).await;
+    assert!(early.is_err() && bed.backend.specs.lock().is_empty());
+    drop(held);
+    timeout(Duration::from_secs(5), tending).await.unwrap();
+    assert_eq!(bed.backend.specs.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn entries_of_a_template_that_was_replaced_are_never_given_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(TestBackend::default());
+    for name in ["sandboxes", "trash"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    let present = Arc::new(Mutex::new(Some(Arc::new(testing::template()))));
+    let find = {
+        let present = present.clone();
+        Box::new(move |_: &str| present.lock().clone().ok_or(FindError::Unknown))
+    };
+    let inside = testing::inside(&backend);
+    let sandboxes = Sandboxes::new(dir.path(), backend.clone(), pooled(1), find, inside);
+    let mut last = None;
+    sandboxes.tend(&mut last).await;
+    let old = made(&backend)[0];
+    let newer = Template { layers: vec!["/layers/newer".into()], ..testing::template() };
+    *present.lock() = Some(Arc::new(newer.clone()));
+    let sandbox = sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert!(sandbox.id() != old && sandbox.facts().template == newer);
+    sandboxes.tend(&mut last).await;
+    assert_eq!(sandboxes.pool()["base"].available, 1);
+    assert_eq!(*backend.specs.lock().last().unwrap().template, newer);
+    *present.lock() = None;
+    sandboxes.tend(&mut last).await;
+    assert_eq!(sandboxes.pool()["base"].available, 0);
+    sandboxes.0.tasks.close();
+    timeout(Duration::from_secs(5), sandboxes.0.tasks.wait()).await.unwrap();
+    assert_eq!(backend.cells.lock().keys().collect::<Vec<_>>(), [&sandbox.id()]);
+}
+
+#[tokio::test]
+async fn templates_have_their_turns_though_one_of_them_fails() {
+    let mut rules = pooled(2);
+    rules.pool.sizes.insert("other".into(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(TestBackend::default());
+    std::fs::create_dir_all(dir.path().join("sandboxes")).unwrap();
+    std::fs::create_dir_all(dir.path().join("trash")).unwrap();
+    let find = Box::new(|name: &str| {
+        Ok(Arc::new(Template { id: name.to_owned(), ..testing::template() }))
+    });
+    let inside = testing::inside(&backend);
+    let sandboxes = Sandboxes::new(dir.path(), backend.clone(), rules, find, inside);
+    let mut last = None;
+    backend.failing_creates.store(1, SeqCst);
+    for expected in ["Failed", "Made", "Made", "Made", "Nothing"] {
+        assert_eq!(format!("{:?}", sandboxes.tend(&mut last).await), expected);
+    }
+    let order: Vec<_> = backend.specs.lock().iter().map(|it| it.template.id.clone()).collect();
+    assert_eq!(order, ["other", "base", "base"]);
+}
+
+#[tokio::test]
+async fn the_next_gateway_ends_what_was_nobodys() {
+    let bed = filled(pooled(2)).await;
+    let mine = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    until(&bed.sandboxes, |it| it.available == 2).await;
+    assert_eq!(bed.backend.cells.lock().len(), 3);
+    let after = testing::sandboxes(bed.dir.path(), &bed.backend, pooled(2));
+    after.adopt_all().await.unwrap();
+    assert_eq!(after.pool()["base"], count(1, 1, 0));
+    after.0.tasks.close();
+    timeout(Duration::from_secs(5), after.0.tasks.wait()).await.unwrap();
+    assert_eq!(bed.backend.cells.lock().keys().collect::<Vec<_>>(), [&mine.id()]);
+}
