@@ -58,7 +58,7 @@ pub(crate) struct Confines {
 
 impl Envd {
     /// In no sandbox, and without one's limits, for tests.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn in_no_sandbox() -> Arc<Self> {
         Self::new(&Spec {
             protocol: wire::PROTOCOL,
