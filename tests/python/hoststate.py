@@ -89,7 +89,8 @@ def _parent(gateway):
 
 
 def _cgroups(gateway):
-    for parent in CGROUPS.glob(f"**/{_parent(gateway)}"):
+    # At the top of each hierarchy; what lies deeper may be another gateway's, and go meanwhile.
+    for parent in [*CGROUPS.glob(_parent(gateway)), *CGROUPS.glob(f"*/{_parent(gateway)}")]:
         for path, directories, _ in os.walk(parent):
             yield from (os.path.join(path, name) for name in directories)
             directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
