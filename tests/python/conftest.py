@@ -206,7 +206,7 @@ class Memory:
 @pytest.fixture
 def memory(gateway, sandbox):
     """That of gateway and envd, during a test that may take long."""
-    sandbox.set_timeout(600)
+    sandbox.set_timeout(900)
     (envd,) = processes_of(sandbox.sandbox_id, "envd")
     return Memory([gateway.process.pid, envd])
 

@@ -7,8 +7,6 @@ from e2b import Sandbox
 
 from hoststate import HostState, assert_back_to
 
-pytestmark = pytest.mark.both
-
 MANY = 50
 
 
@@ -23,6 +21,7 @@ def work(sandbox, n):
     )
 
 
+@pytest.mark.both
 @pytest.mark.timeout(180)
 def test_fifty_sandboxes_at_once_all_answer_and_leave_nothing(gateway):
     start = HostState.of(gateway)

@@ -9,7 +9,7 @@ import { NotEnoughSpaceError, SandboxError, gateway, sandboxFor, test } from '..
 
 const ALL_BYTES = Uint8Array.from({ length: 256 * 400 }, (_, n) => n % 256)
 const MIB = 1 << 20
-const BIG = 512 * MIB
+const BIG = 256 * MIB
 // What either process may need more than before, whatever the size; others use the gateway, too.
 const BOUND = 32 * MIB
 
