@@ -89,10 +89,18 @@ def _parent(gateway):
 
 
 def _cgroups(gateway):
-    for parent in CGROUPS.glob(f"**/{_parent(gateway)}"):
-        for path, directories, _ in os.walk(parent):
-            yield from (os.path.join(path, name) for name in directories)
-            directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
+    parent = _parent(gateway)
+    # `os.walk` passes over what goes meanwhile: other gateways' sandboxes come and go.
+    for path, directories, _ in os.walk(CGROUPS):
+        if parent in directories:
+            yield from _below(os.path.join(path, parent))
+        directories[:] = [name for name in directories if not name.startswith("coppice-gw-")]
+
+
+def _below(cgroup):
+    for path, directories, _ in os.walk(cgroup):
+        yield from (os.path.join(path, name) for name in directories)
+        directories[:] = [name for name in directories if not SANDBOX.fullmatch(name)]
 
 
 def _processes(gateway):
