@@ -6,6 +6,7 @@
 //!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
 //! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
+<<<<<<< HEAD
 //!   stream pair). It says with one byte that it is ready. The gateway sends one byte with the
 //!   control socket, the log and, if there is one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then
 //!   the owner of its user namespace as a big-endian `u32`; it is answered with the pid of the
@@ -13,6 +14,13 @@
 //!   one byte on its control socket.
 //! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`, by which
 //!   a sandbox that was made before anybody wanted it becomes somebody's.
+=======
+//!   stream pair). The gateway sends one byte with the control socket, the log and, if there is
+//!   one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then the owner of its user namespace as a
+//!   big-endian `u32`; it is answered with the pid of the sandbox's first process, or the negative
+//!   errno, as a big-endian `i32`. That process waits for one byte on its control socket.
+//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
+>>>>>>> w-p
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte; with [`TunnelReply::Open`] comes, as `SCM_RIGHTS`, a socket
 //!   that is connected to that port.
@@ -118,8 +126,8 @@ pub struct LinuxNetwork {
     pub gateway: std::net::Ipv4Addr,
 }
 
-/// What the sandbox starts with; also the body of `POST /init`, where an absent field stays as it
-/// was.
+/// What the sandbox starts with; also the body of `POST /init`, by which one that was made before
+/// anybody wanted it becomes somebody's, and where an absent field stays as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Init {

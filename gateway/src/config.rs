@@ -43,10 +43,10 @@ const NAMES: [&str; 19] = [
     "max-sandboxes",
     "max-timeout",
     "memory-headroom",
-    "network",
-    "dns",
     "pool",
     "pool-memory",
+    "network",
+    "dns",
     "config",
 ];
 /// Only from the environment: a command line is seen by every user of the host.
@@ -78,10 +78,10 @@ pub struct Config {
     pub max_timeout: Duration,
     /// Bytes.
     pub memory_headroom: u64,
+    pub pool: PoolRules,
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
-    pub pool: PoolRules,
 }
 
 impl Config {
@@ -152,18 +152,18 @@ pub struct Flags {
     /// Memory of the host to leave alone, in MiB [env: COPPICE_MEMORY_HEADROOM] [default: 256]
     #[arg(long, value_name = "MIB")]
     memory_headroom: Option<String>,
-    /// For sandboxes that do not say: nat or none [env: COPPICE_NETWORK] [default: nat]
-    #[arg(long, value_name = "MODE")]
-    network: Option<String>,
-    /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
-    #[arg(long, value_name = "IP,IP")]
-    dns: Option<String>,
     /// Sandboxes kept ready, by template; a table in the file [env: COPPICE_POOL] [default: code-interpreter-v1=1]
     #[arg(long, value_name = "TEMPLATE=N,...")]
     pool: Option<String>,
     /// Memory that those may take together, in MiB [env: COPPICE_POOL_MEMORY] [default: 2048]
     #[arg(long, value_name = "MIB")]
     pool_memory: Option<String>,
+    /// For sandboxes that do not say: nat or none [env: COPPICE_NETWORK] [default: nat]
+    #[arg(long, value_name = "MODE")]
+    network: Option<String>,
+    /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
+    #[arg(long, value_name = "IP,IP")]
+    dns: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -186,10 +186,10 @@ impl Flags {
             self.max_sandboxes,
             self.max_timeout,
             self.memory_headroom,
-            self.network,
-            self.dns,
             self.pool,
             self.pool_memory,
+            self.network,
+            self.dns,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -247,6 +247,7 @@ fn read(
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
         max_timeout: Duration::from_secs(given.number("max-timeout", "24", 1, 8760)? as u64 * 3600),
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
+        pool: given.pool()?,
         network: given.take("network", "nat", |text| match text {
             "nat" => Ok(NetworkMode::Nat),
             "none" => Ok(NetworkMode::None),
@@ -256,7 +257,6 @@ fn read(
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
         },
-        pool: given.pool()?,
     })
 }
 

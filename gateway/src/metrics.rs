@@ -6,6 +6,8 @@ use std::fmt::{Display, Write};
 
 use crate::sandbox::{PoolCount, Sandboxes};
 
+type OfPool = fn(&PoolCount) -> usize;
+
 /// All families.
 pub(crate) fn text(sandboxes: &Sandboxes) -> String {
     let mut text = Text::default();
@@ -14,7 +16,7 @@ pub(crate) fn text(sandboxes: &Sandboxes) -> String {
     text.sample("coppice_sandboxes_alive", &[], alive);
 
     let pool = sandboxes.pool();
-    let families: [(&str, &str, fn(&PoolCount) -> usize); 3] = [
+    let families: [(&str, &str, OfPool); 3] = [
         (
             "coppice_pool_total",
             "Sandboxes of the warm pool: being made, available or allocated.",

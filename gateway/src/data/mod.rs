@@ -15,7 +15,7 @@ mod headers;
 mod internal;
 mod outgoing;
 mod pool;
-mod reports;
+pub mod reports;
 mod signed;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Reads a sandbox's reports until it is cut.
-pub(super) async fn follow(sandbox: Arc<Sandbox>) {
+pub async fn follow(sandbox: Arc<Sandbox>) {
     let mut follower = Follower { sandbox: &sandbox, last: 0, missed: 0, complained: false };
     sandbox.cut().run_until_cancelled(follower.run()).await;
     if follower.missed > 0 {

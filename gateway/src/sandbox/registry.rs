@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -71,7 +74,7 @@ impl Sandbox {
     /// Writes the record as it stands, unless the sandbox has ended. Blocks.
     pub(super) fn save(&self) -> Result<(), Error> {
         let _saving = self.saving.lock();
-        self.unsaved.store(false, std::sync::atomic::Ordering::Release);
+        self.unsaved.store(false, Ordering::Release);
         match self.deadline.at() {
             Ok(deadline) => Record::new(self.facts.clone(), deadline).write(&self.dir),
             Err(_) => Ok(()),
@@ -109,6 +112,8 @@ pub struct Registry {
     freed: Notify,
     /// Told whenever one is no longer being made.
     settled: Notify,
+    /// How many places were ever given.
+    given: AtomicU64,
 }
 
 impl Registry {
@@ -141,6 +146,7 @@ impl Registry {
         }
         places.insert(id, Place::Creating { unwanted: unwanted.clone(), gone: gone.clone() });
         drop(places);
+        self.given.fetch_add(1, Ordering::Relaxed);
         Some(Reservation { registry: self.clone(), id, unwanted, gone })
     }
 
@@ -172,14 +178,19 @@ impl Registry {
         places.values().filter(|place| matches!(place, Place::Creating { .. })).count()
     }
 
-    /// Returns when no sandbox is being made.
-    pub(super) async fn none_being_made(&self) {
+    /// Returns when no sandbox has been made for so long.
+    pub(super) async fn quiet_for(&self, pause: Duration) {
         loop {
             let settled = self.settled.notified();
-            if self.being_made() == 0 {
+            if self.being_made() > 0 {
+                settled.await;
+                continue;
+            }
+            let given = self.given.load(Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+            if self.given.load(Ordering::Relaxed) == given {
                 return;
             }
-            settled.await;
         }
     }
 
@@ -304,11 +315,11 @@ mod tests {
         let [first, second] = ids.map(|id| registry.reserve(id, 9).unwrap());
         let quiet = tokio::spawn({
             let registry = registry.clone();
-            async move { registry.none_being_made().await }
+            async move { registry.quiet_for(Duration::from_millis(1)).await }
         });
         tokio::task::yield_now().await;
         assert!(first.fill(&sandbox(ids[0])).is_ok());
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!quiet.is_finished());
         drop(second);
         tokio::time::timeout(Duration::from_secs(5), quiet).await.unwrap().unwrap();

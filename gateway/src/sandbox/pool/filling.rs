@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// an entry is ended, and below the second none is made.
 const SHORT: u64 = 128 << 20;
 const AMPLE: u64 = 512 << 20;
+/// No client has waited for a sandbox for so long: one who makes several has made them.
+const QUIET: Duration = Duration::from_millis(10);
 /// Where clients come without a pause, an entry is made nevertheless after so long.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// After an entry that could not be made.
@@ -104,7 +106,7 @@ impl Sandboxes {
         {
             return Tended::Nothing;
         }
-        let _ = timeout(LONGEST_WAIT, self.0.registry.none_being_made()).await;
+        let _ = timeout(LONGEST_WAIT, self.0.registry.quiet_for(QUIET)).await;
         *last = Some(name.clone());
         match self.fill_one(shape).await {
             Ok(()) => Tended::Made,
