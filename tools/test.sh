@@ -2,7 +2,8 @@
 # Everything CI runs, from formatting to the official SDK against the release binary.
 #
 # Installs what is missing (Debian) and stops at the first step that fails. Takes root, as
-# sandboxes do. From nothing this is a matter of some twenty minutes on two cores, later of a few.
+# sandboxes do, and more than 4 GiB of free disk. From nothing this is a matter of some forty
+# minutes on two cores, later of half as many.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh

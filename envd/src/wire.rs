@@ -6,7 +6,6 @@
 //!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
 //! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
-<<<<<<< HEAD
 //!   stream pair). It says with one byte that it is ready. The gateway sends one byte with the
 //!   control socket, the log and, if there is one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then
 //!   the owner of its user namespace as a big-endian `u32`; it is answered with the pid of the
@@ -14,13 +13,6 @@
 //!   one byte on its control socket.
 //! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`, by which
 //!   a sandbox that was made before anybody wanted it becomes somebody's.
-=======
-//!   stream pair). The gateway sends one byte with the control socket, the log and, if there is
-//!   one, the v2 cgroup of a sandbox as `SCM_RIGHTS`, then the owner of its user namespace as a
-//!   big-endian `u32`; it is answered with the pid of the sandbox's first process, or the negative
-//!   errno, as a big-endian `i32`. That process waits for one byte on its control socket.
-//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`.
->>>>>>> w-p
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte; with [`TunnelReply::Open`] comes, as `SCM_RIGHTS`, a socket
 //!   that is connected to that port.
