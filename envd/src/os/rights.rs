@@ -171,7 +171,7 @@ mod tests {
         send(theirs.as_fd(), 1, &many).unwrap();
         let before = open_here();
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, before as u64 + 100, hard).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, before as libc::rlim_t + 100, hard).unwrap();
         let failed = receive(ours.as_fd());
         assert!(failed.is_err());
         drop(failed);
