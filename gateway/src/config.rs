@@ -17,6 +17,7 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, NetworkMode},
+    template::Recipe,
 };
 
 mod domain;
@@ -26,7 +27,7 @@ mod tls;
 pub use tls::Tls;
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "listen",
     "data-dir",
     "backend",
@@ -43,6 +44,7 @@ const NAMES: [&str; 17] = [
     "memory-headroom",
     "network",
     "dns",
+    "templates",
     "config",
 ];
 /// Only from the environment: a command line is seen by every user of the host.
@@ -77,6 +79,8 @@ pub struct Config {
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
+    /// To be built where they are missing, `base` first.
+    pub templates: Vec<Recipe>,
 }
 
 impl Config {
@@ -153,6 +157,10 @@ pub struct Flags {
     /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
     #[arg(long, value_name = "IP,IP")]
     dns: Option<String>,
+    /// Templates to build where they are missing: base, or base,code-interpreter-v1
+    /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
+    #[arg(long, value_name = "NAME,NAME")]
+    templates: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -177,6 +185,7 @@ impl Flags {
             self.memory_headroom,
             self.network,
             self.dns,
+            self.templates,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -243,7 +252,15 @@ fn read(
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
         },
+        templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
     })
+}
+
+/// Sandboxes are of `base` where nothing else is said, so it is always one of them.
+fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
+    let named = text.split(',').map(|name| Recipe::named(name.trim()));
+    let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
+    recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
 }
 
 /// What was given, by name, and where, for the message of an error.

@@ -65,7 +65,7 @@ fn stop_gateway(data_dir: &Path) -> anyhow::Result<()> {
 
 async fn end_all(config: &Config, data_dir: &Path) -> anyhow::Result<usize> {
     let host = super::host(config, data_dir)?;
-    let templates = Store::open(data_dir)?;
+    let templates = Store::open(data_dir, |_, _| {})?;
     let sandboxes = super::sandboxes(config, data_dir, host, templates);
     let ended = tokio::time::timeout(ENDING, sandboxes.end_all_found())
         .await

@@ -30,5 +30,5 @@ mod trash;
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
 pub use lifecycle::{FindTemplate, Follow, Rules, Sandboxes, Wanted};
-pub use record::Facts;
+pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};
