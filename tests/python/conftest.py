@@ -20,7 +20,7 @@ from domain import Domain
 from gateway import Gateway
 from hoststate import HostState, assert_back_to
 
-pytest_plugins = ["recorder", "sdk", "probes"]
+pytest_plugins = ["recorder", "sdk", "probes", "interpreter"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
 FIRST_BUILD = 600
 

@@ -66,17 +66,20 @@ pub(super) fn build(
 ) -> Result<Built, Error> {
     let layers = relative(below);
     let local = dir.join("upper/usr/local");
-
-    // First, so that a file of ours is never one that a package brought.
-    install_python(dir, &layers, stop, progress)?;
-    for (path, content) in FILES {
-        put(&local, path, content)?;
+    for part in ["upper", "upper/usr", "upper/usr/local"] {
+        tree::make_dir(&dir.join(part))?;
     }
+
     let node = below.node.clone().filter(|_| in_path("npm"));
     if node.is_some() {
         install_javascript(dir, &local, stop, progress)?;
     } else {
         progress("leaving JavaScript out: there is no Node below, or no npm on the host");
+    }
+    install_python(dir, &layers, stop, progress)?;
+    // After the packages: what is ours stays ours.
+    for (path, content) in FILES {
+        put(&local, path, content)?;
     }
     progress("compiling Python packages");
     run_inside(dir, &layers, Duration::from_secs(10 * 60))
@@ -110,7 +113,8 @@ fn install_python(
         .run(stop, |line| {
             let step = line.trim_start();
             if let Some(file) = step.strip_prefix("Downloading ") {
-                progress(&format!("installing Python packages: {}", file.trim_end()));
+                let name = file.split('-').take(2).collect::<Vec<_>>().join(" ");
+                progress(&format!("installing Python packages: {name}"));
             } else if step.starts_with("Installing collected packages") {
                 progress("installing Python packages: unpacking");
             }
