@@ -3,7 +3,6 @@
 The kernels are spoken to from inside, so that what is tested is the template and nothing else.
 """
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -36,19 +35,24 @@ def interpreter(interpreter_template):
 
 
 class Kernel:
-    def __init__(self, sandbox, name):
-        self.sandbox, self.name = sandbox, name
-        self.file = f"/tmp/{name}.json"
-        command = f"exec python3 /tmp/kernel.py start {name} {self.file} > /tmp/{name}.log 2>&1"
+    def __init__(self, gateway, sandbox, name, port):
+        self.gateway, self.route = gateway, {
+            "E2b-Sandbox-Id": sandbox.sandbox_id,
+            "E2b-Sandbox-Port": str(port),
+        }
+        command = f"exec python3 /tmp/kernel.py {name} {port} > /tmp/{name}.log 2>&1"
         sandbox.commands.run(command, user="root", cwd="/home/user", background=True, timeout=0)
-        sandbox.commands.run(f"until grep -q ready /tmp/{name}.log; do sleep 0.1; done", timeout=50)
+        sandbox.commands.run(
+            f"until (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.05; done",
+            timeout=50,
+        )
 
     def run(self, code):
         """The messages that a cell was answered with."""
-        self.sandbox.files.write("/tmp/cell", code)
-        command = f"python3 /tmp/kernel.py run {self.name} {self.file} < /tmp/cell > /tmp/answer"
-        self.sandbox.commands.run(command, user="root", timeout=50)
-        return [json.loads(line) for line in self.sandbox.files.read("/tmp/answer").splitlines()]
+        with self.gateway.http(**self.route) as http:
+            answer = http.post("/", content=code, timeout=50)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     def data(self, code):
         """What the one result or display of a cell offers, by MIME type."""
@@ -68,15 +72,15 @@ class Kernel:
 
 
 @pytest.fixture(scope="session")
-def python(interpreter):
-    return Kernel(interpreter, "python3")
+def python(gateway, interpreter):
+    return Kernel(gateway, interpreter, "python3", 9001)
 
 
 @pytest.fixture(scope="session")
-def javascript(interpreter):
-    return Kernel(interpreter, "javascript")
+def javascript(gateway, interpreter):
+    return Kernel(gateway, interpreter, "javascript", 9002)
 
 
 @pytest.fixture(scope="session")
-def bash(interpreter):
-    return Kernel(interpreter, "bash")
+def bash(gateway, interpreter):
+    return Kernel(gateway, interpreter, "bash", 9003)

@@ -2,7 +2,7 @@
 
 import pytest
 
-INTERRUPT = "# interrupt when it prints"
+INTERRUPT = "interrupt when it prints"
 
 
 def test_python_starts_without_the_libraries_it_will_show(python):
@@ -124,7 +124,7 @@ def test_javascript_errors_have_a_name_a_value_and_frames_of_the_cell_only(
 )
 def test_javascript_that_never_ends_is_interrupted_and_keeps_its_state(javascript, code):
     javascript.run("globalThis.kept = 1")
-    commented = f"{code} //{INTERRUPT}"
+    commented = f"{code} // {INTERRUPT}"
     assert javascript.error(commented)["ename"] == "KeyboardInterrupt"
     assert javascript.text("kept") == "1"
 
@@ -136,6 +136,6 @@ def test_javascript_that_fails_later_says_so_and_goes_on(javascript):
 
 
 def test_python_is_interrupted(python):
-    code = f"import time\nprint('on', flush=True)\ntime.sleep(60) {INTERRUPT}"
+    code = f"import time\nprint('on', flush=True)\ntime.sleep(60)  # {INTERRUPT}"
     assert python.error(code)["ename"] == "KeyboardInterrupt"
     assert python.text("9") == "9"

@@ -91,7 +91,11 @@ fn show(config: &Config, name: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "name       {}", template.id)?;
     writeln!(out, "state      {}", state(&one))?;
-    writeln!(out, "built      {}", one.built_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))?;
+    writeln!(
+        out,
+        "built      {}",
+        one.built_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    )?;
     writeln!(out, "node       {}", one.node.as_deref().unwrap_or("none"))?;
     writeln!(out, "cpus       {}", limits.cpus)?;
     writeln!(out, "memory     {}", mib(limits.memory_bytes))?;
@@ -106,7 +110,10 @@ fn show(config: &Config, name: &str) -> anyhow::Result<()> {
 
 fn build(config: &Config, name: &str) -> anyhow::Result<()> {
     let recipe = Recipe::named(name).with_context(|| {
-        format!("there is no recipe of {name}, only of {}", Recipe::ALL.map(Recipe::name).join(", "))
+        format!(
+            "there is no recipe of {name}, only of {}",
+            Recipe::ALL.map(Recipe::name).join(", ")
+        )
     })?;
     let began = Instant::now();
     let told: fn(&str, &str) = if io::stdout().is_terminal() {

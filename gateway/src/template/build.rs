@@ -4,12 +4,7 @@
 //! first; a gateway that dies on the way leaves only a `build-*` for the next to remove.
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-    thread,
-    time::Duration,
+    collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::Path, thread, time::Duration,
 };
 
 use chrono::Utc;

@@ -25,14 +25,8 @@ const FILES: &[(&str, &str)] = &[
         "lib/python3.11/dist-packages/coppice_display.py",
         include_str!("interpreter/coppice_display.py"),
     ),
-    (
-        "etc/ipython/ipython_kernel_config.py",
-        include_str!("interpreter/ipython_kernel_config.py"),
-    ),
-    (
-        "share/jupyter/kernels/python3/kernel.json",
-        include_str!("interpreter/kernels/python3.json"),
-    ),
+    ("etc/ipython/ipython_kernel_config.py", include_str!("interpreter/ipython_kernel_config.py")),
+    ("share/jupyter/kernels/python3/kernel.json", include_str!("interpreter/kernels/python3.json")),
     ("share/jupyter/kernels/bash/kernel.json", include_str!("interpreter/kernels/bash.json")),
 ];
 
@@ -106,7 +100,14 @@ fn install_python(
     tree::make_dir(&tmp)?;
     tree::write(&tmp.join("requirements.txt"), 0o644, REQUIREMENTS)?;
     run_inside(dir, layers, Duration::from_secs(20 * 60))
-        .args(["pip", "install", "--no-cache-dir", "--no-compile", "--no-deps", "--no-warn-conflicts"])
+        .args([
+            "pip",
+            "install",
+            "--no-cache-dir",
+            "--no-compile",
+            "--no-deps",
+            "--no-warn-conflicts",
+        ])
         .args(["--only-binary=:all:", "--break-system-packages", "--root-user-action=ignore"])
         .args(["--disable-pip-version-check", "--progress-bar=off", "--retries=5"])
         .args(["-r", "/tmp/requirements.txt"])

@@ -39,7 +39,9 @@ pub enum Error {
     Unknown(String),
     #[error("template {name}: template {by} is built on it")]
     Below { name: String, by: String },
-    #[error("template {name}: {count} sandboxes were made from it; end them, or wait for their end")]
+    #[error(
+        "template {name}: {count} sandboxes were made from it; end them, or wait for their end"
+    )]
     InUse { name: String, count: usize },
     #[error("templates are being built in {0}: wait for the end of that")]
     Building(PathBuf),
@@ -249,7 +251,9 @@ impl Shared {
         let Some(record) = read(recipe) else { return false };
         let below = match recipe.below() {
             None => true,
-            Some(below) => read(below).is_some_and(|below| record.layers.get(1..) == Some(&below.layers)),
+            Some(below) => {
+                read(below).is_some_and(|below| record.layers.get(1..) == Some(&below.layers))
+            }
         };
         self.found.read().contains_key(recipe.name())
             && record.recipe == recipe.fingerprint()

@@ -1,37 +1,31 @@
-"""A kernel and a client of it, in a sandbox of `code-interpreter-v1`.
+"""A kernel, and a client of it that others reach by HTTP: `kernel.py NAME PORT`.
 
-`kernel.py start NAME FILE` starts a kernel and stays; `kernel.py run NAME FILE` runs the cell that
-comes on stdin in it, and prints each message it was answered with, as JSON, one a line.
+A cell that is posted runs; the answer is a list of all messages it was answered with.
 """
 
 import json
 import sys
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from jupyter_client import BlockingKernelClient, KernelManager
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client import KernelManager
 
-PATIENCE = 30
-INTERRUPTED_AFTER = "# interrupt when it prints"
-
-
-def start(name, file):
-    manager = KernelManager(kernel_name=name, connection_file=file, transport="ipc")
-    manager.start_kernel()
-    client = manager.client()
-    client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
-    print("ready", flush=True)
-    manager.provisioner.process.wait()
+PATIENCE = 45
+INTERRUPT = "interrupt when it prints"
 
 
-def run(name, file):
-    client = BlockingKernelClient(connection_file=file)
-    client.load_connection_file()
-    client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
-    code = sys.stdin.read()
+class Cells(BaseHTTPRequestHandler):
+    def do_POST(self):
+        code = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        answer = json.dumps(list(run(code))).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def run(code):
     asked = client.execute(code, allow_stdin=False)
+    interrupted = INTERRUPT not in code
     while True:
         message = client.get_iopub_msg(timeout=PATIENCE)
         if message["parent_header"].get("msg_id") != asked:
@@ -40,21 +34,15 @@ def run(name, file):
         if kind == "status" and content["execution_state"] == "idle":
             break
         if kind not in ("status", "execute_input"):
-            print(json.dumps({"kind": kind, **content}), flush=True)
-        if kind == "stream" and INTERRUPTED_AFTER in code:
-            interrupt(name, client)
+            yield {"kind": kind, **content}
+        if kind == "stream" and not interrupted:
+            interrupted = True
+            manager.interrupt_kernel()
 
 
-def interrupt(name, client):
-    spec = KernelSpecManager().get_kernel_spec(name)
-    if spec.interrupt_mode == "message":
-        client.control_channel.send(client.session.msg("interrupt_request", {}))
-    else:
-        import psutil
-
-        for process in psutil.process_iter():
-            if "ipykernel_launcher" in process.cmdline():
-                process.send_signal(2)
-
-
-{"start": start, "run": run}[sys.argv[1]](sys.argv[2], str(Path(sys.argv[3])))
+manager = KernelManager(kernel_name=sys.argv[1], transport="ipc")
+manager.start_kernel()
+client = manager.client()
+client.start_channels()
+client.wait_for_ready(timeout=PATIENCE)
+HTTPServer(("127.0.0.1", int(sys.argv[2])), Cells).serve_forever()

@@ -1,5 +1,7 @@
 // Makes a cell into what V8's console takes: types are taken off, and `import` and `export`, which
-// belong into modules, become calls. Lines stay where they are.
+// belong into modules, become calls. What is waited for outside of functions is held on to: V8's
+// console, asked by a program of its own process, does not survive that a promise which nobody can
+// settle is collected. Lines stay where they are.
 "use strict";
 
 const { stripTypeScriptTypes } = require("node:module");
@@ -64,8 +66,18 @@ function withoutModules(code, tree) {
     const options = attributes.length > 0 ? `, {with: {${attributes.join(", ")}}}` : "";
     return `await __coppice.import(${node.source.raw}${options})`;
   };
-  const visit = (node) => {
+  const call = (name, node) => {
+    edit({ start: node.start, end: node.start }, `__coppice.${name}(`);
+    edit({ start: node.end, end: node.end }, ")");
+  };
+  const visit = (node, outside) => {
     switch (node.type) {
+      case "AwaitExpression":
+        if (outside) call("hold", node.argument);
+        break;
+      case "ForOfStatement":
+        if (outside && node.await) call("each", node.right);
+        break;
       case "ImportDeclaration":
         return edit(node, imported(node, load(node)));
       case "ExportAllDeclaration":
@@ -84,14 +96,16 @@ function withoutModules(code, tree) {
         if (node.meta.name === "import") edit(node, "__coppice.meta");
         break;
     }
+    const still = outside && !/Function/.test(node.type);
     for (const child of Object.values(node)) {
-      if (Array.isArray(child)) child.forEach((one) => one?.type && visit(one));
-      else if (child?.type) visit(child);
+      if (Array.isArray(child)) child.forEach((one) => one?.type && visit(one, still));
+      else if (child?.type) visit(child, still);
     }
   };
-  visit(tree);
+  visit(tree, true);
+  // From the last to the first; of two at one place, what is put before the other comes later.
   return edits
-    .sort(([one], [other]) => other - one)
+    .sort((one, other) => other[0] - one[0] || other[1] - one[1])
     .reduce((text, [start, end, put]) => {
       const lines = text.slice(start, end).split("\n").length - put.split("\n").length;
       return text.slice(0, start) + put + "\n".repeat(Math.max(lines, 0)) + text.slice(end);

@@ -14,8 +14,10 @@ const { inspect } = require("node:util");
 const vm = require("node:vm");
 const { Worker, MessageChannel } = require("node:worker_threads");
 
-/** Characters of output that may be on their way before a cell that writes more has to wait. */
-const AHEAD = 1 << 22;
+/** Output that may be on its way before a cell that writes more has to wait. */
+const AHEAD = 1 << 18;
+/** What a message weighs beside its text. */
+const MESSAGE = 100;
 
 const ahead = new Int32Array(new SharedArrayBuffer(4));
 const { port1: port, port2 } = new MessageChannel();
@@ -39,21 +41,50 @@ for (const name of ["stdout", "stderr"]) {
 
 function print(name, text) {
   while (Atomics.load(ahead, 0) > AHEAD) Atomics.wait(ahead, 0, Atomics.load(ahead, 0), 100);
-  Atomics.add(ahead, 0, text.length);
-  port.postMessage({ type: "stream", name, text });
+  const weight = text.length + MESSAGE;
+  Atomics.add(ahead, 0, weight);
+  port.postMessage({ type: "stream", name, text, weight });
 }
 
 // What a cell may call.
 const here = path.join(process.cwd(), "[cell].js");
 const importing = { filename: here, importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER };
+const load = vm.compileFunction("return (name, options) => import(name, options)", [], importing)();
 const hidden = {
-  import: vm.compileFunction("return (name, options) => import(name, options)", [], importing)(),
+  import: (name, options) => hold(load(name, options)),
+  hold,
+  each,
   meta: { dirname: path.dirname(here), filename: here, url: pathToFileURL(here).href },
   ended,
 };
 Object.defineProperty(globalThis, "__coppice", { value: Object.freeze(hidden) });
 globalThis.require = createRequire(here);
-globalThis.display = (value) => port.postMessage({ type: "display", data: bundle(value) });
+globalThis.display = (value) => {
+  port.postMessage({ type: "display", data: bundle(value) });
+};
+
+const held = new Set();
+
+/** What a cell waits for; see `cell.js`. */
+function hold(value) {
+  if (typeof value?.then !== "function") return value;
+  const promise = Promise.resolve(value);
+  held.add(promise);
+  const release = () => held.delete(promise);
+  promise.then(release, release);
+  return promise;
+}
+
+/** The same, of a loop that waits for each of its values. */
+function each(values) {
+  const iterator = values[Symbol.asyncIterator]?.() ?? values[Symbol.iterator]();
+  const next = async () => {
+    const { done, value } = await iterator.next();
+    return { done, value: await value };
+  };
+  const end = async (value) => (await iterator.return?.(value)) ?? { done: true, value };
+  return { [Symbol.asyncIterator]: () => ({ next: () => hold(next()), return: end }) };
+}
 
 /** A value in all the ways it can be shown. */
 function bundle(value) {
@@ -105,7 +136,7 @@ session.post("Runtime.enable");
 session.post("Runtime.disable");
 
 function run(id, code) {
-  const options = { expression: code, replMode: true, awaitPromise: true, objectGroup: "cell" };
+  const options = { expression: code, replMode: true, objectGroup: "cell" };
   session.post("Runtime.evaluate", options, (failed, evaluated) => {
     // Then it was interrupted, and the other thread knows.
     if (failed) return;

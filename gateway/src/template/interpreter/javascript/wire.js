@@ -168,9 +168,10 @@ port.on("message", (message) => {
     case "stream":
       if (waiting?.name === message.name) {
         waiting.text += message.text;
+        waiting.weight += message.weight;
       } else {
         flush();
-        waiting = { name: message.name, text: message.text };
+        waiting = message;
         setTimeout(flush, GATHERED);
       }
       break;
@@ -194,10 +195,10 @@ port.on("message", (message) => {
 /** Sends what was printed, before anything that came after it. */
 function flush() {
   if (!waiting) return;
-  const { name, text } = waiting;
+  const { name, text, weight } = waiting;
   waiting = undefined;
   publish("stream", { name, text }).then(() => {
-    Atomics.sub(ahead, 0, text.length);
+    Atomics.sub(ahead, 0, weight);
     Atomics.notify(ahead, 0);
   });
 }
