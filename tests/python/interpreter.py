@@ -27,7 +27,7 @@ def interpreter_template(gateway):
 
 
 @pytest.fixture(scope="session")
-def interpreter(interpreter_template):
+def kernels(interpreter_template):
     """A sandbox of it that many tests share."""
     with Sandbox.create(template=interpreter_template, timeout=600) as sandbox:
         sandbox.files.write("/tmp/kernel.py", source("kernel.py"))
@@ -72,15 +72,15 @@ class Kernel:
 
 
 @pytest.fixture(scope="session")
-def python(gateway, interpreter):
-    return Kernel(gateway, interpreter, "python3", 9001)
+def python(gateway, kernels):
+    return Kernel(gateway, kernels, "python3", 9001)
 
 
 @pytest.fixture(scope="session")
-def javascript(gateway, interpreter):
-    return Kernel(gateway, interpreter, "javascript", 9002)
+def javascript(gateway, kernels):
+    return Kernel(gateway, kernels, "javascript", 9002)
 
 
 @pytest.fixture(scope="session")
-def bash(gateway, interpreter):
-    return Kernel(gateway, interpreter, "bash", 9003)
+def bash(gateway, kernels):
+    return Kernel(gateway, kernels, "bash", 9003)

@@ -16,18 +16,18 @@ def test_everything_promised_can_be_imported(python):
     assert python.text("scipy.stats.norm.cdf(0).item()") == "0.5"
 
 
-def test_the_packages_agree_with_each_other(interpreter):
-    assert "No broken requirements" in interpreter.commands.run("pip check").stdout
+def test_the_packages_agree_with_each_other(kernels):
+    assert "No broken requirements" in kernels.commands.run("pip check").stdout
 
 
-def test_what_a_user_installs_lands_where_kernels_find_it(interpreter, python):
+def test_what_a_user_installs_lands_where_kernels_find_it(kernels, python):
     """By pip from a wheel, as no test reaches a network; a newer one takes the older's place."""
     for version in ("1.0", "2.0"):
-        interpreter.files.write("/tmp/wheel.py", MAKE_WHEEL.format(version=version))
-        interpreter.commands.run(f"python3 /tmp/wheel.py && pip install /tmp/tiny-{version}-*.whl")
+        kernels.files.write("/tmp/wheel.py", MAKE_WHEEL.format(version=version))
+        kernels.commands.run(f"python3 /tmp/wheel.py && pip install /tmp/tiny-{version}-*.whl")
         code = "import importlib, tiny; importlib.reload(tiny); tiny.VERSION"
         assert python.text(code) == f"'{version}'"
-    assert interpreter.commands.run("tiny").stdout == "2.0\n"
+    assert kernels.commands.run("tiny").stdout == "2.0\n"
 
 
 MAKE_WHEEL = """
