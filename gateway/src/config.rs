@@ -422,6 +422,8 @@ mod tests {
             ("memory-headroom", "1G", "a whole number"),
             ("network", "inherit", "nat or none"),
             ("dns", "one.one", "IP addresses"),
+            ("templates", "code-interpreter-v1", "base, or base,code-interpreter-v1"),
+            ("templates", "base,mine", "base, or base,code-interpreter-v1"),
             ("domain", "https://x.org", "without a scheme"),
             ("domain", "*.x.org", "a name such as"),
             ("domain", "x.org:0", "a name such as"),

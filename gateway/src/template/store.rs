@@ -395,6 +395,35 @@ mod tests {
         assert!(Store::open(data.path(), |_, _| {}).unwrap().shared.is_current(Recipe::Base));
     }
 
+    #[test]
+    fn what_lies_on_another_template_is_current_only_on_its_present_layers() {
+        let data = tempfile::tempdir().unwrap();
+        let templates = data.path().join("templates");
+        put_base(&templates, DIGEST, &Recipe::Base.fingerprint());
+        for (below, current) in [(DIGEST.to_owned(), true), ("f".repeat(64), false)] {
+            fs::create_dir_all(templates.join("layers").join(&below)).unwrap();
+            let own = "e".repeat(64);
+            fs::create_dir_all(templates.join("layers").join(&own)).unwrap();
+            let record = serde_json::json!({
+                "layers": [own, below], "limits": LIMITS, "user": "user", "node": null,
+                "recipe": Recipe::Interpreter.fingerprint(), "builtAt": "2026-01-01T00:00:00Z",
+            });
+            fs::write(templates.join("code-interpreter-v1.json"), record.to_string()).unwrap();
+            let store = Store::open(data.path(), |_, _| {}).unwrap();
+            assert_eq!(store.shared.is_current(Recipe::Interpreter), current);
+            assert_eq!(store.find("code-interpreter-v1").unwrap().layers.len(), 2);
+        }
+    }
+
+    #[test]
+    fn only_what_is_planned_is_on_its_way() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
+        assert_eq!(store.find("code-interpreter-v1").unwrap_err(), FindError::Unknown);
+        store.plan(&[Recipe::Base, Recipe::Interpreter]);
+        assert!(matches!(store.find("code-interpreter-v1"), Err(FindError::Building(_))));
+    }
+
     #[tokio::test]
     async fn a_current_base_needs_no_build() {
         let data = tempfile::tempdir().unwrap();
