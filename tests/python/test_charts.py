@@ -117,10 +117,10 @@ plt.ylabel("Weight (kg)")
     {
         "type": "box_and_whisker",
         "title": "Spread",
-        "x_label": "Weight (kg)",
-        "y_label": "Sample",
-        "x_unit": "kg",
-        "y_unit": None,
+        "x_label": "Sample",
+        "y_label": "Weight (kg)",
+        "x_unit": None,
+        "y_unit": "kg",
         "elements": [
             {
                 **{"label": "x", "min": 1, "first_quartile": 2, "median": 3},

@@ -39,11 +39,11 @@ def test_what_json_cannot_have_is_shown_without_it(python):
 
 def test_a_data_frame_offers_its_columns(python):
     data = python.data(
-        "import pandas\n"
+        "import pandas, pathlib\n"
         "pandas.DataFrame({'n': [1, 2], 'x': [0.5, None], 's': ['a', 'b'],"
         " 't': pandas.to_datetime(['2024-01-01', '2024-06-01 12:30']),"
         " 'u': [pandas.NaT, pandas.Timestamp('2024-01-01', tz='UTC')],"
-        " 'o': [range(2), pandas.NA], 7: [True, False]})"
+        " 'o': [pathlib.Path('/a'), pandas.NA], 7: [True, False]})"
     )
     assert data["e2b/data"] == {
         "n": [1, 2],
@@ -51,7 +51,7 @@ def test_a_data_frame_offers_its_columns(python):
         "s": ["a", "b"],
         "t": ["2024-01-01T00:00:00", "2024-06-01T12:30:00"],
         "u": [None, "2024-01-01T00:00:00+00:00"],
-        "o": ["range(0, 2)", None],
+        "o": ["/a", None],
         "7": [True, False],
     }
     assert "<table" in data["text/html"] and data["text/plain"].startswith("   n")

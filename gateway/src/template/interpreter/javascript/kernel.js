@@ -2,8 +2,7 @@
 //
 // Cells run here, on the main thread, so that they find the process as any program does. Whoever
 // talks to clients (`wire.js`) has a thread of its own, and answers and interrupts while a cell
-// keeps this one busy. V8's own console evaluates the cells: variables may be declared again, and
-// `await` may stand anywhere.
+// keeps this one busy. V8's own console evaluates the cells: variables may be declared again.
 "use strict";
 
 const inspector = require("node:inspector");
@@ -49,42 +48,16 @@ function print(name, text) {
 // What a cell may call.
 const here = path.join(process.cwd(), "[cell].js");
 const importing = { filename: here, importModuleDynamically: vm.constants.USE_MAIN_CONTEXT_DEFAULT_LOADER };
-const load = vm.compileFunction("return (name, options) => import(name, options)", [], importing)();
 const hidden = {
-  import: (name, options) => hold(load(name, options)),
-  hold,
-  each,
+  import: vm.compileFunction("return (name, options) => import(name, options)", [], importing)(),
   meta: { dirname: path.dirname(here), filename: here, url: pathToFileURL(here).href },
-  ended,
+  came,
 };
 Object.defineProperty(globalThis, "__coppice", { value: Object.freeze(hidden) });
 globalThis.require = createRequire(here);
 globalThis.display = (value) => {
   port.postMessage({ type: "display", data: bundle(value) });
 };
-
-const held = new Set();
-
-/** What a cell waits for; see `cell.js`. */
-function hold(value) {
-  if (typeof value?.then !== "function") return value;
-  const promise = Promise.resolve(value);
-  held.add(promise);
-  const release = () => held.delete(promise);
-  promise.then(release, release);
-  return promise;
-}
-
-/** The same, of a loop that waits for each of its values. */
-function each(values) {
-  const iterator = values[Symbol.asyncIterator]?.() ?? values[Symbol.iterator]();
-  const next = async () => {
-    const { done, value } = await iterator.next();
-    return { done, value: await value };
-  };
-  const end = async (value) => (await iterator.return?.(value)) ?? { done: true, value };
-  return { [Symbol.asyncIterator]: () => ({ next: () => hold(next()), return: end }) };
-}
 
 /** A value in all the ways it can be shown. */
 function bundle(value) {
@@ -115,7 +88,16 @@ function failure(error) {
   return { ename: name, evalue: value, traceback: frames };
 }
 
-/** Called by V8 with what a cell came to. */
+/** Called by V8 with what a cell came to, which may be a promise of it, in brackets. */
+function came(id, waits, threw, value) {
+  if (threw || !waits) return ended(id, threw, value);
+  Promise.prototype.then.call(
+    value,
+    (result) => ended(id, false, result?.[0]),
+    (error) => ended(id, true, error),
+  );
+}
+
 function ended(id, threw, value) {
   let told;
   try {
@@ -127,7 +109,7 @@ function ended(id, threw, value) {
   port.postMessage({ type: "ended", id, ...told });
 }
 
-const session = new inspector.Session();
+let session = new inspector.Session();
 session.connect();
 let context;
 session.on("Runtime.executionContextCreated", ({ params }) => (context ??= params.context.id));
@@ -135,7 +117,7 @@ session.post("Runtime.enable");
 // So that it does not keep what is printed.
 session.post("Runtime.disable");
 
-function run(id, code) {
+function run(id, code, waits) {
   const options = { expression: code, replMode: true, objectGroup: "cell" };
   session.post("Runtime.evaluate", options, (failed, evaluated) => {
     // Then it was interrupted, and the other thread knows.
@@ -143,17 +125,22 @@ function run(id, code) {
     const details = evaluated.exceptionDetails;
     const { objectId, value, unserializableValue } = details?.exception ?? evaluated.result;
     session.post("Runtime.callFunctionOn", {
-      functionDeclaration: "function (id, threw, value) { __coppice.ended(id, threw, value) }",
+      functionDeclaration: "function (...what) { __coppice.came(...what) }",
       executionContextId: context,
-      arguments: [{ value: id }, { value: details !== undefined }, { objectId, value, unserializableValue }],
+      arguments: [{ value: id }, { value: waits }, { value: details !== undefined }, { objectId, value, unserializableValue }],
     });
     session.post("Runtime.releaseObjectGroup", { objectGroup: "cell" });
   });
 }
 
 port.on("message", (message) => {
-  if (message.type === "run") run(message.id, message.code);
-  else port.postMessage({ type: "awake", id: message.id });
+  if (message.type === "run") return run(message.id, message.code, message.waits);
+  // What was interrupted may have left a question that nobody can answer any more, which would be
+  // told to this program when it is collected, and end it.
+  session.disconnect();
+  session = new inspector.Session();
+  session.connect();
+  port.postMessage({ type: "awake", id: message.id });
 });
 
 // A program would end here; a kernel says what happened and goes on.

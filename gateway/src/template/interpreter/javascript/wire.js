@@ -122,16 +122,16 @@ async function execute({ code, silent, store_history: kept = !silent }) {
 }
 
 function run(code) {
-  let text;
+  let prepared;
   try {
-    text = prepare(code);
+    prepared = prepare(code);
   } catch (error) {
     const value = error.message;
     return { error: { ename: "SyntaxError", evalue: value, traceback: [`SyntaxError: ${value}`] } };
   }
   return new Promise((end) => {
     running = { id: randomUUID(), end };
-    port.postMessage({ type: "run", id: running.id, code: text });
+    port.postMessage({ type: "run", id: running.id, ...prepared });
   });
 }
 
