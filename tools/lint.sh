@@ -11,4 +11,4 @@ need shellcheck shellcheck
 
 cargo fmt --all --check
 cargo clippy --locked --workspace --all-targets -- -D warnings
-shellcheck tools/*.sh .ci/run
+shellcheck tools/*.sh example/*.sh gateway/src/template/interpreter/*.sh .ci/run

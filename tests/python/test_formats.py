@@ -41,7 +41,7 @@ def test_a_data_frame_offers_its_columns(python):
     data = python.data(
         "import pandas, pathlib\n"
         "pandas.DataFrame({'n': [1, 2], 'x': [0.5, None], 's': ['a', 'b'],"
-        " 't': pandas.to_datetime(['2024-01-01', '2024-06-01 12:30']),"
+        " 't': pandas.to_datetime(['2024-01-01 00:00', '2024-06-01 12:30']),"
         " 'u': [pandas.NaT, pandas.Timestamp('2024-01-01', tz='UTC')],"
         " 'o': [pathlib.Path('/a'), pandas.NA], 7: [True, False]})"
     )

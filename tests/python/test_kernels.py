@@ -72,7 +72,7 @@ def test_bash_keeps_its_state_and_tells_of_failures(bash):
         ("enum Color { Red, Green }\nColor.Green", "1"),
         ("const one = await 1, [two, ...rest] = [2, 3, 4]; one + two + rest.length", "5"),
         ("[one, two, rest]", "[ 1, 2, [ 3, 4 ] ]"),
-        ("await later()\nasync function later() { return 'hoisted' }", "'hoisted'"),
+        ("const said = await later()\nasync function later() { return 'hoisted' }\nsaid", "'hoisted'"),
         ("await later()", "'hoisted'"),
         ("await null; class Late { v = 3 }\nnew Late().v", "3"),
         ("let n = 0; for await (const x of [1, Promise.resolve(2)]) n += x; n", "3"),

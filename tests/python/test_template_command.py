@@ -97,6 +97,13 @@ def test_a_template_that_was_built_meanwhile_is_found_without_a_restart(new_gate
         assert sandbox.files.read("/opt/content") == "came later"
 
 
+def test_a_template_that_is_current_is_not_built_again(new_gateway, interpreter_template):
+    own = new_gateway()
+    assert data_dir_of(own, "build", NAME).stdout == f"{NAME} is ready, 0 s\n"
+    states = [line.split()[-1] for line in data_dir_of(own, "list").stdout.splitlines()]
+    assert states == ["STATE", "current", "current"]
+
+
 def test_there_are_recipes_of_two_templates(new_gateway, templates):
     own = new_gateway(templates=templates)
     refused = data_dir_of(own, "build", "mine")

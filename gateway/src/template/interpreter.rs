@@ -151,7 +151,8 @@ fn install_javascript(
         .run(stop, |_| {})?;
     // The package brings its library for every system there is.
     let built = home.join("node_modules/zeromq/build");
-    for other in ["darwin", "win32"] {
+    let other_arch = if env::consts::ARCH == "aarch64" { "linux/x64" } else { "linux/arm64" };
+    for other in ["darwin", "win32", other_arch] {
         tree::remove(&built.join(other))?;
     }
     Ok(())

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # enter.sh LAYERS COMMAND...: runs a command as root of a template's root file system, with the
 # host's network, in the directory of a build; what the command changes is left in `upper`.
 #

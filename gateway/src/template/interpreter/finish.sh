@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Run in the finished root: makes the layer small, quick to import from, and the same each time.
 set -eu
 packages=/usr/local/lib/python3.11/dist-packages
