@@ -102,7 +102,8 @@ if [ -n "$address" ]; then
     (announce "http://$address" "$$" "$keys${COPPICE_API_KEYS_FILE:-}" &)
 fi
 
-say "starting the gateway; the first start builds the template \`base\`, which takes a minute or two"
+say "starting the gateway; the first start builds the template \`base\`, which takes a minute or two,"
+say "and then \`code-interpreter-v1\`, some minutes more, while sandboxes can be made already"
 if [ "$(id -u)" = 0 ]; then
     exec "$binary" serve "$@"
 fi

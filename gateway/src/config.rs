@@ -18,6 +18,7 @@ use crate::{
     auth::Keys,
     backend::{self, NetworkMode},
     sandbox::PoolRules,
+    template::Recipe,
 };
 
 mod domain;
@@ -28,7 +29,7 @@ mod tls;
 pub use tls::Tls;
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 20] = [
     "listen",
     "data-dir",
     "backend",
@@ -47,6 +48,7 @@ const NAMES: [&str; 19] = [
     "pool-memory",
     "network",
     "dns",
+    "templates",
     "config",
 ];
 /// Only from the environment: a command line is seen by every user of the host.
@@ -82,6 +84,8 @@ pub struct Config {
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
+    /// To be built where they are missing, `base` first.
+    pub templates: Vec<Recipe>,
 }
 
 impl Config {
@@ -164,6 +168,10 @@ pub struct Flags {
     /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
     #[arg(long, value_name = "IP,IP")]
     dns: Option<String>,
+    /// Templates to build where they are missing: base, or base,code-interpreter-v1
+    /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
+    #[arg(long, value_name = "NAME,NAME")]
+    templates: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -190,6 +198,7 @@ impl Flags {
             self.pool_memory,
             self.network,
             self.dns,
+            self.templates,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -257,7 +266,15 @@ fn read(
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
         },
+        templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
     })
+}
+
+/// Sandboxes are of `base` where nothing else is said, so it is always one of them.
+fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
+    let named = text.split(',').map(|name| Recipe::named(name.trim()));
+    let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
+    recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -424,6 +441,8 @@ mod tests {
             ("memory-headroom", "1G", "a whole number"),
             ("network", "inherit", "nat or none"),
             ("dns", "one.one", "IP addresses"),
+            ("templates", "code-interpreter-v1", "base, or base,code-interpreter-v1"),
+            ("templates", "base,mine", "base, or base,code-interpreter-v1"),
             ("domain", "https://x.org", "without a scheme"),
             ("domain", "*.x.org", "a name such as"),
             ("domain", "x.org:0", "a name such as"),

@@ -25,6 +25,9 @@ enum Command {
     Doctor(Flags),
     /// Stop the gateway and end all its sandboxes; templates stay
     Down(Flags),
+    /// What sandboxes are made from
+    #[command(subcommand)]
+    Template(command::template::Template),
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => command::serve::run(flags),
         Command::Doctor(flags) => command::doctor::run(flags),
         Command::Down(flags) => command::down::run(flags),
+        Command::Template(template) => command::template::run(template),
         Command::Tls(tls) => command::tls::run(tls),
         Command::Envd => Ok(envd::run()),
     };

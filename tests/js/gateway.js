@@ -16,6 +16,7 @@ export const KEY = `e2b_${'0'.repeat(40)}`
 const STARTED_WITH = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => !/^(COPPICE|E2B|NODE_TEST)_/.test(name)),
 )
+STARTED_WITH.COPPICE_TEMPLATES = 'base'
 
 export const run = promisify(execFile)
 

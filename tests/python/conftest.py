@@ -21,7 +21,7 @@ from domain import Domain
 from gateway import Gateway
 from hoststate import HostState, assert_back_to, processes_of
 
-pytest_plugins = ["recorder", "sdk", "probes"]
+pytest_plugins = ["recorder", "sdk", "probes", "interpreter"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
 FIRST_BUILD = 600
 

@@ -17,9 +17,10 @@ BINARY = REPO / os.environ.get("COPPICE_BIN", "target/release/coppice")
 # All gateways of a run, and later runs, share what is named by its content.
 TEMPLATES = REPO / "target" / "e2e" / "templates"
 KEY = "e2b_" + "0" * 40
+# Without the template that takes minutes: whoever needs it asks for it.
 STARTED_WITH = {
     name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "E2B_"))
-}
+} | {"COPPICE_TEMPLATES": "base"}
 # Words that put a command where the host's own mounts are, when the tests have left that place.
 OUTSIDE = []
 

@@ -66,7 +66,7 @@ fn stop_gateway(data_dir: &Path) -> anyhow::Result<()> {
 async fn end_all(config: &Config, data_dir: &Path) -> anyhow::Result<usize> {
     let host = super::host(config, data_dir)?;
     // Only to remove what an interrupted build left: sandboxes end without their templates.
-    if let Err(error) = Store::open(data_dir) {
+    if let Err(error) = Store::open(data_dir, |_, _| {}) {
         tracing::warn!(%error, "what is among the templates stays as it is");
     }
     let sandboxes = super::sandboxes(config, data_dir, host, Box::new(|_| Err(FindError::Unknown)));

@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod serve;
+pub(crate) mod template;
 pub(crate) mod tls;
 
 use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};

@@ -10,7 +10,7 @@ use coppice::{
     data_dir::DataDir,
     front_door::FrontDoor,
     serve::Entrance,
-    template::Store,
+    template::{Recipe, Store},
     tls::Certificates,
 };
 use futures_util::stream;
@@ -56,7 +56,8 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let secure_address = secure.as_ref().map(|(_, _, address)| *address);
     let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
-    let templates = Store::open(data_dir)?;
+    let templates = Store::open(data_dir, |name, step| tracing::info!("template {name}: {step}"))?;
+    templates.plan(&config.templates);
     let find = Box::new({
         let templates = templates.clone();
         move |name: &str| templates.find(name)
@@ -98,7 +99,10 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => Ok(()),
     };
     if ready.is_ok() {
-        stop.cancelled().await;
+        tokio::select! {
+            () = build_others(&templates, &config.templates) => stop.cancelled().await,
+            () = stop.cancelled() => {}
+        }
         tracing::info!("stopping");
     }
     stop.cancel();
@@ -151,7 +155,7 @@ async fn announce(
     plain: SocketAddr,
     secure: Option<SocketAddr>,
 ) -> anyhow::Result<()> {
-    templates.ensure_base().await.context("template base cannot be made")?;
+    templates.ensure(Recipe::Base).await.context("template base cannot be made")?;
     let mut lines = format!("listening on http://{plain}\n");
     if let Some(secure) = secure {
         lines += &format!("listening on https://{secure}\n");
@@ -161,6 +165,15 @@ async fn announce(
     stdout.write_all(lines.as_bytes())?;
     stdout.flush()?;
     Ok(())
+}
+
+/// Sandboxes of `base` are made meanwhile, and also if nothing comes of it.
+async fn build_others(templates: &Store, recipes: &[Recipe]) {
+    for recipe in recipes.iter().filter(|recipe| **recipe != Recipe::Base) {
+        if let Err(error) = templates.ensure(*recipe).await {
+            tracing::error!("template {} cannot be made: {error}", recipe.name());
+        }
+    }
 }
 
 /// The token is cancelled by SIGTERM or SIGINT.

@@ -35,5 +35,5 @@ pub use id::{InvalidId, SandboxId};
 pub use inside::Inside;
 pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
 pub use pool::{PoolCount, PoolRules};
-pub use record::Facts;
+pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};

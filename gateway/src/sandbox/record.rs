@@ -8,7 +8,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use chrono::{DateTime, Utc};
@@ -53,6 +53,20 @@ pub(super) struct Record {
     pub(super) deadline: DateTime<Utc>,
     #[serde(flatten)]
     pub(super) facts: Facts,
+}
+
+/// The layers that each sandbox of a data directory was made from. For when no gateway runs.
+pub fn layers_in_use(data_dir: &Path) -> Result<Vec<Vec<PathBuf>>, Error> {
+    let home = data_dir.join("sandboxes");
+    let failed = |source| Error::io("cannot read", &home, source);
+    let mut used = Vec::new();
+    for entry in fs::read_dir(&home).map_err(failed)? {
+        // One that cannot be read is removed by the next gateway.
+        if let Ok(record) = Record::read(&entry.map_err(failed)?.path()) {
+            used.push(record.facts.template.layers);
+        }
+    }
+    Ok(used)
 }
 
 impl Record {

@@ -13,8 +13,9 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    recipe::{Built, Error, in_path},
     sources,
-    tool::{self, Tool},
+    tool::Tool,
     tree::{self, failed},
 };
 
@@ -104,32 +105,12 @@ const REMOVED: &[&str] = &[
 const NODE: &str = "22.23.3";
 const NPM: &str = "10.9.9";
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0} is not installed: `apt-get install {0}`")]
-    Missing(&'static str),
-    #[error("building templates takes root")]
-    NotRoot,
-    #[error(transparent)]
-    Tool(#[from] tool::Error),
-    #[error(transparent)]
-    Tree(#[from] tree::Error),
-}
-
-/// What a build made.
-pub(super) struct Built {
-    pub(super) root: PathBuf,
-    /// The version of Node in it; `None` where the host has no npm to fetch it with.
-    pub(super) node: Option<String>,
-}
-
-/// Changes when any part of the recipe does, so that an older `base` is known as such.
-pub(super) fn fingerprint() -> String {
-    let recipe = format!(
+/// All that the result depends on.
+pub(super) fn recipe() -> String {
+    format!(
         "{RELEASE} {PACKAGES:?} {LEFT_OUT:?} {MAKE_USER} {FILES:?} {EMPTIED:?} {REMOVED:?} \
          {NODE} {NPM}"
-    );
-    blake3::hash(recipe.as_bytes()).to_hex()[..16].to_owned()
+    )
 }
 
 /// Builds `base` in `dir`, an empty directory; `progress` hears of every step.
@@ -138,14 +119,6 @@ pub(super) fn build(
     stop: &CancellationToken,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Built, Error> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
-    for program in ["setpriv", "unshare"] {
-        if !in_path(program) {
-            return Err(Error::Missing("util-linux"));
-        }
-    }
     if !in_path("mmdebstrap") {
         return Err(Error::Missing("mmdebstrap"));
     }
@@ -191,7 +164,7 @@ fn install_debian(
     let public: String =
         found.iter().map(|source| source.without_credentials().line() + "\n").collect();
     if !public.is_empty() {
-        write(root, "etc/apt/sources.list", 0o644, &public)?;
+        tree::write(&root.join("etc/apt/sources.list"), 0o644, &public)?;
     }
     Ok(())
 }
@@ -267,7 +240,7 @@ fn finish(root: &Path) -> Result<(), Error> {
         tree::empty(&root.join(path))?;
     }
     for (path, mode, content) in FILES {
-        write(root, path, *mode, content)?;
+        tree::write(&root.join(path), *mode, content)?;
     }
     for (path, mode) in [("", 0o755), ("tmp", 0o1777), ("var/tmp", 0o1777), ("dev", 0o755)] {
         let path = root.join(path);
@@ -277,29 +250,9 @@ fn finish(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Replaces a file; a link in its place is not followed, since the tree's links mean paths of the
-/// sandbox.
-fn write(root: &Path, path: &str, mode: u32, content: &str) -> Result<(), tree::Error> {
-    let path = root.join(path);
-    tree::remove(&path)?;
-    fs::write(&path, content).map_err(failed("write", &path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("chmod", path))
-}
-
-fn in_path(program: &str) -> bool {
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_fingerprint_is_short_and_steady() {
-        assert_eq!(fingerprint().len(), 16);
-        assert_eq!(fingerprint(), fingerprint());
-    }
 
     #[test]
     fn a_finished_root_tells_nothing_of_its_host() {

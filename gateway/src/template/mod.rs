@@ -4,12 +4,17 @@
 //! `<data-dir>/templates/<name>.json` says which layers a name means at present. A sandbox keeps
 //! the layers it was made from, whatever its template's name means later.
 //!
-//! `store` finds templates by their records and keeps `base` built; `debootstrap` is the recipe of
-//! `base`; `tree` measures and clears a finished root; `tool` runs the programs a build needs.
-//! Nothing here is on the path of a create but [`Store::find`].
+//! `store` finds templates by their records, `build` makes those there is a `recipe` of:
+//! `debootstrap` is that of `base`, `interpreter` that of `code-interpreter-v1` on top of it. `tree`
+//! measures and clears a finished root; `tool` runs the programs a build needs. `removal` takes
+//! templates away again. Nothing here is on the path of a create but [`Store::find`].
 
+mod build;
 mod debootstrap;
+mod interpreter;
+mod recipe;
 mod record;
+mod removal;
 mod sources;
 mod store;
 mod tool;
@@ -22,10 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Limits;
 
-pub use store::{Error, FindError, Store};
+pub use recipe::Recipe;
+pub use store::{Error, FindError, Listed, Store};
 
 /// The template a sandbox gets when none is named.
 pub const BASE: &str = "base";
+/// The one that E2B's code interpreter SDKs ask for.
+pub const INTERPRETER: &str = "code-interpreter-v1";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {

@@ -57,8 +57,12 @@ impl Record {
         Ok(())
     }
 
-    /// `None` when a layer is missing: as good as no template.
+    /// `None` when it has no layer, or one is missing: as good as no template.
     pub(super) fn template(self, name: &str, layer: impl Fn(&str) -> PathBuf) -> Option<Template> {
+        if self.layers.is_empty() {
+            tracing::warn!(template = name, "there are no layers");
+            return None;
+        }
         let mut layers = Vec::with_capacity(self.layers.len());
         for digest in &self.layers {
             let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());

@@ -1,9 +1,8 @@
-//! The templates of a data directory, and the one build there is: `base`.
+//! The templates of a data directory.
 //!
-//! Finding a template is a look into memory. A build works in `build-*`, which nobody looks into,
-//! and becomes visible by two renames, layer first; a gateway that dies on the way leaves only a
-//! `build-*` for the next to remove. The directory may be shared by gateways (as a symbolic link):
-//! who builds or cleans holds the lock file.
+//! Finding a template is a look into memory; one that is not there is looked for on the disk, where
+//! `coppice template build` may have put it meanwhile. The directory may be shared by gateways (as a
+//! symbolic link): who builds or cleans holds the lock file.
 
 use std::{
     collections::BTreeMap,
@@ -12,34 +11,40 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Available, BASE, Template, debootstrap,
+    Available, BASE, Template,
+    recipe::{self, Recipe},
     record::{self, Record},
-    tool,
     tree::{self, failed},
 };
-use crate::backend::Limits;
-
-const LIMITS: Limits = Limits { cpus: 2, memory_bytes: 1 << 30, processes: 1024 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Io(#[from] tree::Error),
-    #[error("template base: {0}")]
-    Build(#[from] debootstrap::Error),
+    #[error(transparent)]
+    Build(#[from] recipe::Error),
     #[error(transparent)]
     Record(#[from] record::Error),
     #[error("the template build ended unexpectedly")]
     Lost,
+    #[error("there is no template {0}")]
+    Unknown(String),
+    #[error("template {name}: template {by} is built on it")]
+    Below { name: String, by: String },
+    #[error(
+        "template {name}: {count} sandboxes were made from it; end them, or wait for their end"
+    )]
+    InUse { name: String, count: usize },
+    #[error("templates are being built in {0}: wait for the end of that")]
+    Building(PathBuf),
 }
 
 /// Why a template cannot be had now.
@@ -48,33 +53,49 @@ pub enum FindError {
     #[error("there is no such template")]
     Unknown,
     /// The step the build is at.
-    #[error("the template base is being built: {0}")]
+    #[error("the template is being built: {0}")]
     Building(String),
-    #[error("the template base could not be built: {0}")]
+    #[error("the template could not be built: {0}")]
     Failed(String),
 }
 
-enum Build {
+/// How far the build of a planned template is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Build {
     Waiting,
     At(String),
     Failed(String),
 }
 
-#[derive(Clone)]
-pub struct Store {
-    shared: Arc<Shared>,
+/// Hears of every step of a build: the template's name, and the step.
+pub(super) type Tell = fn(&str, &str);
+
+/// What is said of a template to its operator.
+#[derive(Debug)]
+pub struct Listed {
+    pub template: Template,
+    pub built_at: DateTime<Utc>,
+    pub node: Option<String>,
+    /// Whether a build would change nothing; `None`: there is no recipe for it.
+    pub current: Option<bool>,
 }
 
-struct Shared {
+#[derive(Clone)]
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
     /// Canonical.
-    dir: PathBuf,
-    found: RwLock<BTreeMap<String, Available>>,
-    build: Mutex<Build>,
+    pub(super) dir: PathBuf,
+    pub(super) found: RwLock<BTreeMap<String, Available>>,
+    builds: Mutex<BTreeMap<&'static str, Build>>,
+    tell: Tell,
 }
 
 impl Store {
     /// Reads the templates of a data directory, and removes what an interrupted build left.
-    pub fn open(data_dir: &Path) -> Result<Arc<Self>, Error> {
+    pub fn open(data_dir: &Path, tell: Tell) -> Result<Arc<Self>, Error> {
         let dir = data_dir.join("templates");
         fs::DirBuilder::new()
             .recursive(true)
@@ -88,7 +109,8 @@ impl Store {
             .create(dir.join("layers"))
             .map_err(failed("make", dir.join("layers")))?;
 
-        let shared = Shared { dir, found: RwLock::default(), build: Mutex::new(Build::Waiting) };
+        let builds = Mutex::new(BTreeMap::from([(BASE, Build::Waiting)]));
+        let shared = Shared { dir, found: RwLock::default(), builds, tell };
         // Whoever holds the lock is building, and removes leftovers itself.
         if let Some(_lock) = shared.try_lock()? {
             shared.remove_leftovers()?;
@@ -97,18 +119,30 @@ impl Store {
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
     }
 
+    /// From now on a template that is missing is on its way, if it is one of these.
+    pub fn plan(&self, recipes: &[Recipe]) {
+        let mut builds = self.shared.builds.lock();
+        for recipe in recipes {
+            builds.entry(recipe.name()).or_insert(Build::Waiting);
+        }
+    }
+
     /// The template a name means at present.
     pub fn find(&self, name: &str) -> Result<Arc<Template>, FindError> {
         if let Some(found) = self.shared.found.read().get(name) {
             return Ok(found.template.clone());
         }
-        if name != BASE {
-            return Err(FindError::Unknown);
+        // Only known names lead to the disk.
+        let Some(recipe) = Recipe::named(name) else { return Err(FindError::Unknown) };
+        if let Ok(Some(found)) = self.shared.read(recipe.name()) {
+            self.shared.found.write().insert(name.to_owned(), found.clone());
+            return Ok(found.template);
         }
-        Err(match &*self.shared.build.lock() {
-            Build::Waiting => FindError::Building("not started yet".to_owned()),
-            Build::At(step) => FindError::Building(step.clone()),
-            Build::Failed(why) => FindError::Failed(why.clone()),
+        Err(match self.shared.builds.lock().get(name) {
+            None => FindError::Unknown,
+            Some(Build::Waiting) => FindError::Building("not started yet".to_owned()),
+            Some(Build::At(step)) => FindError::Building(step.clone()),
+            Some(Build::Failed(why)) => FindError::Failed(why.clone()),
         })
     }
 
@@ -117,10 +151,47 @@ impl Store {
         self.shared.found.read().values().cloned().collect()
     }
 
-    /// Builds `base` if it is missing or its recipe has changed; a minute or so. Dropping the
-    /// future ends the build. An older `base` stays in use meanwhile, and when the build fails.
-    pub async fn ensure_base(&self) -> Result<(), Error> {
-        if self.shared.base_is_current() {
+    /// The same with what only the disk knows.
+    pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        let mut listed = Vec::new();
+        for found in self.available() {
+            let name = &found.template.id;
+            let node = Record::read(&self.shared.record(name))?.node;
+            let recipe = Recipe::named(name);
+            listed.push(Listed {
+                template: Template::clone(&found.template),
+                built_at: found.built_at,
+                node,
+                current: recipe.map(|recipe| self.shared.is_current(recipe)),
+            });
+        }
+        Ok(listed)
+    }
+
+    /// Has a template built, and before it what it lies on, where they are missing or their recipes
+    /// have changed; minutes. Dropping the future ends the build. An older one stays in use
+    /// meanwhile, and when the build fails.
+    pub async fn ensure(&self, recipe: Recipe) -> Result<(), Error> {
+        self.plan(&[recipe]);
+        let Err(error) = self.build(recipe).await else { return Ok(()) };
+        self.shared.set(recipe, Build::Failed(error.to_string()));
+        if self.shared.found.read().contains_key(recipe.name()) {
+            tracing::warn!(%error, "template {}: staying with the older one", recipe.name());
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// The same, and an older one is not good enough.
+    pub async fn build(&self, recipe: Recipe) -> Result<(), Error> {
+        if let Some(below) = recipe.below() {
+            self.build_one(below).await?;
+        }
+        self.build_one(recipe).await
+    }
+
+    async fn build_one(&self, recipe: Recipe) -> Result<(), Error> {
+        if self.shared.is_current(recipe) {
             return Ok(());
         }
         let stop = CancellationToken::new();
@@ -131,116 +202,78 @@ impl Store {
         thread::Builder::new()
             .name("template".to_owned())
             .spawn(move || {
-                let _ = done.send(shared.build_base(&stop));
+                let _ = done.send(shared.build(recipe, &stop));
             })
             .map_err(failed("start a thread for", &self.shared.dir))?;
-
-        let result = ended.await.unwrap_or(Err(Error::Lost));
-        let Err(error) = result else { return Ok(()) };
-        *self.shared.build.lock() = Build::Failed(error.to_string());
-        if self.shared.found.read().contains_key(BASE) {
-            tracing::warn!(%error, "template base: staying with the older one");
-            return Ok(());
-        }
-        Err(error)
+        ended.await.unwrap_or(Err(Error::Lost))
     }
 }
 
 impl Shared {
-    fn load(&self) -> Result<(), Error> {
+    pub(super) fn load(&self) -> Result<(), Error> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
             let path = entry.map_err(failed("list", &self.dir))?.path();
             if path.extension().is_some_and(|ext| ext == "json")
                 && let Some(name) = path.file_stem().and_then(|stem| stem.to_str())
+                && let Some(available) = self.read(name)?
             {
-                let record = Record::read(&path)?;
-                let built_at = record.built_at;
-                if let Some(template) = record.template(name, |digest| self.layer(digest)) {
-                    let template = Arc::new(template);
-                    found.insert(name.to_owned(), Available { template, built_at });
-                }
+                found.insert(name.to_owned(), available);
             }
         }
         *self.found.write() = found;
         Ok(())
     }
 
-    fn layer(&self, digest: &str) -> PathBuf {
+    /// What a name means on the disk; `None` where nothing, or something is missing.
+    fn read(&self, name: &str) -> Result<Option<Available>, Error> {
+        let path = self.record(name);
+        if !path.try_exists().map_err(failed("stat", &path))? {
+            return Ok(None);
+        }
+        let record = Record::read(&path)?;
+        let built_at = record.built_at;
+        let template = record.template(name, |digest| self.layer(digest));
+        Ok(template.map(|template| Available { template: Arc::new(template), built_at }))
+    }
+
+    pub(super) fn record(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.json"))
+    }
+
+    pub(super) fn layer(&self, digest: &str) -> PathBuf {
         self.dir.join("layers").join(digest)
     }
 
-    fn base_is_current(&self) -> bool {
-        self.found.read().contains_key(BASE)
-            && Record::read(&self.dir.join("base.json"))
-                .is_ok_and(|record| record.recipe == debootstrap::fingerprint())
-    }
-
-    fn build_base(&self, stop: &CancellationToken) -> Result<(), Error> {
-        let _lock = loop {
-            if let Some(lock) = self.try_lock()? {
-                break lock;
+    /// Whether it is there, by the present recipe and on what now lies below.
+    pub(super) fn is_current(&self, recipe: Recipe) -> bool {
+        let read = |recipe: Recipe| Record::read(&self.record(recipe.name())).ok();
+        let Some(record) = read(recipe) else { return false };
+        let below = match recipe.below() {
+            None => true,
+            Some(below) => {
+                read(below).is_some_and(|below| record.layers.get(1..) == Some(&below.layers))
             }
-            self.at("waiting for another gateway that builds it");
-            if stop.is_cancelled() {
-                return Err(debootstrap::Error::Tool(tool::Error::Stopped).into());
-            }
-            thread::sleep(Duration::from_millis(200));
         };
-        self.load()?;
-        if self.base_is_current() {
-            return Ok(());
-        }
-        self.remove_leftovers()?;
-
-        let dir = self.dir.join(format!("build-{}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(failed("make", &dir))?;
-        let built = debootstrap::build(&dir, stop, &|step| self.at(step))
-            .map_err(Error::from)
-            .and_then(|built| self.publish(&dir, built));
-        let removed = tree::remove(&dir);
-        built?;
-        removed?;
-        self.load()
+        self.found.read().contains_key(recipe.name())
+            && record.recipe == recipe.fingerprint()
+            && below
     }
 
-    /// Gives a finished root its name and makes `base` mean it.
-    fn publish(&self, dir: &Path, built: debootstrap::Built) -> Result<(), Error> {
-        self.at("naming it by its content");
-        let digest = tree::digest(&built.root)?;
-        // Bytes before names: a power cut must not leave a name for a hollow tree.
-        nix::unistd::sync();
-        let layer = self.layer(&digest);
-        if !layer.exists() {
-            fs::rename(&built.root, &layer).map_err(failed("rename", &built.root))?;
+    pub(super) fn at(&self, recipe: Recipe, step: &str) {
+        let now = Build::At(step.to_owned());
+        if self.builds.lock().get(recipe.name()) != Some(&now) {
+            (self.tell)(recipe.name(), step);
+            self.set(recipe, now);
         }
-        let record = Record {
-            layers: vec![digest],
-            limits: LIMITS,
-            env: BTreeMap::new(),
-            user: "user".to_owned(),
-            workdir: None,
-            recipe: debootstrap::fingerprint(),
-            node: built.node,
-            built_at: Utc::now(),
-        };
-        let (draft, path) = (dir.join("base.json"), self.dir.join("base.json"));
-        record.write(&draft)?;
-        fs::rename(&draft, &path).map_err(failed("rename", &draft))?;
-        tracing::info!(layer = %layer.display(), "template base: built");
-        Ok(())
     }
 
-    fn at(&self, step: &str) {
-        let mut build = self.build.lock();
-        if !matches!(&*build, Build::At(current) if current == step) {
-            tracing::info!("template base: {step}");
-            *build = Build::At(step.to_owned());
-        }
+    fn set(&self, recipe: Recipe, build: Build) {
+        self.builds.lock().insert(recipe.name(), build);
     }
 
     /// Held until the file is dropped; the kernel lets go of it when the process dies.
-    fn try_lock(&self) -> Result<Option<File>, Error> {
+    pub(super) fn try_lock(&self) -> Result<Option<File>, Error> {
         let path = self.dir.join("lock");
         let file = File::options()
             .create(true)
@@ -256,7 +289,7 @@ impl Shared {
         }
     }
 
-    fn remove_leftovers(&self) -> Result<(), Error> {
+    pub(super) fn remove_leftovers(&self) -> Result<(), Error> {
         for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
             let entry = entry.map_err(failed("list", &self.dir))?;
             if entry.file_name().as_encoded_bytes().starts_with(b"build-") {
@@ -270,7 +303,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::build::LIMITS, *};
 
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -287,7 +320,7 @@ mod tests {
     fn a_template_is_found_by_name_with_its_layers_and_limits() {
         let data = tempfile::tempdir().unwrap();
         put_base(&data.path().join("templates"), DIGEST, "any");
-        let store = Store::open(data.path()).unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
         let base = store.find("base").unwrap();
         assert_eq!(base.layers.len(), 1);
         assert!(base.layers[0].is_absolute() && base.layers[0].ends_with(DIGEST));
@@ -297,7 +330,7 @@ mod tests {
     #[test]
     fn unknown_names_are_unknown_whatever_they_look_like() {
         let data = tempfile::tempdir().unwrap();
-        let store = Store::open(data.path()).unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
         for name in ["", "nope", "../base", "layers", "/etc/passwd"] {
             assert_eq!(store.find(name).unwrap_err(), FindError::Unknown, "{name}");
         }
@@ -306,14 +339,14 @@ mod tests {
     #[test]
     fn base_says_how_far_its_build_is_and_why_it_failed() {
         let data = tempfile::tempdir().unwrap();
-        let store = Store::open(data.path()).unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
         assert!(matches!(store.find("base"), Err(FindError::Building(_))));
-        store.shared.at("installing Debian");
+        store.shared.at(Recipe::Base, "installing Debian");
         assert_eq!(
             store.find("base").unwrap_err(),
             FindError::Building("installing Debian".to_owned())
         );
-        *store.shared.build.lock() = Build::Failed("no network".to_owned());
+        store.shared.set(Recipe::Base, Build::Failed("no network".to_owned()));
         assert_eq!(store.find("base").unwrap_err(), FindError::Failed("no network".to_owned()));
     }
 
@@ -322,15 +355,15 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let left = data.path().join("templates/build-1/root");
         fs::create_dir_all(&left).unwrap();
-        let other = Store::open(data.path()).unwrap();
+        let other = Store::open(data.path(), |_, _| {}).unwrap();
         assert!(!left.exists());
 
         fs::create_dir_all(&left).unwrap();
         let lock = other.shared.try_lock().unwrap().unwrap();
-        Store::open(data.path()).unwrap();
+        Store::open(data.path(), |_, _| {}).unwrap();
         assert!(left.exists());
         drop(lock);
-        Store::open(data.path()).unwrap();
+        Store::open(data.path(), |_, _| {}).unwrap();
         assert!(!left.exists());
     }
 
@@ -338,10 +371,10 @@ mod tests {
     fn a_record_without_its_layer_counts_as_no_template() {
         let data = tempfile::tempdir().unwrap();
         for layer in [&"f".repeat(64), "../../etc"] {
-            put_base(&data.path().join("templates"), layer, &debootstrap::fingerprint());
-            let store = Store::open(data.path()).unwrap();
+            put_base(&data.path().join("templates"), layer, &Recipe::Base.fingerprint());
+            let store = Store::open(data.path(), |_, _| {}).unwrap();
             assert!(store.find("base").is_err());
-            assert!(!store.shared.base_is_current());
+            assert!(!store.shared.is_current(Recipe::Base));
         }
     }
 
@@ -350,24 +383,53 @@ mod tests {
         let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         put_base(elsewhere.path(), DIGEST, "any");
         std::os::unix::fs::symlink(elsewhere.path(), data.path().join("templates")).unwrap();
-        assert!(Store::open(data.path()).unwrap().find("base").is_ok());
+        assert!(Store::open(data.path(), |_, _| {}).unwrap().find("base").is_ok());
     }
 
     #[test]
     fn only_the_present_recipe_counts_as_current() {
         let data = tempfile::tempdir().unwrap();
         put_base(&data.path().join("templates"), DIGEST, "older");
-        assert!(!Store::open(data.path()).unwrap().shared.base_is_current());
-        put_base(&data.path().join("templates"), DIGEST, &debootstrap::fingerprint());
-        assert!(Store::open(data.path()).unwrap().shared.base_is_current());
+        assert!(!Store::open(data.path(), |_, _| {}).unwrap().shared.is_current(Recipe::Base));
+        put_base(&data.path().join("templates"), DIGEST, &Recipe::Base.fingerprint());
+        assert!(Store::open(data.path(), |_, _| {}).unwrap().shared.is_current(Recipe::Base));
+    }
+
+    #[test]
+    fn what_lies_on_another_template_is_current_only_on_its_present_layers() {
+        let data = tempfile::tempdir().unwrap();
+        let templates = data.path().join("templates");
+        put_base(&templates, DIGEST, &Recipe::Base.fingerprint());
+        for (below, current) in [(DIGEST.to_owned(), true), ("f".repeat(64), false)] {
+            fs::create_dir_all(templates.join("layers").join(&below)).unwrap();
+            let own = "e".repeat(64);
+            fs::create_dir_all(templates.join("layers").join(&own)).unwrap();
+            let record = serde_json::json!({
+                "layers": [own, below], "limits": LIMITS, "user": "user", "node": null,
+                "recipe": Recipe::Interpreter.fingerprint(), "builtAt": "2026-01-01T00:00:00Z",
+            });
+            fs::write(templates.join("code-interpreter-v1.json"), record.to_string()).unwrap();
+            let store = Store::open(data.path(), |_, _| {}).unwrap();
+            assert_eq!(store.shared.is_current(Recipe::Interpreter), current);
+            assert_eq!(store.find("code-interpreter-v1").unwrap().layers.len(), 2);
+        }
+    }
+
+    #[test]
+    fn only_what_is_planned_is_on_its_way() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
+        assert_eq!(store.find("code-interpreter-v1").unwrap_err(), FindError::Unknown);
+        store.plan(&[Recipe::Base, Recipe::Interpreter]);
+        assert!(matches!(store.find("code-interpreter-v1"), Err(FindError::Building(_))));
     }
 
     #[tokio::test]
     async fn a_current_base_needs_no_build() {
         let data = tempfile::tempdir().unwrap();
-        put_base(&data.path().join("templates"), DIGEST, &debootstrap::fingerprint());
-        let store = Store::open(data.path()).unwrap();
-        store.ensure_base().await.unwrap();
+        put_base(&data.path().join("templates"), DIGEST, &Recipe::Base.fingerprint());
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
+        store.ensure(Recipe::Base).await.unwrap();
         assert!(store.find("base").is_ok());
     }
 }

@@ -84,6 +84,14 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Replaces a file; a link in its place is not followed, since a tree's links mean paths of the
+/// sandbox.
+pub(super) fn write(path: &Path, mode: u32, content: &str) -> Result<(), Error> {
+    remove(path)?;
+    fs::write(path, content).map_err(failed("write", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("chmod", path))
+}
+
 /// Removes what is in a directory, and makes the directory if there is none.
 pub(super) fn empty(dir: &Path) -> Result<(), Error> {
     make_dir(dir)?;

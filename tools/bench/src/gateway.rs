@@ -70,7 +70,15 @@ impl Gateway {
         symlink(path::absolute(&options.templates)?, data_dir.join("templates"))
             .context("templates")?;
         let process = command(&binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--log-level",
+                "warn",
+                "--templates",
+                "base",
+            ])
             .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
             .arg(&data_dir)
             .args(flags)
