@@ -6,6 +6,7 @@ use parking_lot::RwLock;
 
 use crate::{
     control::Descriptors,
+    kernel::Contexts,
     os::Affinity,
     process::Processes,
     report::Reports,
@@ -42,6 +43,7 @@ pub struct Envd {
     pub template_id: String,
     pub reports: Reports,
     pub(crate) processes: Processes,
+    pub(crate) contexts: Contexts,
     pub(crate) confines: Confines,
     pub(crate) gauges: Gauges,
     settings: RwLock<Arc<Settings>>,
@@ -71,6 +73,7 @@ impl Envd {
             template_id: spec.template_id.clone(),
             reports: Reports::default(),
             processes: Processes::default(),
+            contexts: Contexts::default(),
             confines: Confines { cgroups, affinity },
             gauges: Gauges::new(spec, descriptors),
             settings: RwLock::default(),

@@ -2,15 +2,13 @@
 
 use std::{io, time::Duration};
 
-use envd::{
-    tunnel::{self, Answer, Handed},
-    wire::ENVD_PORT,
-};
+use envd::tunnel::{self, Answer, Handed};
 use tokio::{
     net::UnixStream,
     time::{Instant, sleep, timeout},
 };
 
+use super::server::Server;
 use crate::sandbox::Sandbox;
 
 /// Until a port's stream is open.
@@ -34,7 +32,7 @@ pub(super) enum Error {
 
 pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<Handed, Error> {
     let stream = async {
-        if port == ENVD_PORT {
+        if Server::of(sandbox, port).is_envds() {
             let stream = dial(sandbox, "envd.sock").await?.into_std();
             return stream.and_then(|stream| Handed::new(stream.into())).map_err(Error::Failed);
         }

@@ -15,6 +15,7 @@ mod internal;
 mod outgoing;
 mod pool;
 pub mod reports;
+mod server;
 mod signed;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ mod upgrade;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use envd::{unread, wire::ENVD_PORT};
+use envd::unread;
 use http::{Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::timeout;
@@ -33,6 +34,7 @@ pub use address::{Address, Domain, host};
 use body::Relay;
 use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
+use server::Server;
 pub use signed::Credential;
 
 /// How long a failed request waits to learn that its sandbox is ending. When what runs in it is
@@ -62,10 +64,11 @@ impl DataPlane {
     ) -> Result<Response<Body>, DataPlaneError> {
         let multiplexed = request.version() == Version::HTTP_2;
         let client = hyper::upgrade::on(&mut request);
-        let prepared = if port == ENVD_PORT && internal::is_internal(request.uri().path()) {
+        let server = Server::of(&sandbox, port);
+        let prepared = if server == Server::Envd && internal::is_internal(request.uri().path()) {
             Err(DataPlaneError::Internal)
         } else {
-            headers::prepare_request(&mut request, line, &sandbox, port)
+            headers::prepare_request(&mut request, line, &sandbox, server)
         };
         let wanted = match prepared {
             Ok(wanted) => wanted,
@@ -122,7 +125,7 @@ async fn send(
     port: u16,
     mut request: Request<Outgoing>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let mut kept = port == ENVD_PORT || outgoing::again(&request).is_some();
+    let mut kept = pool.server(port).is_envds() || outgoing::again(&request).is_some();
     loop {
         let mut lease = match pool.lease(port, kept).await {
             Ok(lease) => lease,
@@ -156,7 +159,7 @@ async fn exchange(
     lease: &mut Lease,
     request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
-    let known = port == ENVD_PORT || lease.used();
+    let known = pool.server(port).is_envds() || lease.used();
     let mut exchange = pin!(lease.connection().exchange(request));
     if known {
         return exchange.await;

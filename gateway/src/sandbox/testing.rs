@@ -112,6 +112,7 @@ pub(crate) fn template() -> Template {
         env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
         user: "user".into(),
         workdir: None,
+        kernels: false,
     }
 }
 

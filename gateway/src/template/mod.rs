@@ -9,6 +9,7 @@
 //! Nothing here is on the path of a create but [`Store::find`].
 
 mod debootstrap;
+mod kernels;
 mod record;
 mod sources;
 mod store;
@@ -38,6 +39,9 @@ pub struct Template {
     pub user: String,
     /// `None`: the user's home.
     pub workdir: Option<String>,
+    /// Whether it has Jupyter's kernels, and so envd answers on the code interpreter's port.
+    #[serde(default)]
+    pub kernels: bool,
 }
 
 /// A template that sandboxes can be made from at present.
