@@ -77,6 +77,8 @@ impl DataPlane {
                 return Err(refused);
             }
         };
+        // Code that runs for nobody is interrupted at once.
+        line.may_half_close(server != Server::Interpreter);
         let failure = Failure { sandbox: &sandbox, port };
         let pool = self.pools.of(&sandbox);
         let request = request.map(Outgoing::new);
