@@ -9,11 +9,18 @@ use std::{borrow::Cow, io, path::Path, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::zmtp::{Kind as SocketKind, Piece, Socket};
 
 /// Content that is not taken in pieces and is longer than this is left out (bytes).
-pub(super) const MAX_CONTENT: u64 = 64 << 20;
+const MAX_CONTENT: u64 = 32 << 20;
+
+/// Content longer than this waits until there is room for it among all that is held (bytes).
+const SMALL: u64 = 64 << 10;
+
+/// For all kernels' long content together, in KiB: two of the longest.
+static ROOM: Semaphore = Semaphore::const_new(2 * (MAX_CONTENT >> 10) as usize);
 
 /// Output longer than this is taken in pieces (bytes).
 const IN_PIECES: u64 = 64 << 10;
@@ -40,20 +47,35 @@ pub(super) struct Session {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RequestId(String);
 
+/// What long content takes of what may be held, for as long as something of it is.
+pub(super) type Room = SemaphorePermit<'static>;
+
 /// Something about the request at hand.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Incoming {
-    Message { kind: String, content: Vec<u8> },
+    Message {
+        kind: String,
+        content: Vec<u8>,
+        room: Option<Room>,
+    },
     /// The content of a long output, in pieces; `ends` with the last.
-    Output { piece: Bytes, ends: bool },
+    Output {
+        piece: Bytes,
+        ends: bool,
+    },
     /// Content that is longer than can be taken.
-    TooLong { kind: String, length: u64 },
+    TooLong {
+        kind: String,
+        length: u64,
+    },
 }
 
 pub(super) struct Channel {
     socket: Socket,
     session: Arc<Session>,
     reading: Reading,
+    /// What has been read of the socket and not been looked at.
+    piece: Option<Piece>,
 }
 
 /// Where in a message the reader is.
@@ -64,6 +86,7 @@ struct Reading {
     frame: Vec<u8>,
     kind: String,
     is_answer: bool,
+    room: Option<Room>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,8 +136,7 @@ pub(super) struct Execute<'a> {
 pub(super) struct Nothing {}
 
 /// Shows nothing and is not counted.
-pub(super) const SILENT: Execute<'static> =
-    Execute { silent: true, store_history: false, ..LOUD };
+pub(super) const SILENT: Execute<'static> = Execute { silent: true, store_history: false, ..LOUD };
 
 /// A user's.
 pub(super) const LOUD: Execute<'static> = Execute {
@@ -147,7 +169,7 @@ impl Channel {
     ) -> io::Result<Self> {
         let socket = Socket::connect(path, kind).await?;
         let reading = Reading { at: At::Topics(0), ..Reading::default() };
-        Ok(Self { socket, session, reading })
+        Ok(Self { socket, session, reading, piece: None })
     }
 
     /// Sends a request. When this is given up half-way the channel is good for nothing more.
@@ -177,7 +199,16 @@ impl Channel {
     /// called again.
     pub(super) async fn next(&mut self, request: &RequestId) -> io::Result<Incoming> {
         loop {
-            let piece = self.socket.read().await?;
+            let piece = match &mut self.piece {
+                Some(piece) => piece,
+                none => none.insert(self.socket.read().await?),
+            };
+            if let Some(length) = self.reading.wants_room(piece) {
+                let wanted = u32::try_from(length >> 10).unwrap_or(u32::MAX);
+                // It is never closed.
+                self.reading.room = ROOM.acquire_many(wanted).await.ok();
+            }
+            let Some(piece) = self.piece.take() else { continue };
             if let Some(incoming) = self.reading.take(piece, request)? {
                 return Ok(incoming);
             }
@@ -186,28 +217,38 @@ impl Channel {
 }
 
 impl Reading {
+    /// How much there has to be room for before `piece` is taken.
+    fn wants_room(&self, piece: &Piece) -> Option<u64> {
+        let begins = self.at == At::Content(How::Undecided) && self.room.is_none();
+        let whole = begins && self.how(piece.length) == How::Whole && piece.length > SMALL;
+        whole.then_some(piece.length)
+    }
+
+    fn how(&self, length: u64) -> How {
+        match &*self.kind {
+            _ if !self.is_answer => How::Nothing,
+            "stream" if length > IN_PIECES => How::Pieces,
+            _ if length > MAX_CONTENT => How::Nothing,
+            _ => How::Whole,
+        }
+    }
+
     fn take(&mut self, piece: Piece, request: &RequestId) -> io::Result<Option<Incoming>> {
         let Piece { bytes, length, ends, more } = piece;
         let mut incoming = None;
-        match &mut self.at {
-            At::Content(how) => {
-                if *how == How::Undecided {
-                    *how = match &*self.kind {
-                        _ if !self.is_answer => How::Nothing,
-                        "stream" if length > IN_PIECES => How::Pieces,
-                        _ if length > MAX_CONTENT => How::Nothing,
-                        _ => How::Whole,
-                    };
-                    if *how == How::Nothing && self.is_answer {
-                        incoming = Some(Incoming::TooLong { kind: self.kind.clone(), length });
-                    }
-                }
-                match how {
-                    How::Pieces => incoming = Some(Incoming::Output { piece: bytes, ends }),
-                    How::Whole => self.frame.extend_from_slice(&bytes),
-                    How::Nothing | How::Undecided => {}
-                }
+        if self.at == At::Content(How::Undecided) {
+            let how = self.how(length);
+            self.at = At::Content(how);
+            if how == How::Nothing && self.is_answer {
+                incoming = Some(Incoming::TooLong { kind: self.kind.clone(), length });
             }
+        }
+        match self.at {
+            At::Content(how) => match how {
+                How::Pieces => incoming = Some(Incoming::Output { piece: bytes, ends }),
+                How::Whole => self.frame.extend_from_slice(&bytes),
+                How::Nothing | How::Undecided => {}
+            },
             At::Buffers => {}
             _ if length > MAX_FRAME => return Err(invalid("a frame that is too long")),
             _ => self.frame.extend_from_slice(&bytes),
@@ -226,11 +267,7 @@ impl Reading {
         Ok(incoming)
     }
 
-    fn frame_ended(
-        &mut self,
-        frame: Vec<u8>,
-        request: &RequestId,
-    ) -> io::Result<Option<Incoming>> {
+    fn frame_ended(&mut self, frame: Vec<u8>, request: &RequestId) -> io::Result<Option<Incoming>> {
         let mut incoming = None;
         self.at = match self.at {
             At::Topics(_) if frame == DELIMITER => At::Signature,
@@ -251,7 +288,8 @@ impl Reading {
             At::Content(how) => {
                 if how == How::Whole {
                     let kind = std::mem::take(&mut self.kind);
-                    incoming = Some(Incoming::Message { kind, content: frame });
+                    let room = self.room.take();
+                    incoming = Some(Incoming::Message { kind, content: frame, room });
                 }
                 At::Buffers
             }
@@ -367,14 +405,18 @@ mod tests {
     #[test]
     fn only_answers_to_the_request_are_heard() {
         let mut reading = new();
-        let kind = "status".to_owned();
-        let ours = || message("status", "ours", b"{}", 1);
-        let heard = [Incoming::Message { kind, content: b"{}".to_vec() }];
-        assert_eq!(take(&mut reading, ours()).unwrap(), heard);
-        assert_eq!(take(&mut reading, message("status", "other", b"{}", 1)).unwrap(), []);
+        let hears_ours = |reading: &mut Reading| {
+            let heard = take(reading, message("status", "ours", b"{}", 1)).unwrap();
+            let [Incoming::Message { kind, content, .. }] = &heard[..] else {
+                panic!("{heard:?}");
+            };
+            assert_eq!((&**kind, &content[..]), ("status", &b"{}"[..]));
+        };
+        hears_ours(&mut reading);
+        assert!(take(&mut reading, message("status", "other", b"{}", 1)).unwrap().is_empty());
         let huge = message("stream", "other", &[b' '; 100_000], 1000);
-        assert_eq!(take(&mut reading, huge).unwrap(), []);
-        assert_eq!(take(&mut reading, ours()).unwrap(), heard);
+        assert!(take(&mut reading, huge).unwrap().is_empty());
+        hears_ours(&mut reading);
     }
 
     #[test]
@@ -395,9 +437,29 @@ mod tests {
         let content = pieces.len() - 2;
         pieces[content] = piece(b"{}", MAX_CONTENT + 1, false, true);
         pieces.insert(content + 1, piece(b"{}", MAX_CONTENT + 1, true, true));
-        let kind = "display_data".to_owned();
-        let told = Incoming::TooLong { kind, length: MAX_CONTENT + 1 };
-        assert_eq!(take(&mut reading, pieces).unwrap(), [told]);
+        let told = take(&mut reading, pieces).unwrap();
+        let [Incoming::TooLong { kind, length }] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&**kind, *length), ("display_data", MAX_CONTENT + 1));
+    }
+
+    #[test]
+    fn long_content_has_room_before_it_is_taken() {
+        let mut reading = new();
+        for (kind, parent, length, wanted) in [
+            ("display_data", "ours", SMALL + 1, true),
+            ("display_data", "ours", SMALL, false),
+            ("display_data", "ours", MAX_CONTENT + 1, false),
+            ("display_data", "other", SMALL + 1, false),
+            ("stream", "ours", IN_PIECES + 1, false),
+        ] {
+            let pieces = message(kind, parent, &vec![b' '; length as usize], usize::MAX);
+            let mut asked = false;
+            for piece in pieces {
+                asked |= reading.wants_room(&piece).is_some();
+                reading.take(piece, &id()).unwrap();
+            }
+            assert_eq!(asked, wanted, "{kind} {parent} {length}");
+        }
     }
 
     #[test]

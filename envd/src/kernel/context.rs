@@ -279,10 +279,9 @@ impl Keeper {
         let code = exit.map_or(-1, exit_code);
         let how = exit.map_or_else(|| "it said nothing that can be read".to_owned(), exit_words);
         tracing::warn!(kernel = self.spec.name, "the kernel died: {how}");
-        self.envd.reports.push(What::KernelDied {
-            language: self.language.clone(),
-            exit_code: code,
-        });
+        self.envd
+            .reports
+            .push(What::KernelDied { language: self.language.clone(), exit_code: code });
         self.started.elapsed() > YOUNG
     }
 

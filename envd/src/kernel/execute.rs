@@ -1,13 +1,14 @@
 //! One execution, as its client sees it: what a kernel says about it becomes lines. Knows neither
 //! sockets nor time.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    channel::Incoming,
+    channel::{Incoming, Room},
     items::{Lines, Output, Shown},
     output::LongOutput,
 };
@@ -16,6 +17,8 @@ use super::{
 #[derive(Default)]
 pub(super) struct Execution {
     pub(super) lines: Lines,
+    /// Of the long content among the lines.
+    room: Vec<Room>,
     long: Option<LongOutput>,
     /// Its number has been told.
     counted: bool,
@@ -24,6 +27,17 @@ pub(super) struct Execution {
     /// The kernel has nothing more to show for it.
     idle: bool,
     replied: bool,
+}
+
+struct Roomy {
+    lines: Vec<u8>,
+    _room: Vec<Room>,
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.lines
+    }
 }
 
 #[derive(Deserialize)]
@@ -66,7 +80,10 @@ impl Execution {
     /// What the kernel publishes.
     pub(super) fn published(&mut self, incoming: Incoming) {
         let taken = match incoming {
-            Incoming::Message { kind, content } => self.message(&kind, &content),
+            Incoming::Message { kind, content, room } => {
+                self.room.extend(room);
+                self.message(&kind, &content)
+            }
             Incoming::Output { piece, ends } => {
                 let long = self.long.get_or_insert_default();
                 let lines = &mut self.lines;
@@ -124,7 +141,7 @@ impl Execution {
 
     /// What the kernel answers.
     pub(super) fn answered(&mut self, incoming: Incoming) {
-        let Incoming::Message { kind, content } = incoming else { return };
+        let Incoming::Message { kind, content, .. } = incoming else { return };
         if kind != "execute_reply" {
             return;
         }
@@ -142,6 +159,15 @@ impl Execution {
         // Not every kernel publishes what it takes in.
         if let Some(count) = reply.execution_count {
             self.count(count);
+        }
+    }
+
+    /// All lines there are. What they take of the room for long content goes with them.
+    pub(super) fn take(&mut self) -> Bytes {
+        let lines = mem::take(&mut self.lines.0);
+        match mem::take(&mut self.room) {
+            room if room.is_empty() => lines.into(),
+            room => Bytes::from_owner(Roomy { lines, _room: room }),
         }
     }
 
@@ -183,7 +209,8 @@ mod tests {
     use super::*;
 
     fn message(kind: &str, content: Value) -> Incoming {
-        Incoming::Message { kind: kind.to_owned(), content: content.to_string().into_bytes() }
+        let content = content.to_string().into_bytes();
+        Incoming::Message { kind: kind.to_owned(), content, room: None }
     }
 
     fn lines(execution: &Execution) -> Vec<Value> {
@@ -218,13 +245,17 @@ mod tests {
         assert_eq!(types(&execution), expect);
         let lines = lines(&execution);
         assert_eq!(lines[0]["execution_count"], 7);
-        assert_eq!((&lines[2]["is_main_result"], &lines[4]["is_main_result"]), (&json!(false), &json!(true)));
+        assert_eq!(
+            (&lines[2]["is_main_result"], &lines[4]["is_main_result"]),
+            (&json!(false), &json!(true))
+        );
     }
 
     #[test]
     fn only_the_first_error_is_told() {
         let mut execution = Execution::default();
-        let error = json!({"ename": "E", "evalue": "v", "traceback": ["a", "b"], "status": "error"});
+        let error =
+            json!({"ename": "E", "evalue": "v", "traceback": ["a", "b"], "status": "error"});
         execution.published(message("error", error.clone()));
         execution.published(message("error", json!({"ename": "F", "evalue": "", "traceback": []})));
         execution.answered(message("execute_reply", error));
@@ -236,7 +267,8 @@ mod tests {
     #[test]
     fn an_error_and_a_number_may_come_with_the_reply_alone() {
         let mut execution = Execution::default();
-        execution.answered(message("execute_reply", json!({"status": "aborted", "execution_count": 2})));
+        execution
+            .answered(message("execute_reply", json!({"status": "aborted", "execution_count": 2})));
         assert_eq!(types(&execution), ["error", "number_of_executions"]);
         assert_eq!(lines(&execution)[0]["name"], "ExecutionAborted");
     }
@@ -250,8 +282,11 @@ mod tests {
         let piece = bytes::Bytes::from_static(b"{\"name\":\"stdout\",\"text\":\"a\"}");
         execution.published(Incoming::Output { piece, ends: true });
         let texts: Vec<_> = lines(&execution).iter().map(|line| line["text"].clone()).collect();
-        let expect =
-            ["a display of 80 MiB was left out\n", "an output that cannot be read was left out\n", "a"];
+        let expect = [
+            "a display of 80 MiB was left out\n",
+            "an output that cannot be read was left out\n",
+            "a",
+        ];
         assert_eq!(texts, expect);
     }
 

@@ -109,9 +109,8 @@ async fn answer(envd: &Arc<Envd>, request: Request) -> Result<Response, Refusal>
             let context = table.find(id)?;
             let restarted = context.restart().await;
             let restarted = restarted.map_err(|_| Error::NotFound((*id).to_owned()))?;
-            restarted.map_err(|why| {
-                Error::Failed(format!("Failed to restart context {id}: {why}"))
-            })?;
+            restarted
+                .map_err(|why| Error::Failed(format!("Failed to restart context {id}: {why}")))?;
             Ok(Json(Value::Null).into_response())
         }
         (_, ["contexts", id]) => {
@@ -146,7 +145,9 @@ async fn execute(envd: &Arc<Envd>, table: &Table, body: Body) -> Result<Response
     }
     let is_variable = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
     if !env.iter().all(|(name, value)| is_variable(name) && !value.contains('\0')) {
-        return Err(bad("env_vars: names cannot be empty or contain '=', and nothing contains NUL"));
+        return Err(bad(
+            "env_vars: names cannot be empty or contain '=', and nothing contains NUL",
+        ));
     }
     let context = match context_id {
         Some(id) => table.find(&id)?,
@@ -156,10 +157,9 @@ async fn execute(envd: &Arc<Envd>, table: &Table, body: Body) -> Result<Response
         return Err(bad(format!("env_vars cannot be set in {}", context.language)));
     }
     let (lines, mut chunks) = mpsc::channel(CHUNKS);
-    context
-        .run(Run { code, env, lines, room })
-        .map_err(|_| Error::NotFound(context.id.clone()))?;
-    let chunks = stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(Ok::<_, Infallible>)));
+    context.run(Run { code, env, lines, room }).map_err(|_| Error::NotFound(context.id.clone()))?;
+    let chunks =
+        stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(Ok::<_, Infallible>)));
     let kind = HeaderValue::from_static("application/x-ndjson");
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(chunks)).into_response())
 }

@@ -136,9 +136,9 @@ impl Lines {
 /// A text that a kernel shows in quotes is shown without.
 fn unquoted(value: &RawValue) -> Option<String> {
     let text: Cow<'_, str> = serde_json::from_str::<Text<'_>>(value.get()).ok()?.0;
-    let inside = ['\'', '"'].into_iter().find_map(|quote| {
-        text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote))
-    })?;
+    let inside = ['\'', '"']
+        .into_iter()
+        .find_map(|quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote)))?;
     Some(quoted(inside))
 }
 
@@ -220,7 +220,10 @@ mod tests {
     fn line_breaks_between_a_kernels_tokens_break_no_line() {
         let content = "{\"data\": {\"application/json\": {\n\"a\":\r\n [1,\n2]}, \"x/y\":\n[\n]}}";
         let result = result(content, true);
-        assert_eq!((&result["json"], &result["extra"]), (&json!({"a": [1, 2]}), &json!({"x/y": []})));
+        assert_eq!(
+            (&result["json"], &result["extra"]),
+            (&json!({"a": [1, 2]}), &json!({"x/y": []}))
+        );
     }
 
     #[test]

@@ -125,9 +125,9 @@ impl Kernel {
             directory: cwd,
             output: log.try_clone().map_err(failed)?.into(),
         };
-        let (pid, exit) = process::run(envd, program)
-            .await
-            .map_err(|error| error.message.unwrap_or_else(|| "the kernel cannot be started".into()))?;
+        let (pid, exit) = process::run(envd, program).await.map_err(|error| {
+            error.message.unwrap_or_else(|| "the kernel cannot be started".into())
+        })?;
         let mut life = Life {
             pid,
             exit,
@@ -318,12 +318,7 @@ impl Directory {
         ['-', ':'].map(|separator| self.0.join(format!("s{separator}{port}")))
     }
 
-    async fn connect(
-        &self,
-        port: u8,
-        kind: Kind,
-        session: Arc<Session>,
-    ) -> io::Result<Channel> {
+    async fn connect(&self, port: u8, kind: Kind, session: Arc<Session>) -> io::Result<Channel> {
         let paths = self.sockets(port);
         loop {
             match connect_any(&paths, kind, session.clone()).await {

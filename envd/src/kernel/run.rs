@@ -4,7 +4,7 @@
 //! stopped, so that nothing is lost and nothing grows. When it goes, the kernel is interrupted, and
 //! ended when it does not mind that.
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -58,7 +58,10 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
             Broken::Failed(why) => execution.fail("KernelError", &why, ""),
             Broken::Ordered => break_off(&mut execution, &keeper.orders, None),
         }
-        finish(execution, client);
+        finish(execution, client, &mut keeper.orders).await;
+        return (Ended::Whole, true);
+    }
+    if client.is_closed() {
         return (Ended::Whole, true);
     }
     let sandbox = keeper.envd.settings().env.clone();
@@ -87,8 +90,9 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
         Ended::Ordered => break_off(&mut execution, orders, None),
         Ended::Died(exit) => break_off(&mut execution, orders, Some(exit)),
     }
+    kernel.life.go_on();
     let failed = execution.has_failed();
-    finish(execution, client);
+    finish(execution, client, orders).await;
     if restore && let Ended::Whole = ended {
         let restored = async {
             match set_variables(kernel, sandbox).await? {
@@ -109,7 +113,9 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
 pub(super) fn refuse(run: Run) {
     let mut execution = Execution::default();
     execution.fail("UnexpectedEndOfExecution", UNEXPECTED, "");
-    finish(execution, run.lines);
+    execution.lines.end_of_execution();
+    // There is room, since nothing was sent before.
+    let _ = run.lines.try_send(execution.take());
 }
 
 const UNEXPECTED: &str = "Connection to the execution was closed before the execution was finished";
@@ -139,7 +145,7 @@ async fn ready(
             () = sleep(KEEPALIVE) => {
                 execution.lines.keepalive();
                 // One that is not taken is not missed.
-                let _ = client.try_send(mem::take(&mut execution.lines.0).into());
+                let _ = client.try_send(execution.take());
             }
         }
     }
@@ -179,7 +185,7 @@ async fn follow(
             return Ended::Whole;
         }
         if left.is_some() {
-            execution.lines.0.clear();
+            drop(execution.take());
         }
         let waiting = execution.lines.0.len();
         if waiting >= MAX_WAITING {
@@ -197,7 +203,7 @@ async fn follow(
             () = client.closed(), if left.is_none() => gone = true,
             place = client.reserve(), if waiting > 0 && left.is_none() => {
                 if let Ok(place) = place {
-                    place.send(mem::take(&mut execution.lines.0).into());
+                    place.send(execution.take());
                     took = Instant::now();
                 }
             }
@@ -247,14 +253,13 @@ async fn follow(
     }
 }
 
-/// Sends the last lines; nobody waits for a client that is slow to take them.
-fn finish(mut execution: Execution, client: mpsc::Sender<Bytes>) {
+/// Sends the last lines, however slow the client is to take them, within limits.
+async fn finish(mut execution: Execution, client: mpsc::Sender<Bytes>, orders: &mut Orders) {
     execution.lines.end_of_execution();
-    let rest = Bytes::from(execution.lines.0);
-    if let Err(mpsc::error::TrySendError::Full(rest)) = client.try_send(rest) {
-        tokio::spawn(async move {
-            // It goes or takes it; neither is ours to see.
-            let _ = timeout(PATIENCE, client.send(rest)).await;
-        });
+    tokio::select! {
+        biased;
+        // It goes or takes it; neither matters any more.
+        _ = timeout(PATIENCE, client.send(execution.take())) => {}
+        () = orders.come() => {}
     }
 }

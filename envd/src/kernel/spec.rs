@@ -133,7 +133,9 @@ mod tests {
     fn a_kernel_is_found_by_name_then_by_language_and_the_first_directory_wins() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let spec = |program: &str, language: &str| {
-            format!(r#"{{"argv": ["{program}", "-f", "{{connection_file}}"], "language": "{language}"}}"#)
+            format!(
+                r#"{{"argv": ["{program}", "-f", "{{connection_file}}"], "language": "{language}"}}"#
+            )
         };
         put(first.path(), "python3", &spec("first", "python"));
         put(second.path(), "python3", &spec("second", "python"));

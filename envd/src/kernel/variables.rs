@@ -40,7 +40,9 @@ impl Variables {
         for name in before.keys().filter(|name| !self.set.contains_key(*name)) {
             statement(&mut code, name, self.own.get(name).map(String::as_str));
         }
-        for (name, value) in self.set.iter().filter(|(name, value)| before.get(*name) != Some(value)) {
+        for (name, value) in
+            self.set.iter().filter(|(name, value)| before.get(*name) != Some(value))
+        {
             statement(&mut code, name, Some(value));
         }
         (!code.is_empty()).then_some(code)
@@ -143,8 +145,7 @@ mod tests {
 
     #[test]
     fn a_shell_gets_every_value_as_it_is() {
-        let nasty =
-            "it's \"quoted\" \\ $HOME `id` ${x} %s\n\tline é 😀 #{y} */ // ''' \u{1}";
+        let nasty = "it's \"quoted\" \\ $HOME `id` ${x} %s\n\tline é 😀 #{y} */ // ''' \u{1}";
         let mut variables =
             Variables::inherited("bash", BTreeMap::new(), strings(&[("GONE", "1")]));
         let wanted = strings(&[("A", nasty), ("B;id", "x"), ("1", "x")]);
@@ -161,10 +162,7 @@ mod tests {
                 "__import__('os').environ.pop(\"B\", None) and None\n\
                  __import__('os').environ[\"A\"] = \"\\\"\\n\\\\\"\n",
             ),
-            (
-                "typescript",
-                "delete process.env[\"B\"];\nprocess.env[\"A\"] = \"\\\"\\n\\\\\";\n",
-            ),
+            ("typescript", "delete process.env[\"B\"];\nprocess.env[\"A\"] = \"\\\"\\n\\\\\";\n"),
             (
                 "r",
                 "invisible(Sys.unsetenv(\"B\"))\n\

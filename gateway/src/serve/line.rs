@@ -132,9 +132,7 @@ impl Line {
     /// and wait. On HTTP/2 it cannot.
     pub(super) fn answering(&self) -> bool {
         let activity = self.0.activity.lock();
-        activity.requests > 0
-            && !activity.multiplexed
-            && self.0.half_closes.load(Ordering::Acquire)
+        activity.requests > 0 && !activity.multiplexed && self.0.half_closes.load(Ordering::Acquire)
     }
 
     pub(super) fn received(&self) {
