@@ -15,7 +15,7 @@ import httpx
 REPO = Path(__file__).resolve().parents[2]
 BINARY = REPO / os.environ.get("COPPICE_BIN", "target/release/coppice")
 # All gateways of a run, and later runs, share what is named by its content.
-TEMPLATES = REPO / "target" / "e2e" / "templates"
+TEMPLATES = Path(os.environ.get("COPPICE_TEST_TEMPLATES", REPO / "target" / "e2e" / "templates"))
 KEY = "e2b_" + "0" * 40
 STARTED_WITH = {
     name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "E2B_"))

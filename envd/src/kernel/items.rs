@@ -1,7 +1,8 @@
 //! The lines a client of `/execute` reads: one JSON object each, and the keys that a kernel's MIME
 //! bundle becomes.
 //!
-//! What a kernel said in JSON is passed on as it stands, if it has no line breaks of its own.
+//! What a kernel said in JSON is passed on as it stands, but for whatever some client takes for the
+//! end of a line.
 
 use std::{borrow::Cow, collections::BTreeMap, io::Write};
 
@@ -85,7 +86,7 @@ impl Lines {
     pub(super) fn output(&mut self, output: Output, escaped: &[u8]) {
         let name = output.name();
         self.raw(format_args!(r#"{{"type":"{name}","text":""#));
-        self.0.extend_from_slice(escaped);
+        self.pass(escaped);
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
         self.raw(format_args!("\",\"timestamp\":\"{now}\"}}\n"));
     }
@@ -102,29 +103,52 @@ impl Lines {
             if let Some(value) = shown.data.get(mime) {
                 self.raw(format_args!(r#","{key}":"#));
                 let unquoted = (key == "text").then(|| unquoted(value)).flatten();
-                self.json(unquoted.as_deref().unwrap_or(value.get()));
+                self.pass(unquoted.as_deref().unwrap_or(value.get()).as_bytes());
             }
         }
         self.raw(format_args!(r#","extra":{{"#));
         let others = shown.data.iter().filter(|(mime, _)| KEYS.iter().all(|(own, _)| own != mime));
         for (n, (mime, value)) in others.enumerate() {
             let comma = if n == 0 { "" } else { "," };
-            self.raw(format_args!("{comma}{}:", quoted(mime)));
-            self.json(value.get());
+            self.raw(format_args!("{comma}"));
+            self.pass(quoted(mime).as_bytes());
+            self.raw(format_args!(":"));
+            self.pass(value.get().as_bytes());
         }
         self.0.extend_from_slice(b"}}\n");
     }
 
     fn line(&mut self, line: &Line<'_>) {
-        self.raw(format_args!("{}\n", json(line)));
+        self.pass(json(line).as_bytes());
+        self.raw(format_args!("\n"));
     }
 
-    fn json(&mut self, json: &str) {
-        // Only between its tokens, where they mean nothing.
-        if json.contains(['\n', '\r']) {
-            self.0.extend(json.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
-        } else {
-            self.0.extend_from_slice(json.as_bytes());
+    /// JSON that is a kernel's, or has something of it, without what ends a line for `splitlines`
+    /// of Python: E2B's SDK reads lines by that.
+    fn pass(&mut self, json: &[u8]) {
+        if json.is_ascii() && !json.contains(&b'\n') && !json.contains(&b'\r') {
+            return self.0.extend_from_slice(json);
+        }
+        let mut rest = json;
+        while let [byte, after @ ..] = rest {
+            let escaped = match rest {
+                [0xc2, 0x85, ..] => Some((2, r"\u0085")),
+                [0xe2, 0x80, 0xa8, ..] => Some((3, r"\u2028")),
+                [0xe2, 0x80, 0xa9, ..] => Some((3, r"\u2029")),
+                // Only between tokens, where they mean nothing.
+                [b'\n' | b'\r', ..] => Some((1, "")),
+                _ => None,
+            };
+            rest = match escaped {
+                Some((length, escape)) => {
+                    self.0.extend_from_slice(escape.as_bytes());
+                    &rest[length..]
+                }
+                None => {
+                    self.0.push(*byte);
+                    after
+                }
+            };
         }
     }
 
@@ -223,6 +247,29 @@ mod tests {
         assert_eq!(
             (&result["json"], &result["extra"]),
             (&json!({"a": [1, 2]}), &json!({"x/y": []}))
+        );
+    }
+
+    #[test]
+    fn no_character_ends_a_line_for_anybody() {
+        let separators = "a\u{85}b\u{2028}c\u{2029}d\u{b}\u{c}\u{1c}\u{1d}\u{1e}\n\ré😀";
+        let shown = json!({"data": {"text/plain": separators, separators: separators}});
+        let shown = shown.to_string();
+        let mut lines = Lines::default();
+        lines.result(&serde_json::from_str(&shown).unwrap(), true);
+        lines.error(separators, separators, "");
+        lines.say(Output::Stdout, separators);
+        let text = String::from_utf8(lines.0).unwrap();
+        let ends = |c: char| c.is_control() && c != '\n' || "\u{85}\u{2028}\u{2029}".contains(c);
+        assert!(!text.contains(ends), "{text}");
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0]["text"], separators);
+        assert_eq!(lines[0]["extra"][separators], separators);
+        assert_eq!(
+            (&lines[1]["value"], &lines[2]["text"]),
+            (&json!(separators), &json!(separators))
         );
     }
 
