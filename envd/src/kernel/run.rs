@@ -208,7 +208,10 @@ async fn follow(
                     return Ended::Died(Some(exit));
                 }
                 if goodbye.is_some_and(|at| now >= at + GOODBYE) {
-                    // It has answered, or has no more to show; the rest is lost.
+                    if !execution.is_idle() {
+                        // What it showed last was lost on the way.
+                        execution.fail("UnexpectedEndOfExecution", UNEXPECTED, "");
+                    }
                     return Ended::Whole;
                 }
                 gone = left.is_none() && waiting > 0 && now >= took + PATIENCE;
