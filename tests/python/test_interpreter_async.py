@@ -39,8 +39,10 @@ async def test_a_run_that_is_given_up_is_interrupted(sandbox):
         await sandbox.run_code("while True: pass", timeout=1)
     execution = await asyncio.wait_for(sandbox.run_code("kept"), 5)
     assert execution.text == "1"
-    task = asyncio.create_task(sandbox.run_code("import time; print('in', flush=True); time.sleep(99)"))
-    await asyncio.sleep(1)
+    begun = asyncio.Event()
+    code = "import time; print('in', flush=True); time.sleep(99)"
+    task = asyncio.create_task(sandbox.run_code(code, on_stdout=lambda _: begun.set()))
+    await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
