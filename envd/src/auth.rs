@@ -37,7 +37,7 @@ pub(crate) async fn require_token(
         (request.method(), request.uri().path()),
         (&Method::GET | &Method::POST, "/files")
             | (&Method::GET, "/health")
-            | (&Method::POST, "/init")
+            | (&Method::POST, "/init" | "/warm")
     );
     if exempt || has_token(&envd.settings(), request.headers()) != Some(false) {
         return next.run(request).await;

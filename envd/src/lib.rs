@@ -24,6 +24,7 @@ mod files;
 mod filesystem;
 #[cfg(test)]
 mod hostile;
+mod kernel;
 mod os;
 mod paths;
 mod process;

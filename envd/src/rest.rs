@@ -16,7 +16,7 @@ use axum::{
 
 use self::figures::Figures;
 pub(crate) use self::figures::Gauges;
-use crate::state::Envd;
+use crate::{kernel, state::Envd};
 
 /// Becomes `{"code": <status>, "message": …}`.
 #[derive(Clone, Debug)]
@@ -44,6 +44,7 @@ pub(crate) fn routes() -> Router<Arc<Envd>> {
         .route("/envs", get(envs))
         .route("/metrics", get(metrics))
         .route("/init", post(init))
+        .route("/warm", post(kernel::warm))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
 }

@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     auth, connect, files,
     filesystem::FilesystemService,
+    kernel,
     os::Handed,
     process::{CHILDREN, ProcessService},
     rest,
@@ -104,6 +105,7 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
         .merge(files::routes())
         .merge(rpc)
         .layer(middleware::from_fn_with_state(envd.clone(), auth::require_token))
+        .layer(middleware::from_fn_with_state(envd.clone(), kernel::divert))
         .layer(middleware::from_fn(tell_when_to_retry))
         .layer(middleware::from_fn(allow_browsers))
         .layer(middleware::from_fn(unread::read_rest))

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use crate::{
     control::Descriptors,
     files::Readers,
+    kernel::Contexts,
     os::Affinity,
     process::Processes,
     report::Reports,
@@ -44,6 +45,7 @@ pub struct Envd {
     pub reports: Reports,
     pub(crate) processes: Processes,
     pub(crate) readers: Readers,
+    pub(crate) contexts: Contexts,
     pub(crate) confines: Confines,
     pub(crate) gauges: Gauges,
     settings: RwLock<Arc<Settings>>,
@@ -94,6 +96,7 @@ impl Envd {
             reports: Reports::default(),
             processes: Processes::default(),
             readers: Readers::default(),
+            contexts: Contexts::default(),
             confines: Confines { cgroups, affinity },
             gauges: Gauges::new(spec, descriptors),
             settings: RwLock::default(),

@@ -11,8 +11,9 @@
 //!   the owner of its user namespace as a big-endian `u32`; it is answered with the pid of the
 //!   sandbox's first process, or the negative errno, as a big-endian `i32`. That process waits for
 //!   one byte on its control socket.
-//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983 and `POST /init`, by which
-//!   a sandbox that was made before anybody wanted it becomes somebody's.
+//! * **envd socket** (`envd.sock`): HTTP/1.1, the E2B API of port 49983, `POST /init`, by which a
+//!   sandbox that was made before anybody wanted it becomes somebody's, `POST /warm` (204 when the
+//!   default Python kernel answers), and with [`CODE_HEADER`] that of port 49999.
 //! * **Tunnel socket** (`tunnel.sock`): the gateway writes the port as a big-endian `u16`, envd
 //!   answers one [`TunnelReply`] byte; with [`TunnelReply::Open`] comes, as `SCM_RIGHTS`, a socket
 //!   that is connected to that port.
@@ -37,6 +38,13 @@ pub const CONTROL_FD: i32 = 3;
 
 /// The port under which clients address envd itself.
 pub const ENVD_PORT: u16 = 49983;
+
+/// The port under which clients address the code interpreter, in sandboxes that have kernels.
+pub const CODE_PORT: u16 = 49999;
+
+/// What is asked of that port comes on envd's own socket, with this header, which the gateway
+/// takes out of all other requests.
+pub const CODE_HEADER: &str = "coppice-code";
 
 /// A control frame longer than this is refused (bytes).
 pub const MAX_FRAME: u32 = 4 << 20;
@@ -180,6 +188,19 @@ pub enum What {
     FileWritten {
         bytes: u64,
     },
+    KernelStarted {
+        language: String,
+    },
+    /// By itself; `exit_code` is -1 when a signal ended it.
+    KernelDied {
+        language: String,
+        exit_code: i32,
+    },
+    CodeExecuted {
+        language: String,
+        failed: bool,
+        duration_ms: u64,
+    },
 }
 
 #[cfg(test)]
@@ -196,6 +217,12 @@ mod tests {
             }),
             any::<u64>().prop_map(|bytes| What::FileRead { bytes }),
             any::<u64>().prop_map(|bytes| What::FileWritten { bytes }),
+            "\\PC{0,64}".prop_map(|language| What::KernelStarted { language }),
+            ("\\PC{0,64}", any::<i32>())
+                .prop_map(|(language, exit_code)| What::KernelDied { language, exit_code }),
+            ("\\PC{0,64}", any::<(bool, u64)>()).prop_map(|(language, (failed, duration_ms))| {
+                What::CodeExecuted { language, failed, duration_ms }
+            }),
         ]
     }
 

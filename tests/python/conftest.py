@@ -2,7 +2,7 @@
 
 As root, with a release binary: `pytest tests/python` in an environment of `requirements.txt`, then
 `pytest tests/python --tls` in the same, and `pytest tests/python -m sdk` in one of
-`requirements-old.txt`. `COPPICE_BIN` names another binary.
+`requirements-old.txt`. `COPPICE_BIN` names another binary, `COPPICE_TEST_TEMPLATES` another place of templates.
 """
 
 import importlib.metadata
@@ -152,6 +152,14 @@ def loop_disk(short_dir):
 @pytest.fixture
 def sandbox(gateway):
     sandbox = Sandbox.create(timeout=120)
+    yield sandbox
+    sandbox.kill()
+
+
+@pytest.fixture(scope="module")
+def interpreter(gateway):
+    """A sandbox with kernels, for all tests of a file: its default ones take a while to start."""
+    sandbox = pytest.importorskip("e2b_code_interpreter").Sandbox.create(timeout=600)
     yield sandbox
     sandbox.kill()
 

@@ -15,7 +15,7 @@ import httpx
 REPO = Path(__file__).resolve().parents[2]
 BINARY = REPO / os.environ.get("COPPICE_BIN", "target/release/coppice")
 # All gateways of a run, and later runs, share what is named by its content.
-TEMPLATES = REPO / "target" / "e2e" / "templates"
+TEMPLATES = Path(os.environ.get("COPPICE_TEST_TEMPLATES", REPO / "target" / "e2e" / "templates"))
 KEY = "e2b_" + "0" * 40
 # Without the template that takes minutes: whoever needs it asks for it.
 STARTED_WITH = {

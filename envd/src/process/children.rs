@@ -8,7 +8,7 @@ use std::{collections::HashMap, io, sync::LazyLock};
 
 use nix::{
     errno::Errno,
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use parking_lot::Mutex;
@@ -47,6 +47,16 @@ impl Children {
     pub(super) fn signal(&self, pid: libc::pid_t, signal: Signal) -> Result<(), Errno> {
         let living = self.living.lock();
         if living.contains_key(&pid) { kill(Pid::from_raw(pid), signal) } else { Ok(()) }
+    }
+
+    /// Signals a child of ours, whose group bears its name, with all that is in the group.
+    pub(crate) fn signal_group(&self, pid: u32, signal: Signal) {
+        let pid = pid as libc::pid_t;
+        let living = self.living.lock();
+        if living.contains_key(&pid) {
+            // It was seen to be ours and is not collected meanwhile, so it is there.
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
     }
 
     /// Collects whoever ends, for ever.

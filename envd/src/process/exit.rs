@@ -3,21 +3,25 @@
 use crate::{connect::proto::process::process_event::EndEvent, os::Exit};
 
 /// The code in events and reports; -1 when a signal ended the process.
-pub(super) fn code(exit: Exit) -> i32 {
+pub(crate) fn code(exit: Exit) -> i32 {
     match exit {
         Exit::Code(code) => code,
         Exit::Signal { .. } => -1,
     }
 }
 
-pub(super) fn event(exit: Exit) -> EndEvent {
-    let status = match exit {
+pub(crate) fn words(exit: Exit) -> String {
+    match exit {
         Exit::Code(code) => format!("exit status {code}"),
         Exit::Signal { number, core_dumped } => {
             let dumped = if core_dumped { " (core dumped)" } else { "" };
             format!("signal: {}{dumped}", signal_name(number))
         }
-    };
+    }
+}
+
+pub(super) fn event(exit: Exit) -> EndEvent {
+    let status = words(exit);
     EndEvent {
         exit_code: code(exit),
         exited: matches!(exit, Exit::Code(_)),

@@ -22,7 +22,12 @@ use connectrpc::{
 use futures_util::StreamExt;
 use nix::sys::signal::Signal as Kill;
 
-pub(crate) use self::{children::CHILDREN, table::Processes};
+pub(crate) use self::{
+    children::CHILDREN,
+    exit::{code as exit_code, words as exit_words},
+    start::{Program, environment, run},
+    table::Processes,
+};
 use self::{follow::Follow, running::Process, table::Selector};
 use crate::{
     auth,

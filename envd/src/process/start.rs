@@ -11,6 +11,7 @@ use std::{
 
 use connectrpc::ConnectError;
 use nix::{errno::Errno, fcntl::OFlag, unistd::pipe2};
+use tokio::sync::oneshot;
 
 use super::{
     children::CHILDREN,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     attach,
     connect::proto::process::{PTY, StartRequest},
-    os::{self, Plan, Standard, Step},
+    os::{self, Exit, Plan, Standard, Step},
     paths,
     state::Envd,
     users::User,
@@ -72,24 +73,73 @@ pub(super) async fn start(
     }
     .map_err(|error| cannot_start(&error))?;
 
-    match tokio::time::timeout(EXEC_PATIENCE, verdict(outcome)).await {
-        Ok(Ok(None)) => {}
-        Ok(Ok(Some((step, errno)))) => return Err(failure(step, errno, &config.cmd, &cwd)),
-        Ok(Err(error)) => return Err(cannot_start(&error)),
-        Err(_) => {
-            // It may yet come to run; nobody would know of it.
-            let _ = CHILDREN.signal(pid, nix::sys::signal::Signal::SIGKILL);
-            let error = format!("no room to start a program within {} s", EXEC_PATIENCE.as_secs());
-            return Err(ConnectError::resource_exhausted(error));
-        }
-    }
+    until_it_runs(pid, outcome, &config.cmd, &cwd).await?;
     let (input, sources) = channels;
     let process = Process::new(pid.unsigned_abs(), request.tag.clone(), input);
     Ok(Started { process, sources, exit, at })
 }
 
+/// A program that envd runs for itself; no client sees it in a list.
+pub(crate) struct Program<'a> {
+    pub(crate) user: &'a User,
+    pub(crate) command: Vec<String>,
+    /// All of it, see [`environment`].
+    pub(crate) env: &'a BTreeMap<String, String>,
+    pub(crate) directory: &'a str,
+    pub(crate) output: OwnedFd,
+}
+
+/// Starts it, with nothing to read, and returns when it runs: its pid, which is that of its group
+/// as well, and how it ends.
+///
+/// # Errors
+/// What kept it from running.
+pub(crate) async fn run(
+    envd: &Envd,
+    program: Program<'_>,
+) -> Result<(u32, oneshot::Receiver<Exit>), ConnectError> {
+    let Program { user, command, env, directory, output } = program;
+    let path = env.get("PATH").map_or(PATH, |path| path);
+    let name = command.first().cloned().unwrap_or_default();
+    let strings = Strings {
+        programs: c_strings(candidates(&name, path))?,
+        args: c_strings(command)?,
+        env: c_strings(env.iter().map(|(name, value)| format!("{name}={value}")))?,
+        directory: c_strings([directory.to_owned()])?.remove(0),
+    };
+    let fork = || {
+        let input = std::fs::File::open("/dev/null")?.into();
+        let standard = Standard::Streams([input, output.try_clone()?, output]);
+        let plan = plan(envd, user, strings, standard);
+        CHILDREN.start(|| os::fork(&plan))
+    };
+    let (pid, outcome, exit) = fork().map_err(|error| cannot_start(&error))?;
+    until_it_runs(pid, outcome, &name, directory).await?;
+    Ok((pid.unsigned_abs(), exit))
+}
+
+/// Waits for the child to become its program.
+async fn until_it_runs(
+    pid: libc::pid_t,
+    outcome: OwnedFd,
+    cmd: &str,
+    cwd: &str,
+) -> Result<(), ConnectError> {
+    match tokio::time::timeout(EXEC_PATIENCE, verdict(outcome)).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some((step, errno)))) => Err(failure(step, errno, cmd, cwd)),
+        Ok(Err(error)) => Err(cannot_start(&error)),
+        Err(_) => {
+            // It may yet come to run; nobody would know of it.
+            let _ = CHILDREN.signal(pid, nix::sys::signal::Signal::SIGKILL);
+            let error = format!("no room to start a program within {} s", EXEC_PATIENCE.as_secs());
+            Err(ConnectError::resource_exhausted(error))
+        }
+    }
+}
+
 type Channels = (Input, Sources);
-type Forked = (libc::pid_t, OwnedFd, tokio::sync::oneshot::Receiver<os::Exit>);
+type Forked = (libc::pid_t, OwnedFd, oneshot::Receiver<Exit>);
 
 struct Strings {
     programs: Vec<CString>,
@@ -166,7 +216,7 @@ pub(super) fn size(pty: &PTY) -> (u16, u16) {
 }
 
 /// The user's own, the sandbox's, then the request's; the last wins.
-fn environment<'a>(
+pub(crate) fn environment<'a>(
     user: &User,
     sandbox: &'a BTreeMap<String, String>,
     request: impl Iterator<Item = (&'a String, &'a String)>,

@@ -2,12 +2,10 @@
 
 use std::{io, time::Duration};
 
-use envd::{
-    tunnel::{self, Answer, Handed},
-    wire::ENVD_PORT,
-};
+use envd::tunnel::{self, Answer, Handed};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::server::Server;
 use crate::sandbox::Sandbox;
 
 /// Until a port's stream is open.
@@ -31,7 +29,7 @@ pub(super) enum Error {
 
 pub(super) async fn connect(sandbox: &Sandbox, port: u16) -> Result<Handed, Error> {
     let stream = async {
-        if port == ENVD_PORT {
+        if Server::of(sandbox, port).is_envds() {
             return dial(sandbox, "envd.sock").await;
         }
         let tunnel = dial(sandbox, "tunnel.sock").await?;

@@ -5,7 +5,7 @@
 //! need not see them. Headers of those names with other values are a user's own and pass, as do the
 //! routing headers, which say nothing its server does not know.
 
-use envd::wire::ENVD_PORT;
+use envd::wire::CODE_HEADER;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{
@@ -16,7 +16,7 @@ use http::{
 use http_body::Body;
 use subtle::ConstantTimeEq;
 
-use super::address;
+use super::{address, server::Server};
 use crate::{error::DataPlaneError, sandbox::Sandbox, serve::Line};
 
 const API_KEY: &str = "x-api-key";
@@ -31,12 +31,12 @@ pub(super) fn prepare_request<B: Body>(
     request: &mut Request<B>,
     line: &Line,
     sandbox: &Sandbox,
-    port: u16,
+    server: Server,
 ) -> Result<Option<HeaderValue>, DataPlaneError> {
     let host = address::host(request.uri(), request.headers())?.map(str::to_owned);
     let chunked = needs_chunks(request)?;
     let trailers = has_token(request.headers(), &TE, "trailers");
-    let upgrade = (request.version() == Version::HTTP_11 && port != ENVD_PORT)
+    let upgrade = (request.version() == Version::HTTP_11 && server == Server::User)
         .then(|| requested_upgrade(request.headers()))
         .flatten();
 
@@ -61,9 +61,15 @@ pub(super) fn prepare_request<B: Body>(
     join_cookies(headers);
     let host = host.as_deref().unwrap_or_default();
     headers.insert(HOST, HeaderValue::from_str(host).map_err(|_| DataPlaneError::Host)?);
-    drop_credentials(headers, sandbox, port);
-    if port != ENVD_PORT {
-        add_forwarded(headers, line, host);
+    drop_credentials(headers, sandbox, server);
+    match server {
+        Server::User => add_forwarded(headers, line, host),
+        Server::Interpreter => {
+            headers.insert(CODE_HEADER, HeaderValue::from_static("1"));
+        }
+        Server::Envd => {
+            headers.remove(CODE_HEADER);
+        }
     }
     Ok(upgrade)
 }
@@ -144,14 +150,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn drop_credentials(headers: &mut HeaderMap, sandbox: &Sandbox, port: u16) {
+fn drop_credentials(headers: &mut HeaderMap, sandbox: &Sandbox, server: Server) {
     let is_key = |value: &HeaderValue| value.as_bytes().starts_with(b"e2b_");
     if headers.get_all(API_KEY).iter().any(is_key) {
         headers.remove(API_KEY);
     }
     let is_token =
         |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(sandbox.envd_token().as_bytes()));
-    if port != ENVD_PORT && headers.get_all(ACCESS_TOKEN).iter().any(is_token) {
+    if server != Server::Envd && headers.get_all(ACCESS_TOKEN).iter().any(is_token) {
         headers.remove(ACCESS_TOKEN);
     }
 }

@@ -2,8 +2,8 @@
 
 use percent_encoding::percent_decode_str;
 
-const INTERNAL: [&str; 7] =
-    ["init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"];
+const INTERNAL: [&str; 8] =
+    ["init", "warm", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"];
 
 /// How often a path may be encoded over before it is closed unread.
 const MAX_DECODINGS: usize = 4;
@@ -54,6 +54,7 @@ mod tests {
             "/init%00",
             "/init%20",
             "/\\init",
+            "/warm",
             "/freeze",
             "/unfreeze",
             "/collapse",

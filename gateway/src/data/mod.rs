@@ -16,6 +16,7 @@ mod internal;
 mod outgoing;
 mod pool;
 pub mod reports;
+mod server;
 mod signed;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ mod upgrade;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use envd::{unread, wire::ENVD_PORT};
+use envd::unread;
 use http::{Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::timeout;
@@ -39,6 +40,7 @@ use body::Relay;
 pub use envds::Envds;
 use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
+use server::Server;
 pub use signed::Credential;
 
 /// How long a failed request waits to learn that its sandbox is ending. When what runs in it is
@@ -68,10 +70,11 @@ impl DataPlane {
     ) -> Result<Response<Body>, DataPlaneError> {
         let multiplexed = request.version() == Version::HTTP_2;
         let client = hyper::upgrade::on(&mut request);
-        let prepared = if port == ENVD_PORT && internal::is_internal(request.uri().path()) {
+        let server = Server::of(&sandbox, port);
+        let prepared = if server == Server::Envd && internal::is_internal(request.uri().path()) {
             Err(DataPlaneError::Internal)
         } else {
-            headers::prepare_request(&mut request, line, &sandbox, port)
+            headers::prepare_request(&mut request, line, &sandbox, server)
         };
         let wanted = match prepared {
             Ok(wanted) => wanted,
@@ -80,6 +83,8 @@ impl DataPlane {
                 return Err(refused);
             }
         };
+        // Code that runs for nobody is interrupted at once.
+        line.may_half_close(server != Server::Interpreter);
         let failure = Failure { sandbox: &sandbox, port };
         let pool = self.pools.of(&sandbox);
         let request = request.map(Outgoing::new);
@@ -128,7 +133,7 @@ async fn send(
     port: u16,
     mut request: Request<Outgoing>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let mut kept = port == ENVD_PORT || outgoing::again(&request).is_some();
+    let mut kept = pool.server(port).is_envds() || outgoing::again(&request).is_some();
     loop {
         let mut lease = match pool.lease(port, kept).await {
             Ok(lease) => lease,
@@ -162,7 +167,7 @@ async fn exchange(
     lease: &mut Lease,
     request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
-    let known = port == ENVD_PORT || lease.used();
+    let known = pool.server(port).is_envds() || lease.used();
     let mut exchange = pin!(lease.connection().exchange(request));
     if known {
         return exchange.await;

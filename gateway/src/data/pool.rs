@@ -17,13 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use envd::wire::ENVD_PORT;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::{
     connect::{self, connect},
     connection::Connection,
+    server::Server,
 };
 use crate::sandbox::{Sandbox, SandboxId};
 
@@ -56,6 +56,8 @@ struct Idle {
     connection: Connection,
     port: u16,
     since: Instant,
+    /// For how long it is kept.
+    limit: Duration,
 }
 
 /// One request's connection.
@@ -137,6 +139,10 @@ impl Pool {
         Ok(lease(Connection::open(stream).await?, false))
     }
 
+    pub(super) fn server(&self, port: u16) -> Server {
+        Server::of(&self.sandbox, port)
+    }
+
     /// Keeps no connection to that port while the guard lives.
     pub(super) fn make_room(self: &Arc<Self>, port: u16) -> Crowd {
         let mut kept = self.kept.lock();
@@ -161,7 +167,8 @@ impl Pool {
         if kept.idle.len() == MAX_IDLE {
             kept.idle.remove(0);
         }
-        kept.idle.push(Idle { connection, port, since: Instant::now() });
+        let limit = if self.server(port).is_envds() { ENVD_IDLE } else { USER_IDLE };
+        kept.idle.push(Idle { connection, port, since: Instant::now(), limit });
     }
 
     fn sweep(&self) -> usize {
@@ -191,8 +198,7 @@ impl Drop for Crowd {
 
 impl Idle {
     fn fresh(&self, now: Instant) -> bool {
-        let limit = if self.port == ENVD_PORT { ENVD_IDLE } else { USER_IDLE };
-        now.duration_since(self.since) < limit
+        now.duration_since(self.since) < self.limit
     }
 }
 

@@ -148,6 +148,7 @@ pub(crate) fn template() -> Template {
         env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
         user: "user".into(),
         workdir: None,
+        kernels: false,
     }
 }
 
@@ -167,7 +168,16 @@ pub(crate) fn facts() -> Facts {
 }
 
 pub(crate) fn sandbox_in(id: SandboxId, dir: &Path, envd_token: &str) -> Arc<Sandbox> {
-    let facts = Facts { id, envd_token: envd_token.to_owned(), ..facts() };
+    sandbox_of(template(), id, dir, envd_token)
+}
+
+pub(crate) fn sandbox_of(
+    template: Template,
+    id: SandboxId,
+    dir: &Path,
+    envd_token: &str,
+) -> Arc<Sandbox> {
+    let facts = Facts { id, template, envd_token: envd_token.to_owned(), ..facts() };
     let deadline = Utc::now() + chrono::Duration::hours(1);
     Arc::new(Sandbox::new(facts, dir.to_owned(), deadline))
 }

@@ -29,6 +29,8 @@ struct Shared {
     peer: SocketAddr,
     scheme: &'static str,
     reset: AtomicBool,
+    /// Whether a client that has closed its sending half is believed to be there still.
+    half_closes: AtomicBool,
     abandoned: CancellationToken,
     activity: Mutex<Activity>,
     end: End,
@@ -58,6 +60,7 @@ impl Line {
             peer,
             scheme,
             reset: AtomicBool::new(false),
+            half_closes: AtomicBool::new(true),
             abandoned,
             activity: Mutex::new(activity),
             end: End::default(),
@@ -81,6 +84,12 @@ impl Line {
 
     pub(super) fn is_reset(&self) -> bool {
         self.0.reset.load(Ordering::Acquire)
+    }
+
+    /// Whether a client that closes its sending half may still wait for the response at hand; of
+    /// no meaning on HTTP/2, which has other words for it.
+    pub fn may_half_close(&self, may: bool) {
+        self.0.half_closes.store(may, Ordering::Release);
     }
 
     /// Cancelled when the server can wait no longer for what it serves.
@@ -121,11 +130,11 @@ impl Line {
         activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
     }
 
-    /// Whether a request has come that is not answered to its end. On HTTP/2 a client cannot end
-    /// its half and wait.
+    /// Whether a request has come that is not answered to its end, and whose client may end its half
+    /// and wait. On HTTP/2 it cannot.
     pub(super) fn answering(&self) -> bool {
         let activity = self.0.activity.lock();
-        activity.requests > 0 && !activity.multiplexed
+        activity.requests > 0 && !activity.multiplexed && self.0.half_closes.load(Ordering::Acquire)
     }
 
     /// Of what the client sends.

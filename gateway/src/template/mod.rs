@@ -12,6 +12,7 @@
 mod build;
 mod debootstrap;
 mod interpreter;
+mod kernels;
 mod recipe;
 mod record;
 mod removal;
@@ -46,6 +47,9 @@ pub struct Template {
     pub user: String,
     /// `None`: the user's home.
     pub workdir: Option<String>,
+    /// Whether it has Jupyter's kernels, and so envd answers on the code interpreter's port.
+    #[serde(default)]
+    pub kernels: bool,
 }
 
 /// A template that sandboxes can be made from at present.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Template,
+    Template, kernels,
     tree::{self, failed},
 };
 use crate::backend::Limits;
@@ -75,6 +75,7 @@ impl Record {
         }
         Some(Template {
             id: name.to_owned(),
+            kernels: kernels::any(&layers),
             layers,
             limits: self.limits,
             env: self.env,

@@ -71,6 +71,7 @@ impl World {
             env: BTreeMap::new(),
             user: "user".into(),
             workdir: None,
+            kernels: false,
         });
         let host = Host::new(settings.clone()).unwrap();
         host.prepare().await.unwrap();

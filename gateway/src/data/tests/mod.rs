@@ -4,6 +4,7 @@
 mod documented;
 mod ending;
 mod hostile;
+mod interpreter;
 mod kept;
 mod routing;
 mod serving;

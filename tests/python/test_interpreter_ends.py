@@ -1,0 +1,105 @@
+"""Clients that go, kernels that die, sandboxes that end."""
+
+import threading
+import time
+
+import pytest
+from e2b import TimeoutException
+
+code_interpreter = pytest.importorskip("e2b_code_interpreter")
+pytestmark = pytest.mark.sdk
+
+
+@pytest.fixture
+def run(interpreter):
+    return interpreter.run_code
+
+
+def gives_up(run, code, **options):
+    with pytest.raises(TimeoutException):
+        run(code, timeout=1, **options)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(1000)",
+        "while True: print('x' * 1000)",
+        "import subprocess; subprocess.run(['sleep', '1000'])",
+        "!sleep 1000",
+    ],
+)
+def test_code_whose_client_has_gone_is_interrupted_and_the_next_runs(run, code):
+    run("kept = 'kept'")
+    gives_up(run, code)
+    began = time.monotonic()
+    assert run("kept").text == "kept"
+    assert time.monotonic() - began < 5
+
+
+def test_code_that_minds_no_interrupt_is_ended_within_limits(run):
+    code = """
+import time
+while True:
+    try:
+        while True: time.sleep(0.01)
+    except BaseException:
+        pass
+"""
+    run("kept = 'kept'")
+    gives_up(run, code)
+    began = time.monotonic()
+    assert run("'kept' in globals()").text == "False"
+    assert time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize(
+    "code, how",
+    [
+        ("import os; os._exit(3)", "exit status 3"),
+        ("import ctypes; ctypes.string_at(0)", "segmentation fault"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed"),
+        ("a = []\nwhile True: a.append(b'x' * 50_000_000)", "killed"),
+    ],
+)
+def test_a_kernel_that_dies_is_told_and_the_context_answers_again(run, code, how):
+    run("kept = 'kept'")
+    error = run(code).error
+    assert (error.name, error.value) == ("ContextRestarting", "Context was restarted")
+    assert how in error.traceback
+    assert run("'kept' in globals()").text == "False"
+
+
+def test_a_kernel_that_is_killed_from_inside_comes_back(run, interpreter):
+    run("kept = 'kept'")
+    interpreter.commands.run("pkill -KILL -f ipykernel", user="root")
+    assert run("'kept' in globals()").text == "False"
+
+
+def test_what_a_kernel_started_is_interrupted_but_not_what_left_its_group(run):
+    run("import subprocess; own = subprocess.Popen(['sleep', '1000'], start_new_session=True)")
+    gives_up(run, "import time; time.sleep(1000)")
+    assert run("own.poll()").text is None
+    assert run("own.kill(); own.wait()").text == "-9"
+
+
+def test_a_sandbox_that_ends_ends_what_runs_in_it(gateway):
+    sandbox = code_interpreter.Sandbox.create(timeout=60)
+    assert sandbox.run_code("1").text == "1"
+    threading.Timer(1, lambda: code_interpreter.Sandbox.kill(sandbox.sandbox_id)).start()
+    began = time.monotonic()
+    with pytest.raises(Exception) as told:
+        sandbox.run_code("import time; time.sleep(60)", timeout=50)
+    assert time.monotonic() - began < 10, told.value
+
+
+def test_a_client_that_waits_is_forgotten_when_it_goes(run):
+    """One that gives up before its turn never has one."""
+    busy = threading.Thread(target=lambda: run("import time; time.sleep(3)"))
+    run("ran = []")
+    busy.start()
+    time.sleep(0.5)
+    gives_up(run, "ran.append(1)")
+    busy.join()
+    assert run("ran").text == "[]"
