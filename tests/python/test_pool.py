@@ -154,8 +154,8 @@ def test_an_entry_whose_envd_is_killed_is_replaced(pooled, eventually):
     sandbox = Sandbox.create(**gateway.opts)
     assert sandbox.sandbox_id != entry
     assert sandbox.commands.run("echo lives").stdout == "lives\n"
-    eventually(lambda: available(gateway) == 1)
     eventually(lambda: not (gateway.data_dir / "sandboxes" / entry).exists())
+    eventually(lambda: available(gateway) == 1, timeout=20)
 
 
 def test_an_entry_that_does_not_answer_keeps_nobody_waiting_for_long(pooled, eventually):
