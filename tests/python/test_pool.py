@@ -154,8 +154,8 @@ def test_an_entry_whose_envd_is_killed_is_replaced(pooled, eventually):
     sandbox = Sandbox.create(**gateway.opts)
     assert sandbox.sandbox_id != entry
     assert sandbox.commands.run("echo lives").stdout == "lives\n"
-    eventually(lambda: available(gateway) == 1)
     eventually(lambda: not (gateway.data_dir / "sandboxes" / entry).exists())
+    eventually(lambda: available(gateway) == 1, timeout=20)
 
 
 def test_an_entry_that_does_not_answer_keeps_nobody_waiting_for_long(pooled, eventually):
@@ -182,8 +182,10 @@ def test_a_gateway_leaves_no_entry_to_the_next(pooled, eventually, sig):
     eventually(lambda: available(gateway) == SIZE, timeout=20)
     assert kept.commands.run("echo $MINE").stdout == "yes\n"
     assert figure(gateway, "coppice_pool_allocated") == 1
-    eventually(lambda: entries(gateway).isdisjoint(before | left), timeout=10)
-    assert not any(processes_of(gone) for gone in (before | left) - {kept.sandbox_id})
+    gone = (before | left) - {kept.sandbox_id}
+    eventually(lambda: entries(gateway).isdisjoint(gone), timeout=10)
+    # Whoever reaps what a dead gateway has left may take a moment.
+    eventually(lambda: not any(processes_of(one) for one in gone))
 
 
 def test_a_gateway_killed_while_it_gives_entries_away_starts_again(pooled, eventually):

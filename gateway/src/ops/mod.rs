@@ -1,5 +1,5 @@
-//! What operators and their tools ask. Without a key: probes have none, and there is nothing to
-//! learn.
+//! What operators and their tools ask. Without a key: probes have none, and all there is to learn is
+//! how many sandboxes there are.
 
 pub(crate) mod document;
 
@@ -50,7 +50,7 @@ async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError
 /// Figures for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "gateway", security(()), responses(
     (status = 200, description = "in the text format 0.0.4", body = String,
-        content_type = "text/plain; version=0.0.4"),
+        content_type = "text/plain"),
 ))]
 async fn metrics(State(gateway): State<Gateway>) -> impl IntoResponse {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

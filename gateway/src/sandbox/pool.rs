@@ -30,7 +30,7 @@ use std::{
 use envd::wire::Init;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{SandboxId, Sandboxes};
 use crate::{
@@ -109,6 +109,8 @@ pub(super) struct Pool {
     stirred: Notify,
     /// Held while all give way, so that others who need the memory wait for it too.
     giving_way: tokio::sync::Mutex<()>,
+    /// Cancelled, with the entries locked, when no more are taken in.
+    closed: CancellationToken,
 }
 
 #[derive(Default)]
@@ -117,8 +119,6 @@ struct Entries {
     available: VecDeque<Entry>,
     /// The template of the one that is being made.
     making: Option<String>,
-    /// No more are taken in.
-    closed: bool,
 }
 
 impl Pool {
@@ -140,7 +140,7 @@ impl Pool {
     /// Refused when the gateway is stopping.
     fn put(&self, entry: Entry) -> Result<(), Entry> {
         let mut entries = self.entries.lock();
-        if entries.closed {
+        if self.closed.is_cancelled() {
             return Err(entry);
         }
         entries.available.push_back(entry);
@@ -150,7 +150,7 @@ impl Pool {
     /// Back to where it was taken from.
     fn give_back(&self, entry: Entry) -> Result<(), Entry> {
         let mut entries = self.entries.lock();
-        if entries.closed {
+        if self.closed.is_cancelled() {
             return Err(entry);
         }
         entries.available.push_front(entry);
@@ -188,7 +188,7 @@ impl Pool {
 
     fn close(&self) -> Vec<Entry> {
         let mut entries = self.entries.lock();
-        entries.closed = true;
+        self.closed.cancel();
         entries.available.drain(..).collect()
     }
 

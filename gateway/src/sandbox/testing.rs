@@ -37,6 +37,7 @@ pub(crate) struct TestBackend {
     /// Bytes, of each.
     pub(crate) memory_used: AtomicUsize,
     pub(crate) warmed: AtomicUsize,
+    pub(crate) warming_takes: Mutex<Duration>,
     /// What sandboxes of the pool were told, in order.
     pub(crate) begun: Mutex<Vec<(PathBuf, Init)>>,
     /// So many of the next are not told.
@@ -130,6 +131,8 @@ impl Inside for Listening {
 
     async fn warm(&self, _dir: &Path) -> io::Result<()> {
         self.0.warmed.fetch_add(1, Ordering::SeqCst);
+        let takes = *self.0.warming_takes.lock();
+        tokio::time::sleep(takes).await;
         Err(io::Error::other("there is no kernel"))
     }
 

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -33,18 +32,25 @@ const AMPLE: u64 = 512 << 20;
 const QUIET: Duration = Duration::from_millis(10);
 /// Where clients come without a pause, an entry is made nevertheless after so long.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// After an entry that could not be made.
-const RETRY: Duration = Duration::from_secs(5);
+/// After an entry that could not be made, or has died.
+const RETRY: Duration = Duration::from_secs(2);
 /// After one that was ended, for the host's figure to tell.
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// What was done.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Tended {
     Nothing,
     Made,
     Failed,
     Ended,
+}
+
+/// The last time one was made.
+#[derive(Default)]
+pub(super) struct Turn {
+    template: Option<String>,
+    took: Duration,
 }
 
 impl Sandboxes {
@@ -55,31 +61,36 @@ impl Sandboxes {
                 tracing::info!("pool: nothing is kept ready of {name}, as there is none");
             }
         }
-        let mut last = None;
+        let mut turn = Turn::default();
         loop {
-            let start = Instant::now();
-            match self.tend(&mut last).await {
+            match self.tend(&mut turn).await {
                 Tended::Nothing => drop(timeout(LOOK, self.0.pool.stirred.notified()).await),
-                Tended::Made => sleep(start.elapsed()).await,
+                Tended::Made => sleep(turn.took).await,
                 Tended::Ended => sleep(SETTLE).await,
                 Tended::Failed => sleep(RETRY).await,
             }
         }
     }
 
-    /// Does one thing; `last` is the template that had its turn.
-    pub(super) async fn tend(&self, last: &mut Option<String>) -> Tended {
-        if self.0.stopping.load(Ordering::Acquire) {
+    /// Does one thing.
+    pub(super) async fn tend(&self, turn: &mut Turn) -> Tended {
+        if self.0.pool.closed.is_cancelled() {
             return Tended::Nothing;
         }
         let wanted = self.wanted_shapes();
         let (rules, pool) = (&self.0.rules, &self.0.pool);
         let room = rules.max_sandboxes.saturating_sub(self.0.registry.taken());
         let surplus = pool.take_surplus(&wanted, room);
+        let mut dead = false;
         for entry in &surplus {
-            tracing::info!(sandbox = %entry.id, "pool: not needed, or dead: ending");
+            dead |= !entry.lives();
+            let why = if entry.lives() { "not needed" } else { "dead" };
+            tracing::info!(sandbox = %entry.id, "pool: {why}: ending");
         }
         self.end_entries(surplus);
+        if dead {
+            return Tended::Failed;
+        }
         if !has_left(rules.memory_headroom.saturating_add(SHORT)) {
             return match pool.take_oldest() {
                 Some(entry) => {
@@ -97,7 +108,7 @@ impl Sandboxes {
         let lacking = wanted.into_iter().zip(have).filter(|((_, size), have)| have < size);
         let lacking: BTreeMap<String, Shape> =
             lacking.map(|((shape, _), _)| (shape.template.id.clone(), shape)).collect();
-        let Some(shape) = next(lacking, last.as_deref()) else { return Tended::Nothing };
+        let Some(shape) = next(lacking, turn.template.as_deref()) else { return Tended::Nothing };
         let name = shape.template.id.clone();
         let (all, largest) = pool.memory(&name);
         let needed = largest.unwrap_or(TAKEN_AT_FIRST);
@@ -107,8 +118,11 @@ impl Sandboxes {
             return Tended::Nothing;
         }
         let _ = timeout(LONGEST_WAIT, self.0.registry.quiet_for(QUIET)).await;
-        *last = Some(name.clone());
-        match self.fill_one(shape).await {
+        turn.template = Some(name.clone());
+        let start = Instant::now();
+        let filled = self.fill_one(shape).await;
+        turn.took = start.elapsed();
+        match filled {
             Ok(()) => Tended::Made,
             Err(Error::Stopping) => Tended::Nothing,
             Err(error) => {
@@ -147,7 +161,8 @@ impl Sandboxes {
         let made = async {
             let cell = self.make_cell(&dir, shape.spec(id, init)).await?;
             // One that cannot be warmed is as good as one that was made for its client.
-            if let Err(error) = self.0.inside.warm(&dir).await {
+            let warm = self.0.pool.closed.run_until_cancelled(self.0.inside.warm(&dir));
+            if let Some(Err(error)) = warm.await {
                 tracing::debug!(sandbox = %id, "pool: not warmed: {error}");
             }
             Ok((cell, self.0.backend.memory_used(id).await?))
@@ -155,7 +170,7 @@ impl Sandboxes {
         let (cell, memory) = match made.await {
             Ok(made) => made,
             Err(error) => {
-                self.remove(id, &dir).await;
+                self.remove_soon(id, dir);
                 return Err(error);
             }
         };
@@ -171,7 +186,7 @@ impl Sandboxes {
         match self.0.pool.put(entry) {
             Ok(()) => Ok(()),
             Err(entry) => {
-                self.remove(id, &entry.dir).await;
+                self.end_entries([entry]);
                 Err(Error::Stopping)
             }
         }

@@ -1,6 +1,6 @@
 //! From the pool to a client, and out of a client's way.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use envd::wire::Init;
 use futures_util::future;
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::{Entry, Shape};
 use crate::sandbox::{
-    Error, Sandbox, Sandboxes, Wanted,
+    Error, Sandbox, SandboxId, Sandboxes, Wanted,
     lifecycle::{Made, token},
 };
 
@@ -77,10 +77,11 @@ impl Sandboxes {
         &self,
         entries: impl IntoIterator<Item = Entry>,
     ) -> Vec<JoinHandle<()>> {
-        let end = |entry: Entry| {
-            let sandboxes = self.clone();
-            self.0.tasks.spawn(async move { sandboxes.remove(entry.id, entry.dir).await })
-        };
-        entries.into_iter().map(end).collect()
+        entries.into_iter().map(|entry| self.remove_soon(entry.id, entry.dir)).collect()
+    }
+
+    pub(super) fn remove_soon(&self, id: SandboxId, dir: PathBuf) -> JoinHandle<()> {
+        let sandboxes = self.clone();
+        self.0.tasks.spawn(async move { sandboxes.remove(id, dir).await })
     }
 }

@@ -10,7 +10,10 @@ use chrono::Utc;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::{PoolCount, PoolRules};
+use super::{
+    PoolCount, PoolRules,
+    filling::{Tended, Turn},
+};
 use crate::{
     backend::NetworkMode,
     sandbox::{
@@ -163,8 +166,8 @@ async fn the_pool_takes_no_place_that_a_client_could_have() {
 #[tokio::test]
 async fn an_entry_survives_a_create_that_finds_no_place() {
     let bed = bed(Rules { max_sandboxes: 1, ..pooled(1) });
-    let entry = bed.sandboxes.tend(&mut None).await;
-    assert_eq!(entry, super::filling::Tended::Made);
+    let entry = bed.sandboxes.tend(&mut Turn::default()).await;
+    assert_eq!(entry, Tended::Made);
     let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
     let full = bed.sandboxes.create(testing::wanted(), None).await;
     assert!(matches!(full, Err(Error::Full(_))));
@@ -190,7 +193,7 @@ async fn where_memory_is_short_all_give_way_and_none_are_made() {
     assert!(matches!(full, Err(Error::Full(_))));
     assert_eq!(poor.pool()["base"], count(0, 0, 0));
     assert!(made(&bed.backend).iter().all(|id| !bed.backend.cells.lock().contains_key(id)));
-    assert_eq!(poor.tend(&mut None).await, super::filling::Tended::Nothing);
+    assert_eq!(poor.tend(&mut Turn::default()).await, Tended::Nothing);
 }
 
 #[tokio::test]
@@ -199,9 +202,8 @@ async fn the_pool_is_as_large_as_its_memory_allows() {
     rules.pool.memory = 100 << 20;
     let bed = bed(rules);
     bed.backend.memory_used.store(40 << 20, SeqCst);
-    for expected in ["Made", "Made", "Nothing"] {
-        let tended = bed.sandboxes.tend(&mut None).await;
-        assert_eq!(format!("{tended:?}"), expected);
+    for expected in [Tended::Made, Tended::Made, Tended::Nothing] {
+        assert_eq!(bed.sandboxes.tend(&mut Turn::default()).await, expected);
     }
     assert_eq!(bed.sandboxes.pool()["base"].available, 2);
 }
@@ -210,17 +212,34 @@ async fn the_pool_is_as_large_as_its_memory_allows() {
 async fn an_entry_that_cannot_be_made_leaves_nothing() {
     let bed = bed(pooled(1));
     bed.backend.failing_creates.store(1, SeqCst);
-    assert_eq!(bed.sandboxes.tend(&mut None).await, super::filling::Tended::Failed);
+    assert_eq!(bed.sandboxes.tend(&mut Turn::default()).await, Tended::Failed);
     bed.until_nothing_is_left().await;
-    assert_eq!(bed.sandboxes.tend(&mut None).await, super::filling::Tended::Made);
+    assert_eq!(bed.sandboxes.tend(&mut Turn::default()).await, Tended::Made);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_does_not_wait_for_an_entry_to_be_warm() {
+    let bed = bed(pooled(1));
+    *bed.backend.warming_takes.lock() = Duration::from_secs(1000);
+    let mut turn = Turn::default();
+    let (tended, stopped) = tokio::join!(bed.sandboxes.tend(&mut turn), async {
+        while bed.backend.warmed.load(SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 0));
+        bed.sandboxes.stop(false, Duration::from_secs(10)).await
+    });
+    assert_eq!(tended, Tended::Nothing);
+    assert!(stopped);
+    bed.until_nothing_is_left().await;
 }
 
 #[tokio::test]
 async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
     let bed = bed(pooled(1));
     let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
-    let mut last = None;
-    let tending = bed.sandboxes.tend(&mut last);
+    let mut turn = Turn::default();
+    let tending = bed.sandboxes.tend(&mut turn);
     tokio::pin!(tending);
     let early = timeout(Duration::from_millis(100), &mut tending).await;
     assert!(early.is_err() && bed.backend.specs.lock().is_empty());
@@ -243,18 +262,18 @@ async fn entries_of_a_template_that_was_replaced_are_never_given_away() {
     };
     let inside = testing::inside(&backend);
     let sandboxes = Sandboxes::new(dir.path(), backend.clone(), pooled(1), find, inside);
-    let mut last = None;
-    sandboxes.tend(&mut last).await;
+    let mut turn = Turn::default();
+    sandboxes.tend(&mut turn).await;
     let old = made(&backend)[0];
     let newer = Template { layers: vec!["/layers/newer".into()], ..testing::template() };
     *present.lock() = Some(Arc::new(newer.clone()));
     let sandbox = sandboxes.create(testing::wanted(), None).await.unwrap();
     assert!(sandbox.id() != old && sandbox.facts().template == newer);
-    sandboxes.tend(&mut last).await;
+    sandboxes.tend(&mut turn).await;
     assert_eq!(sandboxes.pool()["base"].available, 1);
     assert_eq!(*backend.specs.lock().last().unwrap().template, newer);
     *present.lock() = None;
-    sandboxes.tend(&mut last).await;
+    sandboxes.tend(&mut turn).await;
     assert_eq!(sandboxes.pool()["base"].available, 0);
     sandboxes.0.tasks.close();
     timeout(Duration::from_secs(5), sandboxes.0.tasks.wait()).await.unwrap();
@@ -274,10 +293,11 @@ async fn templates_have_their_turns_though_one_of_them_fails() {
     });
     let inside = testing::inside(&backend);
     let sandboxes = Sandboxes::new(dir.path(), backend.clone(), rules, find, inside);
-    let mut last = None;
+    let mut turn = Turn::default();
     backend.failing_creates.store(1, SeqCst);
-    for expected in ["Failed", "Made", "Made", "Made", "Nothing"] {
-        assert_eq!(format!("{:?}", sandboxes.tend(&mut last).await), expected);
+    let (failed, made, nothing) = (Tended::Failed, Tended::Made, Tended::Nothing);
+    for expected in [failed, made, made, made, nothing] {
+        assert_eq!(sandboxes.tend(&mut turn).await, expected);
     }
     let order: Vec<_> = backend.specs.lock().iter().map(|it| it.template.id.clone()).collect();
     assert_eq!(order, ["other", "base", "base"]);
