@@ -42,9 +42,25 @@ impl Reports {
         self.added.notify_waiters();
     }
 
-    /// Forgets what was: numbers begin anew. Only for when nobody has read any yet.
+    /// Forgets what was, but for the kernels that live, and begins to number anew. Only for when
+    /// nobody has read anything yet.
     pub fn begin(&self) {
-        *self.ring.lock() = Ring::default();
+        let before = std::mem::take(&mut *self.ring.lock());
+        let mut living = Vec::new();
+        for report in before.held {
+            match report.what {
+                What::KernelStarted { language } => living.push(language),
+                What::KernelDied { language: dead, .. } => {
+                    if let Some(at) = living.iter().position(|language| *language == dead) {
+                        living.remove(at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for language in living {
+            self.push(What::KernelStarted { language });
+        }
     }
 
     /// Waits for reports newer than `seq`, and returns those still held, oldest first.
@@ -87,6 +103,20 @@ mod tests {
         let held = reports.after(0).await;
         assert_eq!(held.len(), 1);
         assert_eq!((held[0].seq, &held[0].what), (1, &What::ProcessStarted { pid: 2 }));
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_lives_at_the_beginning_is_told_of() {
+        let reports = Reports::default();
+        let started = |language: &str| What::KernelStarted { language: language.into() };
+        for language in ["python", "javascript"] {
+            reports.push(started(language));
+        }
+        reports.push(What::KernelDied { language: "javascript".into(), exit_code: 1 });
+        reports.begin();
+        let held = reports.after(0).await;
+        assert_eq!(held.len(), 1);
+        assert_eq!((held[0].seq, &held[0].what), (1, &started("python")));
     }
 
     #[tokio::test]
