@@ -1,5 +1,5 @@
-//! Jupyter's messages on one of a kernel's sockets: requests go out signed, and of what comes back
-//! only what answers the request at hand is looked at.
+//! Jupyter's messages on one of a kernel's sockets: requests go out, and of what comes back only
+//! what answers the request at hand is looked at.
 //!
 //! Whether what comes is signed is not looked at: the sockets lie where only root enters, and who
 //! is root in the sandbox can read the key as well.
@@ -8,10 +8,12 @@ use std::{borrow::Cow, io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::zmtp::{Kind as SocketKind, Piece, Socket};
+use super::{
+    request::{RequestId, Session},
+    zmtp::{Kind as SocketKind, Piece, Socket},
+};
 
 /// Content that is not taken in pieces and is longer than this is left out (bytes).
 const MAX_CONTENT: u64 = 32 << 20;
@@ -32,20 +34,6 @@ const MAX_FRAME: u64 = 64 << 10;
 const MAX_TOPICS: usize = 8;
 
 const DELIMITER: &[u8] = b"<IDS|MSG>";
-
-/// A kernel's key, as it stands in its connection file.
-#[derive(Clone)]
-pub(super) struct Key(String);
-
-/// A session with one kernel: what its messages have in common.
-pub(super) struct Session {
-    pub(super) key: Key,
-    pub(super) id: String,
-}
-
-/// A request's name, by which its answers are known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RequestId(String);
 
 /// What long content takes of what may be held, for as long as something of it is.
 pub(super) type Room = SemaphorePermit<'static>;
@@ -111,44 +99,6 @@ enum How {
     Nothing,
 }
 
-#[derive(Serialize)]
-struct RequestHeader<'a> {
-    msg_id: &'a str,
-    session: &'a str,
-    username: &'a str,
-    date: String,
-    msg_type: &'a str,
-    version: &'a str,
-}
-
-/// The content of an `execute_request`.
-#[derive(Clone, Copy, Serialize)]
-pub(super) struct Execute<'a> {
-    pub(super) code: &'a str,
-    pub(super) silent: bool,
-    pub(super) store_history: bool,
-    pub(super) user_expressions: Nothing,
-    pub(super) allow_stdin: bool,
-    pub(super) stop_on_error: bool,
-}
-
-#[derive(Clone, Copy, Serialize)]
-pub(super) struct Nothing {}
-
-/// Shows nothing and is not counted.
-pub(super) const SILENT: Execute<'static> = Execute { silent: true, store_history: false, ..LOUD };
-
-/// A user's.
-pub(super) const LOUD: Execute<'static> = Execute {
-    code: "",
-    silent: false,
-    store_history: true,
-    user_expressions: Nothing {},
-    allow_stdin: false,
-    // What waits is told by envd, which has it wait.
-    stop_on_error: false,
-};
-
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
@@ -179,15 +129,7 @@ impl Channel {
         kind: &str,
         content: &impl Serialize,
     ) -> io::Result<()> {
-        let header = RequestHeader {
-            msg_id: &id.0,
-            session: &self.session.id,
-            username: "envd",
-            date: chrono::Utc::now().to_rfc3339(),
-            msg_type: kind,
-            version: "5.4",
-        };
-        let header = serde_json::to_vec(&header)?;
+        let header = self.session.header(id, kind)?;
         let content = serde_json::to_vec(content)?;
         let signature = self.session.key.sign([&header[..], b"{}", b"{}", &content]);
         let frames =
@@ -281,7 +223,7 @@ impl Reading {
             }
             At::Parent => {
                 let parent: Parent<'_> = serde_json::from_slice(&frame)?;
-                self.is_answer = parent.msg_id == request.0;
+                self.is_answer = parent.msg_id == request.as_str();
                 At::Metadata
             }
             At::Metadata => At::Content(How::Undecided),
@@ -299,52 +241,6 @@ impl Reading {
     }
 }
 
-impl RequestId {
-    /// Of no request: nothing answers it.
-    pub(super) fn none() -> Self {
-        Self("none".to_owned())
-    }
-
-    pub(super) fn random() -> io::Result<Self> {
-        random().map(Self)
-    }
-}
-
-impl Key {
-    pub(super) fn random() -> io::Result<Self> {
-        random().map(Self)
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// HMAC (RFC 2104) with SHA-256, in hex. The key is shorter than a block.
-    fn sign<'a>(&self, frames: impl IntoIterator<Item = &'a [u8]>) -> String {
-        let mut block = [0; 64];
-        block[..self.0.len()].copy_from_slice(self.0.as_bytes());
-        let mut inner = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x36));
-        for frame in frames {
-            inner.update(frame);
-        }
-        let outer = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x5c));
-        hex(&outer.chain_update(inner.finalize()).finalize())
-    }
-}
-
-/// 32 hex digits.
-pub(super) fn random() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -356,7 +252,7 @@ mod tests {
     use super::*;
 
     fn id() -> RequestId {
-        RequestId("ours".into())
+        RequestId::named("ours")
     }
 
     fn piece(bytes: &[u8], length: u64, ends: bool, more: bool) -> Piece {
@@ -393,13 +289,6 @@ mod tests {
 
     fn new() -> Reading {
         Reading { at: At::Topics(0), ..Reading::default() }
-    }
-
-    #[test]
-    fn a_signature_is_the_one_of_rfc_2104() {
-        let key = Key("key".into());
-        let signed = key.sign([&b"The quick brown fox "[..], b"jumps over the lazy dog"]);
-        assert_eq!(signed, "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8");
     }
 
     #[test]

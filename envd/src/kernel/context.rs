@@ -23,8 +23,8 @@ use tokio::{
 
 use super::{
     HOME,
-    channel::RequestId,
     process::Kernel,
+    request::RequestId,
     run::{self, Ended},
     spec::KernelSpec,
 };

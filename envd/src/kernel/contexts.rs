@@ -14,8 +14,8 @@ use tokio::{
 
 use super::{
     HOME,
-    channel::random,
     context::Context,
+    request::random,
     spec::{self, KernelSpec},
 };
 use crate::{paths, state::Envd};

@@ -2,7 +2,7 @@
 //! 49999.
 //!
 //! ```text
-//! http -> contexts -> context -> run ----> channel, zmtp -> the kernel's sockets
+//! http -> contexts -> context -> run ----> channel, request, zmtp -> the kernel's sockets
 //!                        |        |
 //!              process, spec   execute -> items, output -> lines for the client
 //! ```
@@ -17,6 +17,7 @@ mod http;
 mod items;
 mod output;
 mod process;
+mod request;
 mod run;
 mod spec;
 mod variables;

@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use super::{
-    channel::{Channel, Execute, Key, RequestId, SILENT, Session, random},
+    channel::Channel,
+    request::{Execute, Key, RequestId, SILENT, Session, random},
     spec::{InterruptMode, KernelSpec},
     variables::Variables,
     zmtp::Kind,

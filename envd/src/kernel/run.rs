@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    channel::{Execute, LOUD, RequestId, SILENT},
     context::{Broken, Keeper, Orders, Run},
     execute::Execution,
     process::Kernel,
+    request::{Execute, LOUD, RequestId, SILENT},
 };
 use crate::os::Exit;
 
