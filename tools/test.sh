@@ -35,6 +35,7 @@ have_tools() {
     need npm npm
     need chromium chromium
     need dnsmasq dnsmasq-base
+    need jq jq
     need shellcheck shellcheck
     need ip iproute2
     debian rustc-web cargo-web rust-web-src rust-web-clippy

@@ -157,7 +157,7 @@ def sandbox(gateway):
 
 
 @pytest.fixture(scope="module")
-def interpreter(gateway):
+def interpreter(interpreter_template):
     """A sandbox with kernels, for all tests of a file: its default ones take a while to start."""
     sandbox = pytest.importorskip("e2b_code_interpreter").Sandbox.create(timeout=600)
     yield sandbox

@@ -70,15 +70,7 @@ impl Gateway {
         symlink(path::absolute(&options.templates)?, data_dir.join("templates"))
             .context("templates")?;
         let process = command(&binary)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--log-level",
-                "warn",
-                "--templates",
-                "base",
-            ])
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
             .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
             .arg(&data_dir)
             .args(flags)

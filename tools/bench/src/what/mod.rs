@@ -84,7 +84,7 @@ impl What {
         match self {
             Self::Pool => &pool::FLAGS,
             Self::Execute => &execute::FLAGS,
-            _ => &["--pool", "base=0"],
+            _ => &["--pool", "base=0", "--templates", "base"],
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 const SIZE: f64 = 10.0;
-pub(super) const FLAGS: [&str; 2] = ["--pool", "base=10"];
+pub(super) const FLAGS: [&str; 4] = ["--pool", "base=10", "--templates", "base"];
 const AVAILABLE: &str = "coppice_pool_available{template=\"base\"}";
 /// In which it is full, of a gateway that has one.
 const FILLS: Duration = Duration::from_secs(60);
