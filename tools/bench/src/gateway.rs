@@ -174,9 +174,9 @@ pub(crate) fn described(gateway: &Gateway, flags: &[&str]) -> String {
         Some(_) => {
             let flags: String = flags.iter().map(|flag| format!(" {flag}")).collect();
             format!(
-                "started for this run, {} threads; default settings, but for --max-sandboxes \
+                "started for this run, {} of tokio's workers; default settings, but for --max-sandboxes \
                  {MAX_SANDBOXES} --log-level warn{flags}",
-                machine::cores()
+                (machine::cores() / 2).max(1)
             )
         }
         None => "found running; its settings are not known".to_owned(),
