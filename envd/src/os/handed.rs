@@ -38,6 +38,8 @@ pub struct Handed {
     /// The same socket while there is no room to write. Only then is room news: told of it always,
     /// a unix socket's owner is woken each time that the other end has read.
     full: Option<AsyncFd<OwnedFd>>,
+    /// Whether somebody waits for that.
+    blocked: bool,
     unix: bool,
 }
 
@@ -78,7 +80,7 @@ impl Handed {
         // SAFETY: it names the same open descriptor for as long as it lives, which is as long as
         // the AsyncFd.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
-        Ok(Self { socket: Some(socket), full: None, unix })
+        Ok(Self { socket: Some(socket), full: None, blocked: false, unix })
     }
 
     fn socket(&self) -> &AsyncFd<Foreign> {
@@ -128,6 +130,7 @@ impl Handed {
                 }
                 continue;
             };
+            self.blocked = true;
             let mut ready = ready!(full.poll_write_ready(cx))?;
             match ready.try_io(|_| Ok(send(flags)?)) {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -136,6 +139,7 @@ impl Handed {
                     if sent.as_ref().is_ok_and(|&sent| 0 < sent && sent < length) {
                         ready.clear_ready();
                     }
+                    self.blocked = false;
                     return Poll::Ready(sent);
                 }
                 Err(_) => {}
@@ -232,7 +236,9 @@ impl AsyncRead for Handed {
                     if 0 < received && received < room.len() {
                         ready.clear_ready();
                     }
-                    self.full = None;
+                    if !self.blocked {
+                        self.full = None;
+                    }
                     // SAFETY: that many bytes were just written to the start of what was unfilled.
                     unsafe { buffer.assume_init(received) };
                     buffer.advance(received);
@@ -340,6 +346,37 @@ mod tests {
         read.unwrap();
         assert!(received == sent);
         echo.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_woken_though_something_is_read_meanwhile() {
+        let (mut ours, mut theirs) = pair();
+        let chunk = [7; 64 << 10];
+        let mut sent = 0;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(more) = Pin::new(&mut ours).poll_write(&mut cx, &chunk) {
+            sent += more.unwrap();
+        }
+        theirs.write_all(b"x").unwrap();
+        // One task that writes and reads by turns, and nothing more to read.
+        let write = std::future::poll_fn(|cx| {
+            let written = Pin::new(&mut ours).poll_write(cx, &chunk);
+            let mut byte = [0];
+            let mut byte = ReadBuf::new(&mut byte);
+            let _ = Pin::new(&mut ours).poll_read(cx, &mut byte);
+            written
+        });
+        let drain = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            let mut taken = vec![0; sent];
+            std::io::Read::read_exact(&mut theirs, &mut taken).map(|()| theirs)
+        });
+        let began = Instant::now();
+        // When its time is over it is polled once more, which is not what woke it.
+        let written = timeout(Duration::from_secs(20), write).await;
+        assert!(written.expect("it is never woken").unwrap() > 0);
+        assert!(began.elapsed() < Duration::from_secs(20), "it is never woken");
+        drain.await.unwrap().unwrap();
     }
 
     #[tokio::test]

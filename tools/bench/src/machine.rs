@@ -31,7 +31,7 @@ impl Machine {
     }
 }
 
-/// As many as may be used: of threads, the gateway has as many, and so do its peers.
+/// As many as may be used. Peers have as many workers, the gateway half as many.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }

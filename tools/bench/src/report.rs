@@ -147,15 +147,14 @@ pub(crate) struct Sample {
 
 impl Report {
     pub(crate) fn new(what: &str, quick: bool, gateway: String) -> Self {
-        let mut argv = std::env::args();
-        let program = argv.next().unwrap_or_default();
-        let program = program.rsplit('/').next().unwrap_or_default().to_owned();
+        // Where things lie on this machine is nobody's business.
+        let shown = |arg: String| arg.rsplit('/').next().unwrap_or_default().to_owned();
         Self {
             what: what.to_owned(),
             quick,
             date: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             commit: machine::commit(),
-            command: [program].into_iter().chain(argv).collect::<Vec<_>>().join(" "),
+            command: std::env::args().map(shown).collect::<Vec<_>>().join(" "),
             machine: Machine::this(),
             gateway,
             notes: Vec::new(),
