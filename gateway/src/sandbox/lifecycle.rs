@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    num::NonZero,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use chrono::Utc;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -89,9 +91,16 @@ pub(super) struct Shared {
     pub(super) rules: Rules,
     pub(super) pool: Pool,
     repeats: Arc<Repeats>,
+    /// Turns to be made: more at once only get into each other's way in the kernel.
+    making: Semaphore,
     /// Transitions and record writes under way.
     pub(super) tasks: TaskTracker,
     pub(super) stopping: AtomicBool,
+}
+
+/// As many as there are cores: making one is all work and no waiting.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 impl Sandboxes {
@@ -115,6 +124,7 @@ impl Sandboxes {
             rules,
             pool: Pool::default(),
             repeats: Arc::default(),
+            making: Semaphore::new(at_once()),
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
         }))
@@ -196,6 +206,7 @@ impl Sandboxes {
 
     /// Makes a sandbox's directory and its kernel half.
     pub(super) async fn make_cell(&self, dir: &Path, spec: CellSpec) -> Result<Cell, Error> {
+        let _turn = self.0.making.acquire().await.expect("is never closed");
         tokio::fs::DirBuilder::new()
             .mode(0o700)
             .create(dir)
