@@ -18,8 +18,8 @@ INTERPRETER = 49999
 AT_ONCE = 4
 # What the gateway may hold for them (MiB), and what questions may add once all are there.
 FOR_ALL, FOR_MORE = 32, 8
-# Proportional set size of an idle sandbox with a kernel (MiB): some 60 have been seen.
-MOST_EACH = 150
+# Proportional set size of an idle sandbox with a kernel (MiB): 35 have been seen.
+MOST_EACH = 100
 
 
 @pytest.mark.timeout(400)
