@@ -1,4 +1,4 @@
-"""The public methods of the Python SDK, and a watch over their use: a pytest plugin.
+"""The public methods of the Python SDKs, and a watch over their use: a pytest plugin.
 
 Names are as a user writes them and alike for both halves: `Sandbox.create`, `sandbox.kill`,
 `sandbox.files.read`, `commandHandle.wait`. What a method calls inside the SDK is no use of it.
@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 
 import e2b
+import e2b_code_interpreter
 from e2b.template.main import TemplateBuilder
 
 from record import INSIDE, Record, inside, is_not_yet
@@ -41,7 +42,7 @@ def classes(half):
     sandbox = e2b.AsyncSandbox if half == "async" else e2b.Sandbox
     for part in ("files", "commands", "pty", "git"):
         found.append(inspect.signature(getattr(sandbox, part).fget).return_annotation)
-    found.append(TemplateBuilder)
+    found += [TemplateBuilder, code_sandbox(half)]
     no_methods = (Exception, enum.Enum, dict)
 
     def belongs(one):
@@ -58,11 +59,18 @@ def classes(half):
     ]
 
 
+def code_sandbox(half):
+    """The sandbox of the SDK for code, which adds to the other's."""
+    sandboxes = e2b_code_interpreter.AsyncSandbox, e2b_code_interpreter.Sandbox
+    return sandboxes[half != "async"]
+
+
 def methods(owner):
     """The public ones of a class, each with the names it goes by."""
+    code = owner.__module__.startswith(e2b_code_interpreter.__name__)
     title = owner.__name__.removeprefix("Async")
     instance = INSTANCES.get(title, title[0].lower() + title[1:])
-    for member in dir(owner):
+    for member in vars(owner) if code else dir(owner):
         kind = inspect.getattr_static(owner, member)
         if member.startswith("_") or not callable(getattr(owner, member)):
             continue
@@ -139,7 +147,8 @@ def pytest_configure(config):
     run = config.getoption("--compat")
     if run is None:
         return
-    version = importlib.metadata.version("e2b")
+    versions = map(importlib.metadata.version, ("e2b", "e2b-code-interpreter"))
+    version = " with e2b-code-interpreter ".join(versions)
     functions = [name for name in e2b.__all__ if inspect.isfunction(getattr(e2b, name))]
     for half in ("sync", "async"):
         record = Record(f"{run}-{half}", "e2b (PyPI)", version)

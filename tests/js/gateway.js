@@ -17,6 +17,8 @@ const STARTED_WITH = Object.fromEntries(
   Object.entries(process.env).filter(([name]) => !/^(COPPICE|E2B|NODE_TEST)_/.test(name)),
 )
 STARTED_WITH.COPPICE_TEMPLATES = 'base'
+// Whatever templates there are: what a test does not ask for is not there.
+STARTED_WITH.COPPICE_POOL = 'base=0'
 
 export const run = promisify(execFile)
 

@@ -15,16 +15,30 @@ import { Domain } from './domain.js'
 import { BINARY, Gateway, KEY, REPO } from './gateway.js'
 import { assertBackTo, hostState } from './host_state.js'
 import { summary } from './record.js'
-import { VERSION, publicMethods } from './surface.js'
+import { VERSION, VERSION_WITH_CODE, codeMethods, publicMethods } from './surface.js'
 
 const FIRST_BUILD = 600_000
-const OVER_TLS = ['commands', 'files', 'kill_during_run', 'pty', 'watch']
+const OVER_TLS = ['commands', 'files', 'interpreter', 'kill_during_run', 'pty', 'watch']
 // Chromium gives up what is under way when a link appears on the host, as those of sandboxes do.
 const NO_LINKS = ['--network', 'none']
 const PARTS = {
-  node: { record: { name: 'js', client: 'e2b (npm)' }, files: testsIn('node'), atOnce: 3 },
+  node: {
+    record: {
+      name: 'js',
+      client: 'e2b (npm)',
+      version: VERSION_WITH_CODE,
+      methods: [...publicMethods(), ...codeMethods()],
+    },
+    files: testsIn('node'),
+    atOnce: 3,
+  },
   browser: {
-    record: { name: 'browser', client: 'e2b (npm) in Chromium' },
+    record: {
+      name: 'browser',
+      client: 'e2b (npm) in Chromium',
+      version: VERSION,
+      methods: publicMethods(),
+    },
     files: testsIn('browser'),
     flags: NO_LINKS,
     atOnce: 1,
@@ -98,11 +112,11 @@ async function succeeds([program, ...argv], env) {
   return code === 0
 }
 
-function writeRecord({ name, client }, records) {
+function writeRecord({ name, client, version, methods }, records) {
   const counted = readdirSync(records).map((name) => JSON.parse(readFileSync(join(records, name))))
   const directory = join(REPO, 'target/e2e/compat')
   mkdirSync(directory, { recursive: true })
-  const text = JSON.stringify(summary(client, VERSION, publicMethods(), counted), null, 1)
+  const text = JSON.stringify(summary(client, version, methods, counted), null, 1)
   writeFileSync(join(directory, `${name}.json`), `${text}\n`)
 }
 

@@ -8,21 +8,23 @@ import { join } from 'node:path'
 import { test as nodeTest } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import { Sandbox as CodeSandbox } from '@e2b/code-interpreter'
 import * as e2b from 'e2b'
 
 import { Gateway, KEY } from './gateway.js'
 import { Calls, record } from './record.js'
-import { publicMethods } from './surface.js'
+import { codeMethods, publicMethods } from './surface.js'
 
 export * from 'e2b'
-export { KEY, sleep }
+export { CodeSandbox, KEY, sleep }
 
 const { Sandbox } = e2b
 const calls = new Calls()
 const running = new AsyncLocalStorage()
 
 const unconnected = new Sandbox({ sandboxId: 'none', envdVersion: '0.6.13', sandboxDomain: 'none' })
-const seeds = [...Object.values(e2b), unconnected.files, unconnected.commands, unconnected.pty]
+const classes = [...Object.values(e2b), CodeSandbox]
+const seeds = [...classes, unconnected.files, unconnected.commands, unconnected.pty]
 export const {
   defaultBuildLogger,
   getSignature,
@@ -31,7 +33,7 @@ export const {
   waitForProcess,
   waitForTimeout,
   waitForURL,
-} = record(publicMethods(), seeds, e2b, {
+} = record([...publicMethods(), ...codeMethods()], seeds, e2b, {
   calls: () => running.getStore(),
   inside: (body) => running.run(undefined, body),
 })
@@ -65,7 +67,15 @@ export const gateway = {
 
 /** A sandbox that ends with the test, whatever became of it. */
 export async function sandboxFor(t, opts = {}) {
-  const sandbox = await Sandbox.create({ timeoutMs: 120_000, ...opts })
+  return endsWith(t, await Sandbox.create({ timeoutMs: 120_000, ...opts }), opts)
+}
+
+/** One that runs code, likewise. */
+export async function interpreterFor(t, opts = {}) {
+  return endsWith(t, await CodeSandbox.create({ timeoutMs: 120_000, ...opts }), opts)
+}
+
+function endsWith(t, sandbox, opts) {
   t.after(() => Sandbox.kill(sandbox.sandboxId, opts).catch(() => {}))
   return sandbox
 }

@@ -18,6 +18,8 @@ from hoststate import HostState, assert_back_to  # noqa: E402
 from measure import Footprint, Healthy, assert_footprint_back_to  # noqa: E402
 from wire import Sandbox, Wire  # noqa: E402
 
+pytest_plugins = ["interpreter"]
+
 MOST = 300
 FIRST_BUILD = 600
 # For 16 Ki connections of the clients and some.
