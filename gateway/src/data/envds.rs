@@ -4,12 +4,12 @@ use std::{io, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use envd::wire::Init;
+use envd::{tunnel::Handed, wire::Init};
 use http::{Request, header};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
 use super::reports;
 use crate::sandbox::{Inside, Sandbox};
@@ -39,7 +39,7 @@ impl Inside for Envds {
 
 /// Of what is answered only the status is looked at.
 async fn post(dir: &Path, path: &str, body: Vec<u8>) -> io::Result<()> {
-    let stream = UnixStream::connect(dir.join("envd.sock")).await?;
+    let stream = Handed::dial(&dir.join("envd.sock"))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::post(path)
