@@ -27,16 +27,30 @@ enum State {
 pub(super) struct Malformed;
 
 impl LongOutput {
-    /// Takes the next piece; hands parts of the text to `pass`.
+    /// Takes the next piece; hands parts of the text to `pass`. What follows on an error is passed
+    /// over.
     pub(super) fn take(
         &mut self,
         piece: &[u8],
-        mut pass: impl FnMut(Output, &[u8]),
+        pass: impl FnMut(Output, &[u8]),
     ) -> Result<(), Malformed> {
         if let State::Over = self.state {
             return Ok(());
         }
         self.kept.extend_from_slice(piece);
+        let passed = self.pass_on(pass);
+        if passed.is_err() {
+            self.end();
+        }
+        passed
+    }
+
+    fn end(&mut self) {
+        self.kept = Vec::new();
+        self.state = State::Over;
+    }
+
+    fn pass_on(&mut self, mut pass: impl FnMut(Output, &[u8])) -> Result<(), Malformed> {
         if let State::Head = self.state {
             match head(&self.kept) {
                 Some((output, length)) => {
@@ -54,8 +68,7 @@ impl LongOutput {
             }
             self.kept.drain(..whole);
             if over {
-                self.kept = Vec::new();
-                self.state = State::Over;
+                self.end();
             }
         }
         Ok(())
@@ -179,6 +192,20 @@ mod tests {
             assert_eq!(parts(content.as_bytes(), 7), Err(Malformed), "{content}");
         }
         assert_eq!(parts(b"{\"name\":\"stdout\",\"text\":\"\xff\"}", 7), Err(Malformed));
+    }
+
+    #[test]
+    fn nothing_is_kept_or_told_again_of_what_is_malformed() {
+        for begin in [r#"{"name":""#, r#"{"name":"stdout","text":"\x"#] {
+            let mut output = LongOutput::default();
+            let pass = |_, _: &[u8]| panic!("nothing of it can be read");
+            let begin = [begin.as_bytes(), &[b'x'; MAX_HEAD]].concat();
+            assert_eq!(output.take(&begin, pass), Err(Malformed));
+            for _ in 0..3 {
+                assert_eq!(output.take(&[b'x'; 1000], pass), Ok(()));
+                assert_eq!(output.kept.capacity(), 0);
+            }
+        }
     }
 
     proptest! {
