@@ -55,9 +55,15 @@ pub(super) struct Run {
     pub(super) code: String,
     pub(super) env: BTreeMap<String, String>,
     /// Where its lines go; closed when nobody reads them.
-    pub(super) lines: mpsc::Sender<Bytes>,
+    pub(super) lines: mpsc::Sender<Chunk>,
     /// What it takes of what may wait.
     pub(super) room: OwnedSemaphorePermit,
+}
+
+/// Lines on their way to a client. One that gets no last chunk did not get everything.
+pub(super) struct Chunk {
+    pub(super) lines: Bytes,
+    pub(super) is_last: bool,
 }
 
 enum Task {
@@ -91,7 +97,7 @@ impl Context {
             cwd: cwd.clone(),
             kernel: None,
             started: Instant::now(),
-            orders: Orders { coming: ordered, first: None },
+            orders: Orders::coming(ordered),
         };
         tokio::spawn(keeper.keep(waiting));
         Arc::new(Self { id, language, cwd, tasks, orders })
@@ -145,6 +151,16 @@ pub(super) struct Orders {
 }
 
 impl Orders {
+    fn coming(coming: mpsc::UnboundedReceiver<Order>) -> Self {
+        Self { coming, first: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn to_be_given() -> (mpsc::UnboundedSender<Order>, Self) {
+        let (give, coming) = mpsc::unbounded_channel();
+        (give, Self::coming(coming))
+    }
+
     /// Returns when there is one. Can be given up and called again.
     pub(super) async fn come(&mut self) {
         if self.first.is_none() {
@@ -264,7 +280,12 @@ impl Keeper {
         match ended {
             Ended::Whole => {}
             // Where it stands nobody knows, so it is not asked.
-            Ended::Ordered => self.kernel = None,
+            Ended::Ordered => {
+                if let Some(mut kernel) = self.kernel.take() {
+                    kernel.life.kill();
+                    let _ = timeout(SHUTDOWN, kernel.life.end()).await;
+                }
+            }
             Ended::Died(exit) => {
                 if self.died(exit) {
                     let _ = self.ready().await;

@@ -13,6 +13,10 @@ use super::{
     output::LongOutput,
 };
 
+/// Of each thing that an answer says about a failure (bytes). What a kernel publishes of it goes
+/// first, and is not cut.
+const MAX_TOLD: usize = 64 << 10;
+
 /// From the request to the end of its last line.
 #[derive(Default)]
 pub(super) struct Execution {
@@ -27,6 +31,14 @@ pub(super) struct Execution {
     /// The kernel has nothing more to show for it.
     idle: bool,
     replied: bool,
+    /// What the reply says, until everything has come that was published before it.
+    reply: Answer,
+}
+
+#[derive(Default)]
+struct Answer {
+    count: Option<i64>,
+    failure: Option<Error>,
 }
 
 struct Roomy {
@@ -59,7 +71,7 @@ struct Stream<'a> {
     text: &'a RawValue,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Error {
     #[serde(default)]
     ename: String,
@@ -97,8 +109,17 @@ impl Execution {
                 Ok(())
             }
             Incoming::TooLong { kind, length } => {
-                let what = if kind == "display_data" { "a display" } else { "a result" };
-                self.leave_out(&format!("{what} of {} MiB", length >> 20));
+                match &*kind {
+                    "error" => {
+                        let Error { ename, evalue, .. } = Error::left_out(length);
+                        self.fail(&ename, &evalue, "");
+                    }
+                    "display_data" => self.leave_out(&format!("a display of {} MiB", length >> 20)),
+                    "execute_result" => {
+                        self.leave_out(&format!("a result of {} MiB", length >> 20));
+                    }
+                    _ => {}
+                }
                 Ok(())
             }
         };
@@ -139,26 +160,38 @@ impl Execution {
         Ok(())
     }
 
-    /// What the kernel answers.
+    /// What the kernel answers. It comes by another way than what is published, and may be first.
     pub(super) fn answered(&mut self, incoming: Incoming) {
-        let Incoming::Message { kind, content, .. } = incoming else { return };
-        if kind != "execute_reply" {
-            return;
-        }
-        self.replied = true;
-        let Ok(reply) = serde_json::from_slice::<Reply<'_>>(&content) else { return };
-        match &*reply.status {
-            "error" => {
-                if let Ok(error) = serde_json::from_slice::<Error>(&content) {
-                    self.fail(&error.ename, &error.evalue, &error.traceback.join("\n"));
-                }
+        match incoming {
+            Incoming::Message { kind, content, .. } if kind == "execute_reply" => {
+                self.replied = true;
+                let Ok(reply) = serde_json::from_slice::<Reply<'_>>(&content) else { return };
+                self.reply.count = reply.execution_count;
+                self.reply.failure = match &*reply.status {
+                    "error" => serde_json::from_slice(&content).ok().map(Error::cut),
+                    "aborted" | "abort" => {
+                        Some(Error::new("ExecutionAborted", "Execution was aborted"))
+                    }
+                    _ => None,
+                };
             }
-            "aborted" | "abort" => self.fail("ExecutionAborted", "Execution was aborted", ""),
+            Incoming::TooLong { kind, length } if kind == "execute_reply" => {
+                self.replied = true;
+                self.reply.failure = Some(Error::left_out(length));
+            }
             _ => {}
         }
-        // Not every kernel publishes what it takes in.
-        if let Some(count) = reply.execution_count {
+    }
+
+    /// Nothing more will be published: tells what the answer said and nothing else has told, as
+    /// not every kernel publishes what it takes in, or how it failed.
+    pub(super) fn conclude(&mut self) {
+        let Answer { count, failure } = mem::take(&mut self.reply);
+        if let Some(count) = count {
             self.count(count);
+        }
+        if let Some(Error { ename, evalue, traceback }) = failure {
+            self.fail(&ename, &evalue, &traceback.join("\n"));
         }
     }
 
@@ -199,6 +232,26 @@ impl Execution {
 
     fn leave_out(&mut self, what: &str) {
         self.lines.say(Output::Stderr, &format!("{what} was left out\n"));
+    }
+}
+
+impl Error {
+    fn new(name: &str, value: &str) -> Self {
+        Self { ename: name.to_owned(), evalue: value.to_owned(), traceback: Vec::new() }
+    }
+
+    fn left_out(length: u64) -> Self {
+        Self::new("Error", &format!("an error of {} MiB was left out", length >> 20))
+    }
+
+    fn cut(self) -> Self {
+        let cut = |mut text: String| {
+            text.truncate(text.floor_char_boundary(MAX_TOLD));
+            text.shrink_to_fit();
+            text
+        };
+        let traceback = cut(self.traceback.join("\n"));
+        Self { ename: cut(self.ename), evalue: cut(self.evalue), traceback: vec![traceback] }
     }
 }
 
@@ -269,8 +322,53 @@ mod tests {
         let mut execution = Execution::default();
         execution
             .answered(message("execute_reply", json!({"status": "aborted", "execution_count": 2})));
-        assert_eq!(types(&execution), ["error", "number_of_executions"]);
-        assert_eq!(lines(&execution)[0]["name"], "ExecutionAborted");
+        assert!(lines(&execution).is_empty() && execution.is_replied());
+        execution.conclude();
+        assert_eq!(types(&execution), ["number_of_executions", "error"]);
+        assert_eq!(lines(&execution)[1]["name"], "ExecutionAborted");
+    }
+
+    #[test]
+    fn a_reply_that_comes_first_is_told_last() {
+        let mut execution = Execution::default();
+        let error = json!({"ename": "E", "evalue": "v", "traceback": ["t"], "status": "error",
+            "execution_count": 3});
+        execution.answered(message("execute_reply", error.clone()));
+        execution.published(message("execute_input", json!({"code": "", "execution_count": 3})));
+        execution.published(message("stream", json!({"name": "stdout", "text": "a"})));
+        execution.published(message("error", error));
+        execution.conclude();
+        assert_eq!(types(&execution), ["number_of_executions", "stdout", "error"]);
+    }
+
+    #[test]
+    fn an_error_that_is_too_long_is_an_error_nevertheless() {
+        let too_long = |kind: &str| Incoming::TooLong { kind: kind.to_owned(), length: 40 << 20 };
+        let value = "an error of 40 MiB was left out";
+        let expect = json!({"type": "error", "name": "Error", "value": value, "traceback": ""});
+        let mut execution = Execution::default();
+        execution.answered(too_long("execute_reply"));
+        assert!(execution.is_replied() && !execution.has_failed());
+        execution.published(too_long("error"));
+        execution.conclude();
+        assert_eq!(lines(&execution), [expect.clone()]);
+        let mut execution = Execution::default();
+        execution.answered(too_long("execute_reply"));
+        execution.conclude();
+        assert_eq!(lines(&execution), [expect]);
+    }
+
+    #[test]
+    fn little_is_kept_of_what_an_answer_says() {
+        let mut execution = Execution::default();
+        let long = "é".repeat(MAX_TOLD);
+        let error = json!({"ename": long, "evalue": long, "traceback": [long], "status": "error"});
+        execution.answered(message("execute_reply", error));
+        execution.conclude();
+        let [line] = &lines(&execution)[..] else { panic!("one line") };
+        for key in ["name", "value", "traceback"] {
+            assert_eq!(line[key].as_str().map(str::len), Some(MAX_TOLD), "{key}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Without a router, which would take memory in every sandbox that never runs any code.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{
     Json,
@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     HOME,
-    context::{Context, Run},
+    context::{Chunk, Context, Run},
     contexts::{Error, PYTHON, Table},
     variables,
 };
@@ -156,12 +156,28 @@ async fn execute(envd: &Arc<Envd>, table: &Table, body: Body) -> Result<Response
     if !env.is_empty() && !variables::can_be_set(&context.language) {
         return Err(bad(format!("env_vars cannot be set in {}", context.language)));
     }
-    let (lines, mut chunks) = mpsc::channel(CHUNKS);
+    let (lines, chunks) = mpsc::channel(CHUNKS);
     context.run(Run { code, env, lines, room }).map_err(|_| Error::NotFound(context.id.clone()))?;
-    let chunks =
-        stream::poll_fn(move |cx| chunks.poll_recv(cx).map(|chunk| chunk.map(Ok::<_, Infallible>)));
     let kind = HeaderValue::from_static("application/x-ndjson");
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(chunks)).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], lines_of(chunks)).into_response())
+}
+
+/// Breaks off where the last lines are missing, rather than to end as if they had come.
+fn lines_of(mut chunks: mpsc::Receiver<Chunk>) -> Body {
+    let mut over = false;
+    Body::from_stream(stream::poll_fn(move |cx| {
+        chunks.poll_recv(cx).map(|chunk| match chunk {
+            Some(Chunk { lines, is_last }) => {
+                over = is_last;
+                Some(Ok(lines))
+            }
+            None if over => None,
+            None => {
+                over = true;
+                Some(Err(io::Error::other("the last lines were not taken in time")))
+            }
+        })
+    }))
 }
 
 #[derive(Deserialize)]
@@ -216,4 +232,21 @@ async fn receive(
 fn full() -> Refusal {
     let text = "too much code waits for its turn in this sandbox";
     Refusal(StatusCode::TOO_MANY_REQUESTS, text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_its_last_lines_is_seen_to_be_broken() {
+        for (lasts, whole) in [(&[false, true][..], true), (&[false, false], false), (&[], false)] {
+            let (sender, chunks) = mpsc::channel(CHUNKS);
+            for &is_last in lasts {
+                sender.try_send(Chunk { lines: "{}\n".into(), is_last }).ok().unwrap();
+            }
+            drop(sender);
+            assert_eq!(lines_of(chunks).collect().await.is_ok(), whole, "{lasts:?}");
+        }
+    }
 }

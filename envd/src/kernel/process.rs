@@ -184,6 +184,20 @@ async fn meet(shell: &mut Channel, iopub: &mut Channel, language: &str) -> io::R
 }
 
 impl Life {
+    /// Of no process: there is only what is said of its end.
+    #[cfg(test)]
+    pub(super) fn of_nothing(exit: oneshot::Receiver<Exit>, session: Arc<Session>) -> Self {
+        Self {
+            pid: 0,
+            exit,
+            ended: None,
+            held: false,
+            interrupt_mode: InterruptMode::Signal,
+            session,
+            dir: Directory(PathBuf::from("/nonexistent")),
+        }
+    }
+
     /// How it ended, once it has. Can be given up and called again.
     pub(super) async fn end(&mut self) -> Exit {
         wait(&mut self.exit, &mut self.ended).await

@@ -6,14 +6,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
-    context::{Broken, Keeper, Orders, Run},
+    context::{Broken, Chunk, Keeper, Orders, Run},
     execute::Execution,
     process::Kernel,
     request::{Execute, LOUD, RequestId, SILENT},
@@ -35,6 +34,12 @@ const AT_LAST: Duration = Duration::from_secs(10);
 
 /// What a kernel has said by its end comes within this.
 const LEFT_BEHIND: Duration = Duration::from_millis(500);
+
+/// By then little is left: what a connection holds, and what that takes as lines (bytes).
+const MAX_LEFT_BEHIND: usize = 4 * MAX_WAITING;
+
+/// For a client to take its last lines when others wait for that.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// For the one of a kernel's two goodbyes after the other.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -85,6 +90,7 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
         Ok(Err(error)) => Ended::Died(kernel.life.end_soon(&error).await),
         Err(_) => Ended::Died(None),
     };
+    execution.conclude();
     match ended {
         Ended::Whole => {}
         Ended::Ordered => break_off(&mut execution, orders, None),
@@ -115,7 +121,7 @@ pub(super) fn refuse(run: Run) {
     execution.fail("UnexpectedEndOfExecution", UNEXPECTED, "");
     execution.lines.end_of_execution();
     // There is room, since nothing was sent before.
-    let _ = run.lines.try_send(execution.take());
+    let _ = run.lines.try_send(Chunk { lines: execution.take(), is_last: true });
 }
 
 const UNEXPECTED: &str = "Connection to the execution was closed before the execution was finished";
@@ -134,7 +140,7 @@ fn break_off(execution: &mut Execution, orders: &Orders, died: Option<Option<Exi
 /// Sees that there is a kernel, and that its client does not think otherwise.
 async fn ready(
     keeper: &mut Keeper,
-    client: &mpsc::Sender<Bytes>,
+    client: &mpsc::Sender<Chunk>,
     execution: &mut Execution,
 ) -> Result<(), Broken> {
     let mut ready = std::pin::pin!(keeper.ready());
@@ -145,7 +151,7 @@ async fn ready(
             () = sleep(KEEPALIVE) => {
                 execution.lines.keepalive();
                 // One that is not taken is not missed.
-                let _ = client.try_send(execution.take());
+                let _ = client.try_send(Chunk { lines: execution.take(), is_last: false });
             }
         }
     }
@@ -168,7 +174,7 @@ async fn follow(
     request: &RequestId,
     kernel: &mut Kernel,
     orders: &mut Orders,
-    client: &mpsc::Sender<Bytes>,
+    client: &mpsc::Sender<Chunk>,
     execution: &mut Execution,
 ) -> Ended {
     let Kernel { shell, iopub, life, .. } = kernel;
@@ -178,7 +184,9 @@ async fn follow(
     let mut took = Instant::now();
     let mut left: Option<Instant> = None;
     let mut interrupts = 0;
-    let mut died: Option<(Instant, Exit)> = None;
+    // Once the kernel or its first connection has ended, what it has published is read until then.
+    let mut until: Option<Instant> = None;
+    let (mut exit, mut broken) = (None, None);
     let mut goodbye: Option<Instant> = None;
     loop {
         if execution.is_idle() && execution.is_replied() {
@@ -196,6 +204,7 @@ async fn follow(
         if goodbye.is_none() && (execution.is_idle() || execution.is_replied()) {
             goodbye = Some(Instant::now());
         }
+        let most = if until.is_some() { MAX_LEFT_BEHIND } else { MAX_WAITING };
         let mut gone = false;
         tokio::select! {
             biased;
@@ -204,10 +213,8 @@ async fn follow(
             // Before all that a kernel says without end.
             _ = tick.tick() => {
                 let now = Instant::now();
-                if let Some((until, exit)) = died && now >= until {
-                    return Ended::Died(Some(exit));
-                }
                 if goodbye.is_some_and(|at| now >= at + GOODBYE) {
+                    execution.conclude();
                     if !execution.is_idle() {
                         // What it showed last was lost on the way.
                         execution.fail("UnexpectedEndOfExecution", UNEXPECTED, "");
@@ -227,24 +234,31 @@ async fn follow(
             }
             place = client.reserve(), if waiting > 0 && left.is_none() => {
                 if let Ok(place) = place {
-                    place.send(execution.take());
+                    place.send(Chunk { lines: execution.take(), is_last: false });
                     took = Instant::now();
                 }
             }
-            exit = life.end(), if died.is_none() => {
-                died = Some((Instant::now() + LEFT_BEHIND, exit));
+            () = sleep_until(until.unwrap_or(took)), if until.is_some() => break,
+            how = life.end(), if exit.is_none() => {
+                exit = Some(how);
+                until = until.or_else(|| Some(Instant::now() + LEFT_BEHIND));
             }
-            said = shell.next(request), if died.is_none() && !execution.is_replied() => match said {
+            said = shell.next(request), if until.is_none() && !execution.is_replied() => match said {
                 Ok(said) => execution.answered(said),
-                Err(error) => return Ended::Died(life.end_soon(&error).await),
+                Err(error) => {
+                    broken = Some(error);
+                    until = Some(Instant::now() + LEFT_BEHIND);
+                }
             },
-            said = iopub.next(request), if waiting < MAX_WAITING => match said {
+            said = iopub.next(request), if waiting < most => match said {
                 Ok(said) => {
                     execution.published(said);
                     goodbye = None;
                 }
-                Err(_) if died.is_some() => return Ended::Died(died.map(|(_, exit)| exit)),
-                Err(error) => return Ended::Died(life.end_soon(&error).await),
+                Err(error) => {
+                    broken.get_or_insert(error);
+                    break;
+                }
             },
             () = sleep_until(took + KEEPALIVE), if waiting == 0 && left.is_none() => {
                 execution.lines.keepalive();
@@ -255,15 +269,152 @@ async fn follow(
             life.interrupt();
         }
     }
+    match (exit, broken) {
+        (None, Some(error)) => Ended::Died(life.end_soon(&error).await),
+        (exit, _) => Ended::Died(exit),
+    }
 }
 
-/// Sends the last lines, however slow the client is to take them, within limits.
-async fn finish(mut execution: Execution, client: mpsc::Sender<Bytes>, orders: &mut Orders) {
+/// Sends the last lines, however slow the client is to take them, within limits. Where it does not
+/// take them, that they are missing can be seen by how the answer ends.
+async fn finish(mut execution: Execution, client: mpsc::Sender<Chunk>, orders: &mut Orders) {
     execution.lines.end_of_execution();
+    let chunk = Chunk { lines: execution.take(), is_last: true };
+    let mut sent = std::pin::pin!(client.send(chunk));
     tokio::select! {
         biased;
         // It goes or takes it; neither matters any more.
-        _ = timeout(PATIENCE, client.send(execution.take())) => {}
+        _ = timeout(PATIENCE, &mut sent) => return,
         () = orders.come() => {}
+    }
+    let _ = timeout(FAREWELL, sent).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{UnixListener, UnixStream},
+        sync::oneshot,
+    };
+
+    use super::*;
+    use crate::kernel::{
+        channel::Channel,
+        context::Order,
+        process::Life,
+        request::{Key, Session},
+        variables::Variables,
+        zmtp::{Kind, tests::accept},
+    };
+
+    /// A kernel of which only the connections are there: its shell's end, its iopub's, and who says
+    /// how it ended.
+    async fn kernel() -> (Kernel, UnixStream, UnixStream, oneshot::Sender<Exit>) {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session { key: Key::random().unwrap(), id: "session".into() };
+        let session = Arc::new(session);
+        let connect = async |name: &str, kind| {
+            let path = dir.path().join(name);
+            let listener = UnixListener::bind(&path).unwrap();
+            tokio::join!(Channel::connect(&path, kind, session.clone()), accept(&listener))
+        };
+        let (shell, shells) = connect("shell", Kind::Dealer).await;
+        let (iopub, mut iopubs) = connect("iopub", Kind::Sub).await;
+        iopubs.read_exact(&mut [0; 3]).await.unwrap();
+        let (ends, exit) = oneshot::channel();
+        let variables = Variables::inherited("python", BTreeMap::new(), BTreeMap::new());
+        let life = Life::of_nothing(exit, session.clone());
+        let (shell, iopub) = (shell.unwrap(), iopub.unwrap());
+        (Kernel { shell, iopub, life, variables }, shells, iopubs, ends)
+    }
+
+    async fn say(to: &mut UnixStream, kind: &str, content: Value) {
+        let header = json!({"msg_type": kind}).to_string();
+        let content = content.to_string();
+        let frames = ["<IDS|MSG>", "", &header, r#"{"msg_id":"ours"}"#, "{}", &content];
+        for (n, frame) in frames.iter().enumerate() {
+            let more = if n + 1 < frames.len() { 1 } else { 0 };
+            let length = (frame.len() as u64).to_be_bytes();
+            to.write_all(&[&[2 | more][..], &length, frame.as_bytes()].concat()).await.unwrap();
+        }
+    }
+
+    fn types(lines: &[u8]) -> Vec<String> {
+        let lines = std::str::from_utf8(lines).unwrap().lines();
+        let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| line["type"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_kernel_said_before_it_died_is_told() {
+        let (mut kernel, shell, mut iopub, ends) = kernel().await;
+        // More than waits for a client otherwise.
+        let text = "x".repeat(60_000);
+        let (count, client) = (6, mpsc::channel(1));
+        let dying = async move {
+            drop(shell);
+            for _ in 0..count {
+                say(&mut iopub, "stream", json!({"name": "stdout", "text": text})).await;
+            }
+            drop(iopub);
+            ends.send(Exit::Code(3)).unwrap();
+        };
+        let (_given, mut orders) = Orders::to_be_given();
+        let mut execution = Execution::default();
+        let request = RequestId::named("ours");
+        let (sender, _nobody_reads) = client;
+        sender.try_send(Chunk { lines: "".into(), is_last: false }).ok().unwrap();
+        let follow = follow(&request, &mut kernel, &mut orders, &sender, &mut execution);
+        let (ended, ()) = tokio::join!(follow, dying);
+        assert!(matches!(ended, Ended::Died(Some(Exit::Code(3)))));
+        assert_eq!(types(&execution.take()), vec!["stdout"; count]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_first_is_told_last() {
+        let (mut kernel, mut shell, mut iopub, _ends) = kernel().await;
+        let error = json!({"status": "error", "ename": "E", "evalue": "", "execution_count": 1});
+        say(&mut shell, "execute_reply", error.clone()).await;
+        say(&mut iopub, "stream", json!({"name": "stdout", "text": "a"})).await;
+        say(&mut iopub, "error", error).await;
+        say(&mut iopub, "status", json!({"execution_state": "idle"})).await;
+        let (_given, mut orders) = Orders::to_be_given();
+        let mut execution = Execution::default();
+        let request = RequestId::named("ours");
+        let (sender, mut chunks) = mpsc::channel(9);
+        let ended = follow(&request, &mut kernel, &mut orders, &sender, &mut execution).await;
+        assert!(matches!(ended, Ended::Whole));
+        execution.conclude();
+        finish(execution, sender, &mut orders).await;
+        let mut all = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            all.extend_from_slice(&chunk.lines);
+        }
+        assert_eq!(types(&all), ["stdout", "error", "number_of_executions", "end_of_execution"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_lines_go_before_an_order_is_obeyed_to_whoever_takes_them_soon() {
+        for (takes_after, gets) in [(FAREWELL / 2, true), (FAREWELL * 2, false)] {
+            let (given, mut orders) = Orders::to_be_given();
+            given.send(Order::Restart(oneshot::channel().0)).ok().unwrap();
+            orders.come().await;
+            let (sender, mut chunks) = mpsc::channel(1);
+            sender.try_send(Chunk { lines: "before".into(), is_last: false }).ok().unwrap();
+            let take = async {
+                sleep(takes_after).await;
+                let mut taken = Vec::new();
+                while let Some(chunk) = chunks.recv().await {
+                    taken.push(chunk.is_last);
+                }
+                taken
+            };
+            let (taken, ()) = tokio::join!(take, finish(Execution::default(), sender, &mut orders));
+            assert_eq!(taken.last(), Some(&gets), "{taken:?}");
+        }
     }
 }
