@@ -26,6 +26,9 @@ const PARTIAL: &str = ".e2b-upload-";
 /// Links that lead to links, before that is thought to be endless.
 const MAX_LINKS: usize = 40;
 
+/// Of an upload that finds its file gone, or another in its place, whenever its turn comes.
+const MAX_TRIES: usize = 16;
+
 /// One for each file that is written in place, and some more that are so by chance.
 static TURNS: [Mutex<()>; 16] = [const { Mutex::new(()) }; 16];
 
@@ -71,6 +74,24 @@ impl Target {
     /// Writes the whole content at once. Should the disk be full, a file that was there keeps its
     /// own content: what it has to grow by comes first.
     pub(super) fn write(self, content: &[u8], user: &User, metadata: &Metadata) -> io::Result<()> {
+        let mut target = self;
+        for _ in 0..MAX_TRIES {
+            let path = target.path.clone();
+            match target.open() {
+                Ok(opened) => {
+                    if let Written::Whole = opened.write(content, user, metadata)? {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            target = Self::find(path, user)?;
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    fn open(self) -> io::Result<Opened> {
         // Should a pipe have come in its place, opening does not wait for the other end.
         let flags = nix::fcntl::OFlag::O_NONBLOCK
             | nix::fcntl::OFlag::O_NOCTTY
@@ -83,19 +104,7 @@ impl Target {
         if !found.is_file() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let unfinished = Unfinished::new(self.found.is_none(), self.path, &found);
-        // Of several at once one is to be there in the end, and not some of each.
-        let _turn = turn(&found);
-        let length = file.metadata()?.len();
-        match overwrite(&file, length, content).and_then(|()| dress(&file, user, metadata)) {
-            Ok(()) => unfinished.keep(),
-            // Before the client is told.
-            Err(error) => {
-                unfinished.discard();
-                return Err(error);
-            }
-        }
-        Ok(())
+        Ok(Opened { file, found, may_be_new: self.found.is_none(), path: self.path })
     }
 
     /// Begins a file beside it.
@@ -107,6 +116,45 @@ impl Target {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let unfinished = Unfinished::new(true, path, &file.metadata()?);
         Ok(Partial { file, target: self, unfinished })
+    }
+}
+
+/// A file that is to be written in place.
+struct Opened {
+    file: File,
+    found: fs::Metadata,
+    path: PathBuf,
+    /// It was not there when it was looked for; another upload may have made it since.
+    may_be_new: bool,
+}
+
+enum Written {
+    Whole,
+    /// Nothing was: the name is no longer that of this file.
+    Moved,
+}
+
+impl Opened {
+    fn write(self, content: &[u8], user: &User, metadata: &Metadata) -> io::Result<Written> {
+        let Self { file, found, path, may_be_new } = self;
+        // Of several at once one is to be there in the end, and not some of each.
+        let _turn = turn(&found);
+        // One that failed has taken along what it made.
+        if !is_named(&path, identity(&found)) {
+            return Ok(Written::Moved);
+        }
+        let length = file.metadata()?.len();
+        // One that was whole is not to be taken along.
+        let unfinished = Unfinished::new(may_be_new && length == 0, path, &found);
+        match overwrite(&file, length, content).and_then(|()| dress(&file, user, metadata)) {
+            Ok(()) => unfinished.keep(),
+            // Before the client is told.
+            Err(error) => {
+                unfinished.discard();
+                return Err(error);
+            }
+        }
+        Ok(Written::Whole)
     }
 }
 
@@ -142,6 +190,15 @@ fn turn(found: &fs::Metadata) -> Option<MutexGuard<'static, ()>> {
     TURNS[turn].try_lock_for(TURN)
 }
 
+fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// Whether the file of that name is that one.
+fn is_named(path: &Path, file: (u64, u64)) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == file)
+}
+
 fn overwrite(file: &File, length: u64, content: &[u8]) -> io::Result<()> {
     let before = usize::try_from(length).unwrap_or(usize::MAX).min(content.len());
     if let Err(error) = file.write_all_at(&content[before..], before as u64) {
@@ -171,7 +228,7 @@ struct New {
 
 impl Unfinished {
     fn new(is_new: bool, path: PathBuf, found: &fs::Metadata) -> Self {
-        Self(is_new.then(|| New { path, identity: (found.dev(), found.ino()) }))
+        Self(is_new.then(|| New { path, identity: identity(found) }))
     }
 
     fn path(&self) -> &Path {
@@ -192,9 +249,8 @@ impl Unfinished {
 
 impl New {
     fn remove(&self) {
-        let found = fs::symlink_metadata(&self.path);
         // Somebody may have put another file there.
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+        if is_named(&self.path, self.identity) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -207,5 +263,70 @@ impl Drop for Unfinished {
             Ok(runtime) => drop(runtime.spawn_blocking(move || new.remove())),
             Err(_) => new.remove(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        me: User,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+            let home = dir.path().to_str().unwrap().to_owned();
+            Self { dir, me: User { name: "me".into(), uid, gid, home, groups: Vec::new() } }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("new")
+        }
+
+        fn open(&self) -> Opened {
+            Target { path: self.path(), found: None }.open().unwrap()
+        }
+
+        fn write(&self, opened: Opened, content: &str) -> Written {
+            opened.write(content.as_bytes(), &self.me, &Metadata::default()).unwrap()
+        }
+
+        /// No file system takes metadata as long as that.
+        fn fail(&self, opened: Opened) {
+            let metadata = Metadata::from([("key".to_owned(), "x".repeat(1 << 20))]);
+            assert!(opened.write(b"of the one that fails", &self.me, &metadata).is_err());
+        }
+    }
+
+    #[test]
+    fn an_upload_that_fails_leaves_what_another_made_meanwhile() {
+        let place = Place::new();
+        let (first, second) = (place.open(), place.open());
+        assert!(matches!(place.write(first, "whole"), Written::Whole));
+        place.fail(second);
+        assert!(place.path().exists());
+        let (first, second) = (place.open(), place.open());
+        assert!(matches!(place.write(second, "whole"), Written::Whole));
+        place.fail(first);
+        assert!(place.path().exists());
+    }
+
+    #[test]
+    fn an_upload_whose_file_another_took_along_starts_over() {
+        let place = Place::new();
+        let (first, second) = (place.open(), place.open());
+        place.fail(first);
+        assert!(!place.path().exists());
+        assert!(matches!(place.write(second, "lost"), Written::Moved));
+        // So does one that found it, and comes too late to open it.
+        fs::write(place.path(), "there").unwrap();
+        let target = Target::find(place.path(), &place.me).unwrap();
+        fs::remove_file(place.path()).unwrap();
+        target.write(b"whole", &place.me, &Metadata::default()).unwrap();
+        assert_eq!(fs::read_to_string(place.path()).unwrap(), "whole");
     }
 }
