@@ -1,8 +1,7 @@
 //! The lines a client of `/execute` reads: one JSON object each, and the keys that a kernel's MIME
 //! bundle becomes.
 //!
-//! What a kernel said in JSON is passed on as it stands, but for whatever some client takes for the
-//! end of a line.
+//! What a kernel said in JSON is passed on as it stands, but in ASCII and on one line.
 
 use std::{borrow::Cow, collections::BTreeMap, io::Write};
 
@@ -123,32 +122,24 @@ impl Lines {
         self.raw(format_args!("\n"));
     }
 
-    /// JSON that is a kernel's, or has something of it, without what ends a line for `splitlines`
-    /// of Python: E2B's SDK reads lines by that.
+    /// JSON that is a kernel's, or has something of it, in ASCII and on one line, as E2B's own
+    /// server writes it. Its SDKs rely on that: Python's ends lines where `splitlines` does, and
+    /// JavaScript's decodes every block it receives by itself, wherever that was cut.
     fn pass(&mut self, json: &[u8]) {
         if json.is_ascii() && !json.contains(&b'\n') && !json.contains(&b'\r') {
             return self.0.extend_from_slice(json);
         }
-        let mut rest = json;
-        while let [byte, after @ ..] = rest {
-            let escaped = match rest {
-                [0xc2, 0x85, ..] => Some((2, r"\u0085")),
-                [0xe2, 0x80, 0xa8, ..] => Some((3, r"\u2028")),
-                [0xe2, 0x80, 0xa9, ..] => Some((3, r"\u2029")),
+        for character in String::from_utf8_lossy(json).chars() {
+            match u8::try_from(character) {
                 // Only between tokens, where they mean nothing.
-                [b'\n' | b'\r', ..] => Some((1, "")),
-                _ => None,
-            };
-            rest = match escaped {
-                Some((length, escape)) => {
-                    self.0.extend_from_slice(escape.as_bytes());
-                    &rest[length..]
+                Ok(b'\n' | b'\r') => {}
+                Ok(byte) if byte.is_ascii() => self.0.push(byte),
+                _ => {
+                    for unit in character.encode_utf16(&mut [0; 2]) {
+                        self.raw(format_args!("\\u{unit:04x}"));
+                    }
                 }
-                None => {
-                    self.0.push(*byte);
-                    after
-                }
-            };
+            }
         }
     }
 
@@ -251,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_character_ends_a_line_for_anybody() {
+    fn no_character_ends_a_line_for_anybody_or_can_be_cut() {
         let separators = "a\u{85}b\u{2028}c\u{2029}d\u{b}\u{c}\u{1c}\u{1d}\u{1e}\n\ré😀";
         let shown = json!({"data": {"text/plain": separators, separators: separators}});
         let shown = shown.to_string();
@@ -260,8 +251,8 @@ mod tests {
         lines.error(separators, separators, "");
         lines.say(Output::Stdout, separators);
         let text = String::from_utf8(lines.0).unwrap();
-        let ends = |c: char| c.is_control() && c != '\n' || "\u{85}\u{2028}\u{2029}".contains(c);
-        assert!(!text.contains(ends), "{text}");
+        let ends = |c: char| c.is_control() && c != '\n';
+        assert!(text.is_ascii() && !text.contains(ends), "{text}");
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 3);
