@@ -351,7 +351,7 @@ mod tests {
         assert!(execution.is_replied() && !execution.has_failed());
         execution.published(too_long("error"));
         execution.conclude();
-        assert_eq!(lines(&execution), [expect.clone()]);
+        assert_eq!(lines(&execution), std::slice::from_ref(&expect));
         let mut execution = Execution::default();
         execution.answered(too_long("execute_reply"));
         execution.conclude();
