@@ -41,6 +41,7 @@ pub fn running(tokens: &[&str]) -> Registry {
 fn facts(token: &str) -> Facts {
     let limits = Limits { cpus: 1, memory_bytes: 1 << 30, processes: 1 };
     Facts {
+        from_pool: false,
         id: SandboxId::random(),
         template: Template {
             id: "base".into(),
@@ -49,6 +50,7 @@ fn facts(token: &str) -> Facts {
             env: BTreeMap::new(),
             user: "user".into(),
             workdir: None,
+            kernels: false,
         },
         limits,
         network: NetworkMode::None,
