@@ -65,6 +65,13 @@ sandbox = Sandbox.create()
 print(sandbox.commands.run("uname -a && id && python3 --version").stdout)
 sandbox.kill()
 
+and after \`pip install e2b-code-interpreter\`, once its template is built (until then a create
+answers 503, and the log above tells how far it is):
+
+from e2b_code_interpreter import Sandbox
+with Sandbox.create() as sandbox:
+    print(sandbox.run_code("import pandas; pandas.Series([1, 2, 3]).sum()").text)
+
 END
 }
 
