@@ -70,7 +70,7 @@ answers 503, and the log above tells how far it is):
 
 from e2b_code_interpreter import Sandbox
 with Sandbox.create() as sandbox:
-    print(sandbox.run_code("import pandas; pandas.Series([1, 2, 3]).sum()").text)
+    print(sandbox.run_code("import pandas; int(pandas.Series([1, 2, 3]).sum())").text)
 
 END
 }
