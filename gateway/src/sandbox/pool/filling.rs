@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     time::{Duration, Instant},
 };
 
@@ -51,6 +52,25 @@ pub(super) enum Tended {
 pub(super) struct Turn {
     template: Option<String>,
     took: Duration,
+    /// Why entries of a template were not warmed last, by its name.
+    cold: BTreeMap<String, String>,
+}
+
+impl Turn {
+    /// Takes note of whether one was warmed; `true` if the operator has not been told yet.
+    pub(super) fn is_news(&mut self, template: &str, cold: Option<String>) -> bool {
+        match cold {
+            None => {
+                self.cold.remove(template);
+                false
+            }
+            Some(why) => {
+                let told = self.cold.get(template) == Some(&why);
+                self.cold.insert(template.to_owned(), why);
+                !told
+            }
+        }
+    }
 }
 
 impl Sandboxes {
@@ -118,12 +138,22 @@ impl Sandboxes {
             return Tended::Nothing;
         }
         let _ = timeout(LONGEST_WAIT, self.0.registry.quiet_for(QUIET)).await;
+        if pool.closed.is_cancelled() {
+            return Tended::Nothing;
+        }
         turn.template = Some(name.clone());
         let start = Instant::now();
         let filled = self.fill_one(shape).await;
         turn.took = start.elapsed();
         match filled {
-            Ok(()) => Tended::Made,
+            Ok(cold) => {
+                let cold = cold.map(|error| error.to_string());
+                let why = cold.clone().unwrap_or_default();
+                if turn.is_news(&name, cold) {
+                    tracing::warn!("pool: one of {name} has no warm kernel: {why}");
+                }
+                Tended::Made
+            }
             Err(Error::Stopping) => Tended::Nothing,
             Err(error) => {
                 tracing::warn!("pool: cannot make one of {name}, again in {RETRY:?}: {error}");
@@ -143,7 +173,7 @@ impl Sandboxes {
     }
 
     /// In a task of its own: what was begun is brought to its end, whoever waits.
-    async fn fill_one(&self, shape: Shape) -> Result<(), Error> {
+    async fn fill_one(&self, shape: Shape) -> Result<Option<io::Error>, Error> {
         let sandboxes = self.clone();
         let task = self.0.tasks.spawn(async move {
             sandboxes.0.pool.set_making(Some(&shape.template.id));
@@ -154,20 +184,23 @@ impl Sandboxes {
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 
-    async fn make_entry(&self, shape: Shape) -> Result<(), Error> {
+    /// Also says why it has no warm kernel, where its template has kernels.
+    async fn make_entry(&self, shape: Shape) -> Result<Option<io::Error>, Error> {
         let id = SandboxId::random();
         let dir = self.0.home.join(id.to_string());
         let init = shape.init(BTreeMap::new(), token()?);
         let made = async {
             let cell = self.make_cell(&dir, shape.spec(id, init)).await?;
             // One that cannot be warmed is as good as one that was made for its client.
-            let warm = self.0.pool.closed.run_until_cancelled(self.0.inside.warm(&dir));
-            if let Some(Err(error)) = warm.await {
-                tracing::debug!(sandbox = %id, "pool: not warmed: {error}");
-            }
-            Ok((cell, self.0.backend.memory_used(id).await?))
+            let cold = if shape.template.kernels {
+                let warm = self.0.pool.closed.run_until_cancelled(self.0.inside.warm(&dir));
+                warm.await.and_then(Result::err)
+            } else {
+                None
+            };
+            Ok((cell, self.0.backend.memory_used(id).await?, cold))
         };
-        let (cell, memory) = match made.await {
+        let (cell, memory, cold) = match made.await {
             Ok(made) => made,
             Err(error) => {
                 self.remove_soon(id, dir);
@@ -184,7 +217,7 @@ impl Sandboxes {
         let entry = Entry { id, dir, shape, cell, memory, _watch: AbortOnDropHandle::new(watch) };
         tracing::debug!(sandbox = %id, template = entry.shape.template.id, "pool: ready");
         match self.0.pool.put(entry) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(cold),
             Err(entry) => {
                 self.end_entries([entry]);
                 Err(Error::Stopping)

@@ -37,6 +37,22 @@ async fn filled(rules: Rules) -> Bed {
     bed
 }
 
+/// One whose templates all have kernels.
+fn bed_with_kernels(rules: Rules) -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Arc::new(TestBackend::default());
+    for name in ["sandboxes", "trash"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    let template = Arc::new(Template { kernels: true, ..testing::template() });
+    let find = Box::new(move |_: &str| Ok(template.clone()));
+    let inside = testing::inside(&backend);
+    let sandboxes = Sandboxes::new(dir.path(), backend.clone(), rules, find, inside);
+    let tidy = sandboxes.clone();
+    tokio::spawn(async move { tidy.keep_tidy().await });
+    Bed { dir, backend, sandboxes }
+}
+
 fn keep(sandboxes: &Sandboxes) {
     let sandboxes = sandboxes.clone();
     tokio::spawn(async move { sandboxes.keep_pool().await });
@@ -66,7 +82,6 @@ async fn a_sandbox_of_the_pool_is_what_was_asked_for_and_another_is_made_for_the
     let bed = filled(pooled(1)).await;
     let spec = bed.backend.specs.lock()[0].clone();
     let dir = bed.dir.path().join("sandboxes").join(spec.id.to_string());
-    assert_eq!(bed.backend.warmed.load(SeqCst), 1);
     assert!(bed.sandboxes.running(spec.id).is_err() && !dir.join("sandbox.json").exists());
     assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 1));
 
@@ -218,8 +233,33 @@ async fn an_entry_that_cannot_be_made_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn only_what_has_kernels_is_warmed_and_an_entry_that_is_not_is_as_good() {
+    for (bed, warmed) in [(bed(pooled(1)), 0), (bed_with_kernels(pooled(1)), 1)] {
+        assert_eq!(bed.sandboxes.tend(&mut Turn::default()).await, Tended::Made);
+        assert_eq!(bed.backend.warmed.load(SeqCst), warmed);
+        assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 1));
+    }
+}
+
+#[test]
+fn why_an_entry_is_not_warm_is_told_once() {
+    let mut turn = Turn::default();
+    let because = |why: &str| Some(why.to_owned());
+    for (template, cold, news) in [
+        ("base", because("no kernel"), true),
+        ("base", because("no kernel"), false),
+        ("other", because("no kernel"), true),
+        ("base", because("too late"), true),
+        ("base", None, false),
+        ("base", because("too late"), true),
+    ] {
+        assert_eq!(turn.is_news(template, cold.clone()), news, "{template}: {cold:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_stops_does_not_wait_for_an_entry_to_be_warm() {
-    let bed = bed(pooled(1));
+    let bed = bed_with_kernels(pooled(1));
     *bed.backend.warming_takes.lock() = Duration::from_secs(1000);
     let mut turn = Turn::default();
     let (tended, stopped) = tokio::join!(bed.sandboxes.tend(&mut turn), async {
@@ -246,6 +286,20 @@ async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
     drop(held);
     timeout(Duration::from_secs(5), tending).await.unwrap();
     assert_eq!(bed.backend.specs.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_made_when_the_gateway_came_to_stop_meanwhile() {
+    let bed = bed(pooled(1));
+    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let mut turn = Turn::default();
+    let tending = bed.sandboxes.tend(&mut turn);
+    tokio::pin!(tending);
+    assert!(timeout(Duration::from_millis(20), &mut tending).await.is_err());
+    bed.sandboxes.0.pool.close();
+    drop(held);
+    let tended = timeout(Duration::from_secs(5), tending).await.unwrap();
+    assert!(tended == Tended::Nothing && bed.backend.specs.lock().is_empty());
 }
 
 #[tokio::test]
