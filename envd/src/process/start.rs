@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    io,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use connectrpc::ConnectError;
-use nix::{errno::Errno, fcntl::OFlag, unistd::pipe2};
+use nix::{errno::Errno, fcntl::OFlag, sys::signal::Signal, unistd::pipe2};
 use tokio::sync::oneshot;
 
 use super::{
@@ -118,20 +118,33 @@ pub(crate) async fn run(
     Ok((pid.unsigned_abs(), exit))
 }
 
-/// Waits for the child to become its program.
+/// A child that may yet come to run. Dropped, it and its group are killed: nobody would know of it.
+struct Unwatched(libc::pid_t);
+
+impl Drop for Unwatched {
+    fn drop(&mut self) {
+        // Before it has a group of its own, and after.
+        let _ = CHILDREN.signal(self.0, Signal::SIGKILL);
+        CHILDREN.signal_group(self.0.unsigned_abs(), Signal::SIGKILL);
+    }
+}
+
+/// Waits for the child to become its program. Given up, or in vain, the child is killed.
 async fn until_it_runs(
     pid: libc::pid_t,
     outcome: OwnedFd,
     cmd: &str,
     cwd: &str,
 ) -> Result<(), ConnectError> {
+    let unwatched = Unwatched(pid);
     match tokio::time::timeout(EXEC_PATIENCE, verdict(outcome)).await {
-        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(None)) => {
+            mem::forget(unwatched);
+            Ok(())
+        }
         Ok(Ok(Some((step, errno)))) => Err(failure(step, errno, cmd, cwd)),
         Ok(Err(error)) => Err(cannot_start(&error)),
         Err(_) => {
-            // It may yet come to run; nobody would know of it.
-            let _ = CHILDREN.signal(pid, nix::sys::signal::Signal::SIGKILL);
             let error = format!("no room to start a program within {} s", EXEC_PATIENCE.as_secs());
             Err(ConnectError::resource_exhausted(error))
         }
@@ -327,5 +340,28 @@ mod tests {
     fn a_plain_name_is_looked_for_in_path() {
         assert_eq!(candidates("ls", "/a::/b"), ["/a/ls", "/b/ls"]);
         assert_eq!(candidates("./ls", "/a"), ["./ls"]);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_given_up_before_it_runs_is_killed() {
+        use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+
+        for group in [true, false] {
+            let (outcome, _never) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+            let mut command = std::process::Command::new("sleep");
+            command.arg("100");
+            if group {
+                command.process_group(0);
+            }
+            let start = || {
+                let child = command.spawn()?;
+                Ok((child.id() as libc::pid_t, child))
+            };
+            let (pid, mut child, _exit) = CHILDREN.start(start).unwrap();
+            let running = until_it_runs(pid, outcome, "sleep", "/");
+            assert!(tokio::time::timeout(Duration::from_millis(20), running).await.is_err());
+            let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap();
+            assert_eq!(status.unwrap().signal(), Some(libc::SIGKILL));
+        }
     }
 }
