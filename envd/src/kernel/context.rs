@@ -23,9 +23,10 @@ use tokio::{
 
 use super::{
     HOME,
-    process::Kernel,
+    process::{Kernel, Unstarted},
     request::RequestId,
     run::{self, Ended},
+    seldom::LOG,
     spec::KernelSpec,
 };
 use crate::{
@@ -259,8 +260,11 @@ impl Keeper {
                 self.envd.reports.push(What::KernelStarted { language: self.language.clone() });
                 Ok(())
             }
-            Err(why) => {
-                tracing::warn!(kernel = self.spec.name, "{why}");
+            Err(Unstarted { why, exit }) => {
+                if LOG.has_turn(Instant::now()) {
+                    let how = exit.map(exit_words).unwrap_or_default();
+                    tracing::warn!(kernel = self.spec.name, how, "a kernel did not start");
+                }
                 Err(Broken::Failed(why))
             }
         }
@@ -299,7 +303,9 @@ impl Keeper {
         self.kernel = None;
         let code = exit.map_or(-1, exit_code);
         let how = exit.map_or_else(|| "it said nothing that can be read".to_owned(), exit_words);
-        tracing::warn!(kernel = self.spec.name, "the kernel died: {how}");
+        if LOG.has_turn(Instant::now()) {
+            tracing::warn!(kernel = self.spec.name, how, "a kernel died");
+        }
         self.envd
             .reports
             .push(What::KernelDied { language: self.language.clone(), exit_code: code });

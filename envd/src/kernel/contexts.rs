@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -116,12 +117,13 @@ impl Table {
         let cwd = directory(envd, cwd).await.map_err(failed)?;
         let spec = find(&language).await?;
         let context = self.entries.lock().add(envd, &language, cwd, spec)?;
+        let unanswered = Unanswered { entries: &self.entries, id: &context.id };
         match context.start().await {
-            Ok(Ok(())) => Ok(context),
-            Ok(Err(why)) => {
-                self.remove(&context.id).await?;
-                Err(failed(why))
+            Ok(Ok(())) => {
+                mem::forget(unanswered);
+                Ok(context)
             }
+            Ok(Err(why)) => Err(failed(why)),
             Err(_) => Err(Error::NotFound(context.id.clone())),
         }
     }
@@ -129,13 +131,29 @@ impl Table {
     /// Returns when its kernel has ended.
     pub(super) async fn remove(&self, id: &str) -> Result<(), Error> {
         let context = self.find(id)?;
-        self.entries.lock().contexts.retain(|other| other.id != id);
+        self.entries.lock().forget(id);
         context.delete().await;
         Ok(())
     }
 }
 
+/// A context that nobody knows of yet. Dropped, it goes, and its kernel with it.
+struct Unanswered<'a> {
+    entries: &'a Mutex<Entries>,
+    id: &'a str,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.entries.lock().forget(self.id);
+    }
+}
+
 impl Entries {
+    fn forget(&mut self, id: &str) {
+        self.contexts.retain(|context| context.id != id);
+    }
+
     fn add_default(
         &mut self,
         envd: &Arc<Envd>,

@@ -19,6 +19,7 @@ mod output;
 mod process;
 mod request;
 mod run;
+mod seldom;
 mod spec;
 mod variables;
 mod zmtp;

@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     channel::Channel,
     request::{Execute, Key, RequestId, SILENT, Session, random},
+    seldom::LOG,
     spec::{InterruptMode, KernelSpec},
     variables::Variables,
     zmtp::Kind,
@@ -87,22 +88,40 @@ pub(super) struct Life {
 
 struct Directory(PathBuf);
 
+/// Why there is no kernel.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    /// For the client. Most of it is what something in the sandbox said.
+    pub(super) why: String,
+    pub(super) exit: Option<Exit>,
+}
+
+impl From<String> for Unstarted {
+    fn from(why: String) -> Self {
+        Self { why, exit: None }
+    }
+}
+
+impl Unstarted {
+    fn ended(exit: Exit, last_words: &str) -> Self {
+        let why = format!("the kernel ended as it started: {}{last_words}", exit_words(exit));
+        Self { why, exit: Some(exit) }
+    }
+}
+
 impl Kernel {
     /// Starts one and returns when it answers.
-    ///
-    /// # Errors
-    /// In words for the client.
     pub(super) async fn start(
         envd: &Envd,
         spec: &KernelSpec,
         language: &str,
         cwd: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unstarted> {
         let starting = Self::try_start(envd, spec, language, cwd);
         let patience = START.as_secs();
-        timeout(START, starting)
-            .await
-            .unwrap_or_else(|_| Err(format!("the kernel does not answer within {patience} s")))
+        timeout(START, starting).await.unwrap_or_else(|_| {
+            Err(format!("the kernel does not answer within {patience} s").into())
+        })
     }
 
     async fn try_start(
@@ -110,7 +129,7 @@ impl Kernel {
         spec: &KernelSpec,
         language: &str,
         cwd: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unstarted> {
         let failed = |error: io::Error| format!("the kernel cannot be started: {error}");
         let dir = Directory::make().map_err(failed)?;
         let session =
@@ -139,15 +158,15 @@ impl Kernel {
             dir,
         };
         let connected = tokio::select! {
-            connected = connect(&life.dir, life.session.clone()) => connected.map_err(failed),
+            connected = connect(&life.dir, life.session.clone()) => connected.map_err(failed)?,
             exit = wait(&mut life.exit, &mut life.ended) => {
-                Err(format!("the kernel ended as it started: {}{}", exit_words(exit), last_words(log)))
+                return Err(Unstarted::ended(exit, &last_words(log)));
             }
         };
-        let (mut shell, mut iopub) = connected?;
+        let (mut shell, mut iopub) = connected;
         tokio::select! {
             met = meet(&mut shell, &mut iopub, &spec.language) => met.map_err(failed)?,
-            exit = life.end() => return Err(format!("the kernel ended as it started: {}", exit_words(exit))),
+            exit = life.end() => return Err(Unstarted::ended(exit, "")),
         }
         let own = process::environment(&user, &spec.env, [].into_iter());
         let variables = Variables::inherited(language, own, settings.env.clone());
@@ -208,7 +227,9 @@ impl Life {
         if let Ok(exit) = timeout(ENDING, self.end()).await {
             return Some(exit);
         }
-        tracing::warn!(%why, "a kernel speaks nonsense");
+        if LOG.has_turn(Instant::now()) {
+            tracing::warn!(%why, "a kernel speaks nonsense");
+        }
         None
     }
 

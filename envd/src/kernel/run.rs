@@ -16,6 +16,7 @@ use super::{
     execute::Execution,
     process::Kernel,
     request::{Execute, LOUD, RequestId, SILENT},
+    seldom::LOG,
 };
 use crate::os::Exit;
 
@@ -227,7 +228,9 @@ async fn follow(
                         interrupts += 1;
                         life.interrupt();
                     } else if now >= since + AT_LAST {
-                        tracing::warn!("a kernel does not mind that it is interrupted");
+                        if LOG.has_turn(Instant::now().into()) {
+                            tracing::warn!("a kernel does not mind that it is interrupted");
+                        }
                         life.kill();
                     }
                 }
