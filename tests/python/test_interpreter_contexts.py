@@ -39,11 +39,13 @@ def test_contexts_have_variables_and_a_directory_of_their_own(interpreter):
             call()
 
 
-def test_default_contexts_are_there_from_the_beginning(gateway):
+def test_default_contexts_are_there_from_the_beginning(gateway, interpreter_template):
     with code_interpreter.Sandbox.create(timeout=60) as sandbox:
         contexts = sandbox.list_code_contexts()
-        assert contexts[0].language == "python" and contexts[0].cwd == "/home/user"
-        assert {context.language for context in contexts} <= {"python", "javascript"}
+        assert [(context.language, context.cwd) for context in contexts] == [
+            ("python", "/home/user"),
+            ("javascript", "/home/user"),
+        ]
         sandbox.remove_code_context(contexts[0].id)
         with pytest.raises(NotFoundException, match=f"Context {contexts[0].id} not found"):
             sandbox.run_code("1")
@@ -144,8 +146,10 @@ def running_later(sandbox, context):
 
 def test_a_removal_ends_what_runs(interpreter):
     context = interpreter.create_code_context()
+    pid = interpreter.run_code("import os; os.getpid()", context=context).text
     end = running(interpreter, context)
     interpreter.remove_code_context(context)
+    assert not interpreter.files.exists(f"/proc/{pid}"), "the kernel has not ended"
     error = end().error
     assert error.name == "UnexpectedEndOfExecution"
     assert error.value == (

@@ -129,10 +129,16 @@ def test_without_kernels_the_port_is_anybodys(gateway, sandbox, http, eventually
 @contextmanager
 def by_hand(gateway, interpreter, code):
     """A request whose client reads when it likes."""
-    body = json.dumps({"code": code}).encode()
+    with posted(gateway, interpreter, "/execute", {"code": code}) as client:
+        yield client
+
+
+@contextmanager
+def posted(gateway, interpreter, path, content):
+    body = json.dumps(content).encode()
     with gateway.connect(timeout=30) as client:
         client.sendall(
-            f"POST /execute HTTP/1.1\r\nHost: {gateway.host}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {gateway.host}\r\n"
             f"E2b-Sandbox-Id: {interpreter.sandbox_id}\r\nE2b-Sandbox-Port: {PORT}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
@@ -159,6 +165,18 @@ def test_headers_come_before_output_and_before_ones_turn(gateway, interpreter):
         for client in (first, second):
             assert client.recv(12) == b"HTTP/1.1 200"
         assert time.monotonic() - began < 2.5
+
+
+def test_a_context_whose_client_has_gone_before_it_was_told_of_it_goes_too(
+    gateway, interpreter, ask, eventually
+):
+    def number():
+        return len(ask.get("/contexts").json())
+
+    before = number()
+    with posted(gateway, interpreter, "/contexts", {}):
+        eventually(lambda: number() == before + 1, timeout=10, every=0.01)
+    eventually(lambda: number() == before, timeout=10)
 
 
 def test_silence_is_broken_every_five_seconds(ask):
