@@ -33,8 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
 const AT_LAST: Duration = Duration::from_secs(10);
 
-/// What a kernel has said by its end comes within this.
-const LEFT_BEHIND: Duration = Duration::from_millis(500);
+/// What a kernel has said by its end comes within this, also on a busy host. It is waited out only
+/// where something else keeps the connection open.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 /// By then little is left: what a connection holds, and what that takes as lines (bytes).
 const MAX_LEFT_BEHIND: usize = 4 * MAX_WAITING;
