@@ -11,7 +11,7 @@ const sandbox = await Sandbox.create()
 try {
   await sandbox.runCode(code, {
     language: 'js',
-    onStdout: ({ line }) => process.stdout.write(`out: ${line}`),
+    onStdout: ({ line }) => process.stdout.write(line),
   })
 } finally {
   await sandbox.kill()

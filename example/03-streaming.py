@@ -13,7 +13,7 @@ print("a warning", file=sys.stderr)
 with Sandbox.create() as sandbox:
     sandbox.run_code(
         CODE,
-        on_stdout=lambda message: print("out:", message.line, end=""),
+        on_stdout=lambda message: print(message.line, end="", flush=True),
         on_stderr=lambda message: print("err:", message.line, end=""),
     )
     # Commands stream too.

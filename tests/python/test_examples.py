@@ -14,7 +14,7 @@ SAID = {
     "01-hello.py": "45\nuser\nIndexError\n",
     "01-hello.sh": "45\n",
     "02-files.py": "[3, 8, 12]\nsales.csv\nsales.xlsx\nb'PK'\n",
-    "03-streaming.py": "out: step 0\nout: step 1\nout: step 2\nerr: a warning\n1\n2\n",
+    "03-streaming.py": "step 0\nstep 1\nstep 2\nerr: a warning\n1\n2\n",
     "04-charts.py": "picture: {tmp}/sales.png\nbar chart, Sales, in thousands\nJan 3.0\nFeb 5.0\nMar 4.0\n",
     "05-server.py": "<h1>from a sandbox</h1>\n",
     "06-agent.py": "seen: NameError: name 'divisors' is not defined\nseen: (168, 997)\nanswer: (168, 997)\n",

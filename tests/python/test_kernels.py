@@ -1,13 +1,16 @@
 """The kernels of `code-interpreter-v1`, each by its own kernelspec."""
 
 import pytest
+from e2b_code_interpreter import Sandbox
 
 INTERRUPT = "interrupt when it prints"
 
 
-def test_python_starts_without_the_libraries_it_will_show(python):
+def test_python_starts_without_the_libraries_it_will_show(interpreter_template):
     heavy = ["matplotlib", "numpy", "pandas", "PIL", "e2b_charts", "sympy", "plotly"]
-    assert python.text(f"import sys; [name for name in {heavy} if name in sys.modules]") == "[]"
+    with Sandbox.create(interpreter_template) as sandbox:
+        ran = sandbox.run_code(f"import sys; [name for name in {heavy} if name in sys.modules]")
+    assert ran.text == "[]"
 
 
 def test_everything_promised_can_be_imported(python):

@@ -12,7 +12,7 @@ import { REPO, run } from '../gateway.js'
 const SAID = {
   '01-hello.mjs': '45\nuser\nReferenceError\n',
   '02-files.mjs': '3 8 12\nJan,3,3\n',
-  '03-streaming.mjs': 'out: step 0\nout: step 1\nout: step 2\n',
+  '03-streaming.mjs': 'step 0\nstep 1\nstep 2\n',
   '04-charts.mjs': 'pie Drinks\ntea 90\ncoffee 270\n',
 }
 
