@@ -8,6 +8,7 @@ As root, with a release binary: `pytest tests/python` in an environment of `requ
 import importlib.metadata
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -119,6 +120,24 @@ def new_gateway(gateway):
     yield make
     for one in made:
         one.remove()
+
+
+@pytest.fixture
+def building(new_gateway, tmp_path):
+    """A gateway whose first template is never done, and what its builder is known by."""
+    mark = f"600.{os.getpid()}"
+    builder = tmp_path / "mmdebstrap"
+    builder.write_text(
+        f"#!/bin/sh\necho 'I: downloading packages...' >&2\nexec sleep {mark}\n"
+    )
+    builder.chmod(0o755)
+    gateway = new_gateway(
+        env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"}, templates=tmp_path / "templates"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        gateway.listen = f"127.0.0.1:{free.getsockname()[1]}"
+    gateway.spawn()
+    return gateway, mark
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 before. All of it as it stands on the wire, since SDKs act on it unseen."""
 
 import concurrent.futures
-import os
-import socket
 import uuid
 
 import httpx
@@ -24,7 +22,6 @@ with socket.create_server(("127.0.0.1", 8080)) as server:
         client.close()
 """
 LISTENS = "until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.05; done"
-NEVER_DONE = f"#!/bin/sh\nexec sleep 601.{os.getpid()}\n"
 
 
 def told(answer, status, after=None, again=None):
@@ -62,16 +59,8 @@ def test_a_host_without_memory_to_spare_says_when_there_may_be_some(new_gateway)
             told(http.post(path, json=BASE), 503, after=1)
 
 
-def test_a_gateway_without_its_template_says_when_to_look_again(new_gateway, tmp_path, eventually):
-    builder = tmp_path / "mmdebstrap"
-    builder.write_text(NEVER_DONE)
-    builder.chmod(0o755)
-    gateway = new_gateway(
-        env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"}, templates=tmp_path / "templates"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        gateway.listen = f"127.0.0.1:{free.getsockname()[1]}"
-    gateway.spawn()
+def test_a_gateway_without_its_template_says_when_to_look_again(building, eventually):
+    gateway, _ = building
 
     def health():
         try:

@@ -1,31 +1,12 @@
 """While the first template is being built: no sandbox yet, and the reason why."""
 
-import os
-import socket
-
 import httpx
 
 from hoststate import command_lines
 
-MARK = f"600.{os.getpid()}"
-NEVER_DONE = f"""#!/bin/sh
-echo 'I: downloading packages...' >&2
-exec sleep {MARK}
-"""
 
-
-def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(
-    new_gateway, tmp_path, eventually
-):
-    builder = tmp_path / "mmdebstrap"
-    builder.write_text(NEVER_DONE)
-    builder.chmod(0o755)
-    gateway = new_gateway(
-        env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"}, templates=tmp_path / "templates"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        gateway.listen = f"127.0.0.1:{free.getsockname()[1]}"
-    gateway.spawn()
+def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(building, eventually):
+    gateway, mark = building
 
     def told():
         """The answer to a create, once it knows how far the build has come."""
@@ -41,6 +22,6 @@ def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(
         assert http.get("/health").status_code != 200
         assert http.get("/v2/sandboxes").json() == []
     assert (gateway.base / "out").read_text() == ""
-    assert any(MARK in line for line in command_lines())
+    assert any(mark in line for line in command_lines())
     assert gateway.end() < 5
-    eventually(lambda: not any(MARK in line for line in command_lines()))
+    eventually(lambda: not any(mark in line for line in command_lines()))

@@ -146,27 +146,18 @@ def test_many_at_once_drain_a_small_pool_and_it_fills_again(pooled, eventually):
     assert entries(gateway).isdisjoint(ids)
 
 
-def test_an_entry_whose_envd_is_killed_is_replaced(pooled, eventually):
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_entry_that_is_dead_or_mute_is_not_handed_out_but_replaced(pooled, eventually, sig):
     gateway = pooled(size=1)
     (entry,) = entries(gateway)
     (envd,) = processes_of(entry, "envd")
-    os.kill(envd, signal.SIGKILL)
-    sandbox = Sandbox.create(**gateway.opts)
-    assert sandbox.sandbox_id != entry
-    assert sandbox.commands.run("echo lives").stdout == "lives\n"
-    eventually(lambda: not (gateway.data_dir / "sandboxes" / entry).exists())
-    eventually(lambda: available(gateway) == 1, timeout=20)
-
-
-def test_an_entry_that_does_not_answer_keeps_nobody_waiting_for_long(pooled, eventually):
-    gateway = pooled(size=1)
-    (entry,) = entries(gateway)
-    (envd,) = processes_of(entry, "envd")
-    os.kill(envd, signal.SIGSTOP)
+    os.kill(envd, sig)
     sandbox = Sandbox.create(**gateway.opts)
     assert sandbox.sandbox_id != entry
     assert sandbox.commands.run("echo lives").stdout == "lives\n"
     eventually(lambda: not processes_of(entry))
+    eventually(lambda: not (gateway.data_dir / "sandboxes" / entry).exists())
+    eventually(lambda: available(gateway) == 1, timeout=20)
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])

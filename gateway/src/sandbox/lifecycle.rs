@@ -355,6 +355,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_more_are_made_at_once_than_there_are_cores_and_each_has_its_turn() {
+        let many = at_once() + 3;
+        let bed = bed(Rules { max_sandboxes: many, ..testing::rules() });
+        *bed.backend.create_takes.lock() = Duration::from_millis(50);
+        let creates = (0..many).map(|_| bed.sandboxes.create(testing::wanted(), None));
+        let made = futures_util::future::join_all(creates).await;
+        assert!(made.iter().all(Result::is_ok));
+        assert_eq!(bed.backend.most_creating.load(SeqCst), at_once());
+    }
+
+    #[tokio::test]
     async fn a_create_that_fails_leaves_nothing_and_gives_its_place_back() {
         let bed = bed(Rules { max_sandboxes: 1, ..testing::rules() });
         bed.backend.failing_creates.store(1, SeqCst);

@@ -34,6 +34,9 @@ pub(crate) struct TestBackend {
     /// And so many creates are not over in time.
     pub(crate) late_creates: AtomicUsize,
     pub(crate) create_takes: Mutex<Duration>,
+    /// Creates under way, and the most there ever were.
+    creating: AtomicUsize,
+    pub(crate) most_creating: AtomicUsize,
     /// Bytes, of each.
     pub(crate) memory_used: AtomicUsize,
     pub(crate) warmed: AtomicUsize,
@@ -75,7 +78,10 @@ impl Backend for TestBackend {
 
     async fn create(&self, spec: CellSpec) -> Result<Cell, Error> {
         let takes = *self.create_takes.lock();
+        let creating = self.creating.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_creating.fetch_max(creating, Ordering::SeqCst);
         tokio::time::sleep(takes).await;
+        self.creating.fetch_sub(1, Ordering::SeqCst);
         fails(&self.failing_creates)?;
         if fails(&self.late_creates).is_err() {
             return Err(Error::Timeout("start of envd", takes));
