@@ -1,7 +1,8 @@
 //! Files up and down through envd's `/files` (raw, as octet-stream), beside nginx storing a PUT
-//! and serving a GET on the same file system.
+//! and serving a GET on the same file system, by itself and behind another nginx: the way of a
+//! sandbox's file has a proxy in it too.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use http::{Method, Request};
 
@@ -35,11 +36,16 @@ pub(super) async fn measure(stage: &Stage, report: &mut Report) -> anyhow::Resul
         let binary = nginx::binary(stage.amount.nginx.as_deref())?;
         report.note(format!(
             "peer: {}, {} workers, sendfile, PUT by its WebDAV module, files on the same file \
-             system as the sandbox's",
+             system as the sandbox's; and the same through another nginx in front, by connections \
+             that are kept open",
             peers::version(&binary.display().to_string(), "-v"),
             crate::machine::cores(),
         ));
-        Some(Nginx::files(&binary, dir.path())?)
+        let (server, direct) = Nginx::files(&binary, dir.path())?;
+        let front = dir.path().join("front");
+        fs::create_dir(&front)?;
+        let (proxy, proxied, _) = Nginx::proxy(&binary, &front, direct)?;
+        Some(([server, proxy], direct, proxied))
     };
     let large = if stage.amount.quick { 1 << 20 } else { LARGE };
     for (size, rounds, count) in [(large, 5, CLIENTS), (SMALL, 5, 1000)] {
@@ -61,9 +67,12 @@ pub(super) async fn measure(stage: &Stage, report: &mut Report) -> anyhow::Resul
                 let (what, how) = (format!("{verb} of {}", bytes(size)), at_once(number));
                 let turn = clients(number, api.address(), direction, size, &ours);
                 let mut lanes = vec![Lane::new(&what, "coppice", &how, turn)];
-                if let Some((_, address)) = &peer {
-                    let turn = clients(number, *address, direction, size, &theirs(direction, size));
-                    lanes.push(Lane::new(&what, "nginx", &how, turn));
+                if let Some((_, direct, proxied)) = &peer {
+                    for (who, address) in [("nginx", direct), ("nginx behind nginx", proxied)] {
+                        let make = theirs(direction, size);
+                        let turn = clients(number, *address, direction, size, &make);
+                        lanes.push(Lane::new(&what, who, &how, turn));
+                    }
                 }
                 // Of ten clients each gets one, at the least.
                 let mut rounds = stage.rounds(rounds, count);
