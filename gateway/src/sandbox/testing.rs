@@ -34,6 +34,11 @@ pub(crate) struct TestBackend {
     pub(crate) failing_destroys: AtomicUsize,
     /// And so many creates are not over in time.
     pub(crate) late_creates: AtomicUsize,
+    pub(crate) failing_freezes: AtomicUsize,
+    pub(crate) failing_thaws: AtomicUsize,
+    pub(crate) late_freezes: AtomicUsize,
+    pub(crate) late_thaws: AtomicUsize,
+    pub(crate) freeze_takes: Mutex<Duration>,
     pub(crate) create_takes: Mutex<Duration>,
     /// Creates under way, and the most there ever were.
     creating: AtomicUsize,
@@ -49,6 +54,18 @@ pub(crate) struct TestBackend {
 }
 
 impl TestBackend {
+    pub(crate) fn is_frozen(&self, id: SandboxId) -> bool {
+        self.frozen.lock().contains(&id)
+    }
+
+    pub(crate) fn freeze_quietly(&self, id: SandboxId) {
+        self.frozen.lock().insert(id);
+    }
+
+    pub(crate) fn thaw_quietly(&self, id: SandboxId) {
+        self.frozen.lock().remove(&id);
+    }
+
     /// What the kernel does when a sandbox's first process dies.
     pub(crate) fn end_cell(&self, id: SandboxId) {
         self.cells.lock()[&id].cancel();
@@ -65,6 +82,10 @@ fn fails(calls: &AtomicUsize) -> Result<(), Error> {
         }),
         Err(_) => Ok(()),
     }
+}
+
+fn late(calls: &AtomicUsize) -> Result<(), Error> {
+    fails(calls).map_err(|_| Error::Timeout("what was asked for", Duration::from_secs(1)))
 }
 
 #[async_trait]
@@ -84,9 +105,7 @@ impl Backend for TestBackend {
         tokio::time::sleep(takes).await;
         self.creating.fetch_sub(1, Ordering::SeqCst);
         fails(&self.failing_creates)?;
-        if fails(&self.late_creates).is_err() {
-            return Err(Error::Timeout("start of envd", takes));
-        }
+        late(&self.late_creates)?;
         let ended = CancellationToken::new();
         self.cells.lock().insert(spec.id, ended.clone());
         self.specs.lock().push(spec);
@@ -110,12 +129,18 @@ impl Backend for TestBackend {
     }
 
     async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
-        self.frozen.lock().insert(id);
+        let takes = *self.freeze_takes.lock();
+        tokio::time::sleep(takes).await;
+        fails(&self.failing_freezes)?;
+        late(&self.late_freezes)?;
+        self.freeze_quietly(id);
         Ok(())
     }
 
     async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
-        self.frozen.lock().remove(&id);
+        fails(&self.failing_thaws)?;
+        late(&self.late_thaws)?;
+        self.thaw_quietly(id);
         Ok(())
     }
 
@@ -199,6 +224,9 @@ pub(crate) fn facts() -> Facts {
         started_at: Utc::now(),
         envd_token: "0".repeat(64),
         from_pool: false,
+        auto_pause: false,
+        auto_resume: false,
+        timeout: 60,
     }
 }
 
@@ -224,6 +252,8 @@ pub(crate) fn wanted() -> Wanted {
         allow_internet_access: None,
         metadata: BTreeMap::new(),
         env_vars: BTreeMap::new(),
+        auto_pause: false,
+        auto_resume: false,
     }
 }
 
