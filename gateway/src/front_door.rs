@@ -16,31 +16,32 @@ use crate::{
     auth::pages,
     data::{Address, Credential, DataPlane, Domain, host},
     error::DataPlaneError,
-    sandbox::{Registry, Sandbox},
+    sandbox::{SandboxId, Sandboxes},
     serve::{Line, Received},
 };
 
 /// Serves one request after another, of any connection; clones share everything.
 #[derive(Clone)]
 pub struct FrontDoor {
-    registry: Arc<Registry>,
+    sandboxes: Sandboxes,
     domain: Option<Arc<Domain>>,
     control: Router,
     data: DataPlane,
 }
 
 enum Destination {
-    Sandbox(Arc<Sandbox>, u16),
-    /// A file of it, under the gateway's own name.
-    Link(Arc<Sandbox>),
+    /// Of a sandbox that need not be there.
+    Port(Address),
+    /// A file of a sandbox, under the gateway's own name.
+    Link(SandboxId),
     Control,
 }
 
 impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
-    pub fn new(registry: Arc<Registry>, domain: Option<String>, control: Router) -> Self {
+    pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        Self { registry, domain, control, data: DataPlane::default() }
+        Self { sandboxes, domain, control, data: DataPlane::default() }
     }
 
     async fn answer(self, request: Request<Received>) -> Response<Body> {
@@ -49,11 +50,12 @@ impl FrontDoor {
         // A page whose request is to be refused can only read so if it may send it.
         let preflight = pages::preflight(request.method(), request.headers());
         let answer = match self.destination(&request) {
-            Ok(Destination::Sandbox(sandbox, port)) => {
-                self.data.forward(sandbox, port, request, &line).await
+            Ok(Destination::Port(Address { sandbox, port })) => {
+                self.forward(sandbox, port, request, &line).await
             }
-            Ok(Destination::Link(sandbox)) => {
-                self.data.forward(sandbox, ENVD_PORT, request, &line).await.map(confined)
+            Ok(Destination::Link(id)) => {
+                let answer = self.forward(id.to_string(), ENVD_PORT, request, &line).await;
+                answer.map(confined)
             }
             Ok(Destination::Control) => {
                 let answered = self.control.oneshot(request.map(Body::new)).await;
@@ -67,19 +69,37 @@ impl FrontDoor {
         answer.unwrap_or_else(|refused| preflight.unwrap_or_else(|| refused.into_response()))
     }
 
+    /// The request waits for a sandbox that has to be woken first.
+    async fn forward(
+        &self,
+        sandbox_id: String,
+        port: u16,
+        request: Request<Received>,
+        line: &Line,
+    ) -> Result<Response<Body>, DataPlaneError> {
+        let sandbox = match sandbox_id.parse() {
+            Ok(id) => self.sandboxes.reach(id).await,
+            Err(_) => None,
+        };
+        let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.cut().is_cancelled()) else {
+            unread::discard(request.into_body()).await;
+            return Err(DataPlaneError::NotFound { sandbox_id });
+        };
+        self.data.forward(sandbox, port, request, line).await
+    }
+
     fn destination<B>(&self, request: &Request<B>) -> Result<Destination, DataPlaneError> {
         if request.method() == Method::CONNECT {
             return Err(DataPlaneError::Connect);
         }
         if let Some(address) = self.address(request)? {
-            let sandbox = address.sandbox.parse().ok().and_then(|id| self.registry.running(id));
-            return match sandbox.filter(|sandbox| !sandbox.cut().is_cancelled()) {
-                Some(sandbox) => Ok(Destination::Sandbox(sandbox, address.port)),
-                None => Err(DataPlaneError::NotFound { sandbox_id: address.sandbox }),
-            };
+            return Ok(Destination::Port(address));
         }
         match Credential::of(request.method(), request.uri(), request.headers()) {
-            Some(credential) => Ok(Destination::Link(credential.sandbox(&self.registry)?)),
+            Some(credential) => {
+                let sandbox = credential.sandbox(self.sandboxes.registry())?;
+                Ok(Destination::Link(sandbox.id()))
+            }
             None => Ok(Destination::Control),
         }
     }

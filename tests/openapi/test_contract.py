@@ -43,6 +43,10 @@ def sandboxes(gateway, count):
 def drive(gateway, directory, key, *options):
     """By operation, the statuses that schemathesis saw; it has to find nothing wrong."""
     ids = {"running": sandboxes(gateway, 2), "doomed": sandboxes(gateway, 12)}
+    ids["paused"] = sandboxes(gateway, 12)
+    with gateway.http() as http:
+        for id in ids["paused"]:
+            http.post(f"/sandboxes/{id}/pause").raise_for_status()
     tables = [f"[dictionaries.{name}]\nvalues = {json.dumps(ids[name])}" for name in ids]
     tables.append(f"[auth.openapi.apiKey]\napi_key = {json.dumps(key)}")
     config = (HERE / "schemathesis.toml").read_text()

@@ -69,6 +69,7 @@ def test_what_is_not_a_request_is_refused(http, path, body):
         ("envVars", {"A": {"B": "C"}}),
         ("envVars", ["A=1"]),
         ("autoPause", "no"),
+        ("autoResume", True),
         ("allow_internet_access", "yes"),
     ],
 )
@@ -148,8 +149,7 @@ def test_a_name_no_template_can_have_is_refused(http, path, name):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("autoPause", True),
-        ("autoResume", {"enabled": True}),
+        ("autoPauseMemory", False),
         ("network", {"denyOut": ["0.0.0.0/0"]}),
         ("network", {"allowPublicTraffic": False}),
         ("volumeMounts", [{"name": "v", "path": "/v"}]),
@@ -269,7 +269,7 @@ def test_a_bad_listing_is_refused(http, query):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/sandboxes/{id}/pause"),
+        ("POST", "/sandboxes/{id}/fork"),
         ("POST", "/sandboxes/{id}/snapshots"),
         ("GET", "/snapshots"),
         ("POST", "/v3/templates"),

@@ -22,10 +22,6 @@ BUILD = BuildInfo(alias="mine", name="mine", tags=[], template_id="mine", build_
 
 # By the name of the method: a call of it, given the half of the SDK and a sandbox or a volume.
 OF_SANDBOXES = {
-    "Sandbox.pause": lambda sdk, it: sdk.Sandbox.pause(it.sandbox_id),
-    "sandbox.pause": lambda sdk, it: it.pause(),
-    "Sandbox.beta_pause": lambda sdk, it: sdk.Sandbox.beta_pause(it.sandbox_id),
-    "sandbox.beta_pause": lambda sdk, it: it.beta_pause(),
     "Sandbox.fork": lambda sdk, it: sdk.Sandbox.fork(it.sandbox_id),
     "sandbox.fork": lambda sdk, it: it.fork(count=2),
     "Sandbox.create_snapshot": lambda sdk, it: sdk.Sandbox.create_snapshot(it.sandbox_id),

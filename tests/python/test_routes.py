@@ -55,14 +55,13 @@ def connecting(at):
     assert again.json()["envdAccessToken"] == at.token
 
 
-simple("Sandboxes", "POST", "/sandboxes/{id}/pause", 204, {})
-
-
-@row("Sandboxes", "`POST /sandboxes/{id}/resume`")
+@row("Sandboxes", "`POST /sandboxes/{id}/pause`", "`POST /sandboxes/{id}/resume`")
 def resuming(at):
-    # One that runs is refused, and only one that was paused says anything.
+    expect(at.api.post(f"/sandboxes/{at.id}/resume", json={}), 409)
     expect(at.api.post(f"/sandboxes/{at.id}/pause", json={}), 204)
-    expect(at.api.post(f"/sandboxes/{at.id}/resume", json={}), 201)
+    expect(at.api.post(f"/sandboxes/{at.id}/pause", json={}), 409)
+    resumed = expect(at.api.post(f"/sandboxes/{at.id}/resume", json={"timeout": 120}), 201)
+    assert resumed.json()["envdAccessToken"] == at.token
 
 
 simple("Sandboxes", "POST", "/sandboxes/{id}/fork", 201, {})
@@ -133,9 +132,13 @@ def field(name, shown=None, **fields):
         assert kept == next(iter(fields.values()))
 
 
-field("autoPause", autoPause=True)
+@row("Creating", "`autoPause`", "`autoResume`")
+def lifecycle(at):
+    _, described = at.created(autoPause=True, autoResume={"enabled": True})
+    assert described["lifecycle"] == {"onTimeout": "pause", "autoResume": True}
+
+
 field("autoPauseMemory", "`autoPauseMemory: false`", autoPause=True, autoPauseMemory=False)
-field("autoResume", autoResume={"enabled": True})
 field("network.allowOut", network={"allowOut": ["1.1.1.1/32"], "denyOut": ["0.0.0.0/0"]})
 field("network.denyOut", network={"denyOut": ["10.0.0.0/8"]})
 field("network", "`network.allowPublicTraffic: false`", network={"allowPublicTraffic": False})

@@ -8,7 +8,7 @@
 mod host;
 mod memory;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use envd::wire::Init;
@@ -66,6 +66,18 @@ pub struct Cell {
     pub ended: CancellationToken,
 }
 
+/// What the kernel has counted for one sandbox, envd included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// Since it was made, of all its processes, those that have ended too.
+    pub cpu: Duration,
+    /// Percent of one core, as the kernel averages it; `None` where it has no such figure (Linux).
+    pub cpu_percent: Option<f64>,
+    pub memory_bytes: u64,
+    /// As [`Limits::processes`] counts them: with their threads on Linux.
+    pub processes: u64,
+}
+
 /// One line of `coppice doctor`.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -97,7 +109,7 @@ pub enum Error {
     #[error("envd could not {step}: {message}")]
     Attach { step: String, message: String },
     #[error("{0} did not finish within {1:?}")]
-    Timeout(&'static str, std::time::Duration),
+    Timeout(&'static str, Duration),
     #[error("no room for another sandbox: {0}")]
     Full(String),
     #[error("{0}")]
@@ -140,6 +152,22 @@ pub trait Backend: Send + Sync + 'static {
     /// Finds a sandbox that lived through a restart of the gateway; `None` when its first process
     /// is gone.
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error>;
+
+    /// Stops every process of a sandbox where it is, envd included; when it returns nothing of it
+    /// runs. Idempotent. What its user had stopped stays stopped after `thaw`. On error the
+    /// sandbox runs on.
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error>;
+
+    /// Lets a frozen sandbox go on. Idempotent. One that is frozen can be stopped and destroyed
+    /// as it is.
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error>;
+
+    /// Whether it is frozen, from the kernel (for adoption after a restart).
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error>;
+
+    /// What the kernel has counted, for all sandboxes of this data directory in one sweep. No
+    /// child process.
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error>;
 
     /// Memory (bytes) a sandbox has at present, all of its processes together.
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error>;

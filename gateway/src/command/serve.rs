@@ -82,8 +82,7 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
         let sandboxes = sandboxes.clone();
         async move { tokio::join!(sandboxes.keep_tidy(), sandboxes.keep_pool()) }
     });
-    let registry = sandboxes.registry().clone();
-    let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));
+    let front_door = FrontDoor::new(sandboxes.clone(), config.domain, coppice::router(gateway));
     let mut entrances = vec![Entrance::plain(listener)];
     let certificates = match secure {
         None => None,

@@ -1,9 +1,11 @@
 //! `POST /v2/sandboxes/{id}/connect`, its elder without `/v2`, and `resume` of clients before both.
 //!
-//! Sandboxes only ever run in this version, so there is nothing to resume: connecting is answered
-//! by 200, and the deadline only ever moves away.
+//! Of a sandbox that runs the deadline only ever moves away, and the answer is 200; one that is
+//! paused goes on, and the answer is 201.
 
-use axum::{Json, extract::State};
+use std::time::Duration;
+
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -12,15 +14,18 @@ use super::{
     extract::{ApiJson, SandboxPath},
     shape::Handle,
     timeout,
+    unasked::unasked_memory,
 };
 use crate::{
     Gateway,
-    error::{ApiError, InvalidBody, NoSandbox, Resumed},
+    error::{ApiError, InvalidBody, NoSandbox, NotResumed, Resumed},
     sandbox::SandboxId,
 };
 
 /// Of a v2 client that does not say (seconds).
 const DEFAULT_TIMEOUT: i64 = 300;
+/// Of one that asks to resume.
+const RESUME_TIMEOUT: i64 = 15;
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new()
@@ -34,6 +39,8 @@ pub(super) struct ConnectV1 {
     /// Seconds from now that it is to live at least.
     #[schema(minimum = 0)]
     timeout: i64,
+    #[schema(schema_with = unasked_memory, required = false)]
+    memory: Option<bool>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -41,55 +48,87 @@ pub(super) struct ConnectV2 {
     /// Seconds from now that it is to live at least; 300 if left out.
     #[schema(minimum = 0)]
     timeout: Option<i64>,
+    #[schema(schema_with = unasked_memory, required = false)]
+    memory: Option<bool>,
 }
 
-/// A sandbox's addresses and token, for a client that was not the one to create it.
+#[derive(Default, Deserialize, ToSchema)]
+pub(super) struct Resume {
+    /// Seconds from now until it ends by itself; 15 if left out.
+    #[schema(minimum = 0)]
+    timeout: Option<i64>,
+    #[schema(schema_with = unasked_memory, required = false)]
+    memory: Option<bool>,
+}
+
+/// A sandbox's addresses and token, for a client that was not the one to create it; one that is
+/// paused goes on.
 #[utoipa::path(post, path = "/sandboxes/{id}/connect", tag = "sandboxes", params(SandboxPath),
     request_body = ConnectV1, responses(
-        (status = 200, description = "it is running", body = Handle),
-        InvalidBody, NoSandbox,
+        (status = 200, description = "it was running", body = Handle),
+        (status = 201, description = "it was paused, and runs", body = Handle),
+        InvalidBody, NoSandbox, NotResumed,
     ))]
 async fn connect_v1(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
     ApiJson(body): ApiJson<ConnectV1>,
-) -> Result<Json<Handle>, ApiError> {
-    connect(&gateway, id, body.timeout)
+) -> Result<(StatusCode, Json<Handle>), ApiError> {
+    connect(&gateway, id, body.timeout, body.memory).await
 }
 
-/// A sandbox's addresses and token, for a client that was not the one to create it.
+/// A sandbox's addresses and token, for a client that was not the one to create it; one that is
+/// paused goes on.
 #[utoipa::path(post, path = "/v2/sandboxes/{id}/connect", tag = "sandboxes", params(SandboxPath),
     request_body = Option<ConnectV2>, responses(
-        (status = 200, description = "it is running", body = Handle),
-        InvalidBody, NoSandbox,
+        (status = 200, description = "it was running", body = Handle),
+        (status = 201, description = "it was paused, and runs", body = Handle),
+        InvalidBody, NoSandbox, NotResumed,
     ))]
 async fn connect_v2(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
     body: Option<ApiJson<ConnectV2>>,
-) -> Result<Json<Handle>, ApiError> {
-    let timeout = body.and_then(|ApiJson(body)| body.timeout).unwrap_or(DEFAULT_TIMEOUT);
-    connect(&gateway, id, timeout)
+) -> Result<(StatusCode, Json<Handle>), ApiError> {
+    let (timeout, memory) = body.map_or((None, None), |ApiJson(body)| (body.timeout, body.memory));
+    connect(&gateway, id, timeout.unwrap_or(DEFAULT_TIMEOUT), memory).await
 }
 
-fn connect(gateway: &Gateway, id: SandboxId, seconds: i64) -> Result<Json<Handle>, ApiError> {
-    let timeout = timeout::bounded(seconds, gateway.max_timeout())?;
-    let sandbox = gateway.sandboxes().extend(id, timeout)?;
-    Ok(Json(Handle::new(gateway, &sandbox)))
+async fn connect(
+    gateway: &Gateway,
+    id: SandboxId,
+    seconds: i64,
+    memory: Option<bool>,
+) -> Result<(StatusCode, Json<Handle>), ApiError> {
+    let timeout = asked(gateway, seconds, memory)?;
+    let (sandbox, resumed) = gateway.sandboxes().connect(id, timeout).await?;
+    let status = if resumed { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(Handle::new(gateway, &sandbox))))
 }
 
-/// Of clients that had no `connect` yet. Whatever is there runs.
-#[utoipa::path(
-    post,
-    path = "/sandboxes/{id}/resume",
-    tag = "sandboxes",
-    params(SandboxPath),
-    responses(NoSandbox, Resumed)
-)]
+/// Of clients that had no `connect` yet.
+#[utoipa::path(post, path = "/sandboxes/{id}/resume", tag = "sandboxes", params(SandboxPath),
+    request_body = Option<Resume>, responses(
+        (status = 201, description = "it was paused, and runs", body = Handle),
+        InvalidBody, NoSandbox, Resumed, NotResumed,
+    ))]
 async fn resume(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
-) -> Result<(), ApiError> {
-    gateway.sandboxes().running(id)?;
-    Err(ApiError::already_running(&id.to_string()))
+    body: Option<ApiJson<Resume>>,
+) -> Result<(StatusCode, Json<Handle>), ApiError> {
+    let (timeout, memory) = body.map_or((None, None), |ApiJson(body)| (body.timeout, body.memory));
+    let timeout = asked(&gateway, timeout.unwrap_or(RESUME_TIMEOUT), memory)?;
+    if !gateway.sandboxes().resume(id, timeout).await? {
+        return Err(ApiError::already_running(&id.to_string()));
+    }
+    let sandbox = gateway.sandboxes().present(id)?;
+    Ok((StatusCode::CREATED, Json(Handle::new(&gateway, &sandbox))))
+}
+
+fn asked(gateway: &Gateway, seconds: i64, memory: Option<bool>) -> Result<Duration, ApiError> {
+    if memory == Some(false) {
+        return Err(ApiError::bad_request("memory: false is not supported yet: leave it out"));
+    }
+    timeout::bounded(seconds, gateway.max_timeout())
 }

@@ -119,15 +119,17 @@ pub(super) struct NewSandbox {
     /// Every sandbox is: the field says nothing any more.
     #[serde(rename = "secure")]
     _secure: Option<bool>,
+    /// At its deadline it is paused rather than ended.
+    #[serde(rename = "autoPause")]
+    auto_pause: Option<bool>,
     #[serde(rename = "autoPauseMemory")]
     #[schema(schema_with = unasked_memory, required = false)]
     auto_pause_memory: Option<bool>,
     #[serde(default)]
     #[schema(schema_with = unasked_object, required = false)]
     network: Value,
-    #[serde(default, rename = "autoResume")]
-    #[schema(schema_with = unasked_object, required = false)]
-    auto_resume: Value,
+    #[serde(rename = "autoResume")]
+    auto_resume: Option<AutoResume>,
     #[serde(default)]
     #[schema(schema_with = unasked_object, required = false)]
     iam: Value,
@@ -141,8 +143,7 @@ impl NewSandbox {
         if self.auto_pause_memory == Some(false) {
             return Err(not_yet("autoPauseMemory"));
         }
-        let objects =
-            [("network", &self.network), ("autoResume", &self.auto_resume), ("iam", &self.iam)];
+        let objects = [("network", &self.network), ("iam", &self.iam)];
         if let Some((name, _)) = objects.iter().find(|(_, value)| asks_for_something(value)) {
             return Err(not_yet(name));
         }
@@ -164,8 +165,17 @@ impl NewSandbox {
             allow_internet_access: self.allow_internet_access,
             metadata: self.metadata.unwrap_or_default(),
             env_vars,
+            auto_pause: self.auto_pause.unwrap_or_default(),
+            auto_resume: self.auto_resume.is_some_and(|auto| auto.enabled),
         })
     }
+}
+
+/// Whether it is woken, when it is paused, by whoever sends it something.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct AutoResume {
+    #[serde(default)]
+    enabled: bool,
 }
 
 fn not_yet(field: &str) -> ApiError {
@@ -263,7 +273,7 @@ mod tests {
                 prop_assert!(wanted.timeout > Duration::ZERO && wanted.timeout <= MAX);
                 prop_assert!(wanted.env_vars.iter().all(|(name, value)| is_variable(name, value)));
                 // What was asked for and cannot be had was refused.
-                for later in ["autoPause", "mcp", "volumeMounts"] {
+                for later in ["mcp", "volumeMounts"] {
                     prop_assert!(body.get(later).is_none_or(is_empty), "{later}");
                 }
             }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Gateway,
     error::{ApiError, InvalidQuery},
-    sandbox::Sandbox,
+    sandbox::{Phase, Sandbox},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
@@ -40,7 +40,8 @@ async fn list_v1(
     parameters: Parameters,
 ) -> Result<Json<Vec<Listed>>, ApiError> {
     let filter = Filter { metadata: metadata(&parameters)?, ..Filter::default() };
-    let found = find(&gateway, &filter, Order::Descending);
+    let running = States { running: true, paused: false };
+    let found = find(&gateway, running, &filter, Order::Descending);
     Ok(Json(found.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect()))
 }
 
@@ -51,7 +52,7 @@ async fn list_v1(
             pattern = "^([^&=%+]*=[^&=%+]*(&[^&=%+]*=[^&=%+]*)*)?$",
             description = "as of the elder list"),
         ("state" = Option<String>, Query, pattern = "^(running|paused)(,(running|paused))*$",
-            description = "both if left out; as yet none is ever paused"),
+            description = "both if left out"),
         ("order" = inline(Option<Order>), Query, description = "by when they started; `desc` if left out"),
         ("startedAfter" = Option<String>, Query, format = DateTime),
         ("template" = Option<String>, Query, description = "a template's name"),
@@ -62,7 +63,8 @@ async fn list_v1(
     responses(
         (status = 200, description = "one page", body = [Listed], headers(
             ("x-next-token" = String, description = "there is another page"),
-            ("x-total-running" = usize, description = "on all pages together"),
+            ("x-total-running" = usize,
+                description = "on all pages together, where those that run were asked for"),
         )),
         InvalidQuery,
     ))]
@@ -72,12 +74,11 @@ async fn list_v2(
 ) -> Result<(HeaderMap, Json<Vec<Listed>>), ApiError> {
     let query = Query::parse(&parameters)?;
     let mut headers = HeaderMap::new();
-    // Nothing is ever paused yet.
-    if !query.running {
-        return Ok((headers, Json(Vec::new())));
+    let found = find(&gateway, query.states, &query.filter, query.order);
+    if query.states.running {
+        let running = found.iter().filter(|sandbox| sandbox.phase() == Phase::Running);
+        headers.insert("x-total-running", HeaderValue::from(running.count()));
     }
-    let found = find(&gateway, &query.filter, query.order);
-    headers.insert("x-total-running", HeaderValue::from(found.len()));
 
     let start =
         query.after.map_or(0, |cursor| found.partition_point(|sandbox| !cursor.is_before(sandbox)));
@@ -108,9 +109,9 @@ impl Filter {
     }
 }
 
-fn find(gateway: &Gateway, filter: &Filter, order: Order) -> Vec<Arc<Sandbox>> {
-    let mut found = gateway.sandboxes().registry().all_running();
-    found.retain(|sandbox| filter.admits(sandbox));
+fn find(gateway: &Gateway, states: States, filter: &Filter, order: Order) -> Vec<Arc<Sandbox>> {
+    let mut found = gateway.sandboxes().registry().all_present();
+    found.retain(|sandbox| states.admit(sandbox.phase()) && filter.admits(sandbox));
     found.sort_by_key(|sandbox| (sandbox.facts().started_at, sandbox.id()));
     if order == Order::Descending {
         found.reverse();
@@ -134,8 +135,21 @@ impl Cursor {
     }
 }
 
-struct Query {
+/// Which are asked for.
+#[derive(Clone, Copy)]
+struct States {
     running: bool,
+    paused: bool,
+}
+
+impl States {
+    fn admit(self, phase: Phase) -> bool {
+        if phase == Phase::Running { self.running } else { self.paused }
+    }
+}
+
+struct Query {
+    states: States,
     filter: Filter,
     order: Order,
     limit: usize,
@@ -155,7 +169,7 @@ impl Query {
             time.map_err(|_| ApiError::bad_request("startedAfter must be an RFC 3339 time"))
         });
         Ok(Self {
-            running: running(parameters)?,
+            states: states(parameters)?,
             filter: Filter {
                 metadata: metadata(parameters)?,
                 template: parameters.text("template").map(|name| template_id(&name)),
@@ -168,18 +182,20 @@ impl Query {
     }
 }
 
-/// Whether running sandboxes are asked for, as they are unless only others are.
-fn running(parameters: &Parameters) -> Result<bool, ApiError> {
-    let Some(states) = parameters.take("state") else { return Ok(true) };
-    let mut running = false;
-    for state in states.split(',') {
+/// Both, unless the query says which.
+fn states(parameters: &Parameters) -> Result<States, ApiError> {
+    let Some(text) = parameters.take("state") else {
+        return Ok(States { running: true, paused: true });
+    };
+    let mut states = States { running: false, paused: false };
+    for state in text.split(',') {
         match state {
-            "running" => running = true,
-            "paused" => {}
+            "running" => states.running = true,
+            "paused" => states.paused = true,
             _ => return Err(ApiError::bad_request("state must be running, paused or both")),
         }
     }
-    Ok(running)
+    Ok(states)
 }
 
 fn metadata(parameters: &Parameters) -> Result<BTreeMap<String, String>, ApiError> {

@@ -20,7 +20,6 @@ use HttpMethod::{Delete, Get, Patch, Post, Put};
 
 /// Method, path, and what it belongs to.
 const ROUTES: &[(HttpMethod, &str, &str)] = &[
-    (Post, "/sandboxes/{id}/pause", "pause"),
     (Post, "/sandboxes/{id}/fork", "fork"),
     (Post, "/sandboxes/{id}/snapshots", "snapshots"),
     (Put, "/sandboxes/{id}/network", "changing the network"),

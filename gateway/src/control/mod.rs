@@ -10,6 +10,7 @@ mod list;
 mod missing;
 mod name;
 mod page;
+mod pause;
 mod sandbox;
 mod shape;
 mod templates;
@@ -39,6 +40,7 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(sandbox::routes())
         .merge(timeout::routes())
         .merge(connect::routes())
+        .merge(pause::routes())
         .merge(templates::routes())
         .merge(missing::routes());
     document_keys(known.get_openapi_mut());

@@ -15,14 +15,14 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 
 /// All about one sandbox.
 #[utoipa::path(get, path = "/sandboxes/{id}", tag = "sandboxes", params(SandboxPath), responses(
-    (status = 200, description = "it is running", body = Detail),
+    (status = 200, description = "it is running, or paused", body = Detail),
     NoSandbox,
 ))]
 async fn show(
     State(gateway): State<Gateway>,
     SandboxPath(id): SandboxPath,
 ) -> Result<Json<Detail>, ApiError> {
-    let sandbox = gateway.sandboxes().running(id)?;
+    let sandbox = gateway.sandboxes().present(id)?;
     Detail::new(&gateway, &sandbox).map(Json).ok_or_else(|| ApiError::no_sandbox(&id.to_string()))
 }
 

@@ -6,7 +6,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{Gateway, sandbox::Sandbox};
+use crate::{
+    Gateway,
+    sandbox::{Phase, Sandbox},
+};
 
 /// Clients require the key and make nothing of it.
 const CLIENT_ID: &str = "coppice";
@@ -43,6 +46,23 @@ impl Handle {
     }
 }
 
+/// One that is about to be either is told as paused.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Running,
+    Paused,
+}
+
+impl State {
+    fn of(phase: Phase) -> Self {
+        match phase {
+            Phase::Running => Self::Running,
+            Phase::Pausing | Phase::Paused | Phase::Resuming | Phase::Ended => Self::Paused,
+        }
+    }
+}
+
 /// Of a list.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +76,7 @@ pub(super) struct Listed {
     alias: String,
     #[schema(format = DateTime)]
     started_at: String,
+    /// When it ends or is paused by itself; of one that is paused, since when.
     #[schema(format = DateTime)]
     end_at: String,
     cpu_count: u32,
@@ -63,8 +84,7 @@ pub(super) struct Listed {
     memory_mb: u64,
     #[serde(rename = "diskSizeMB")]
     disk_size_mb: u64,
-    /// `running`.
-    state: &'static str,
+    state: State,
     envd_version: &'static str,
     metadata: BTreeMap<String, String>,
 }
@@ -83,7 +103,7 @@ impl Listed {
             cpu_count: facts.limits.cpus,
             memory_mb: facts.limits.memory_bytes >> 20,
             disk_size_mb: gateway.disk_bytes() >> 20,
-            state: "running",
+            state: State::of(sandbox.phase()),
             envd_version: envd::wire::ENVD_VERSION,
             metadata: facts.metadata.clone(),
         })
@@ -106,19 +126,29 @@ pub(super) struct Detail {
 #[serde(rename_all = "camelCase")]
 struct Lifecycle {
     auto_resume: bool,
-    /// `kill`.
-    on_timeout: &'static str,
+    on_timeout: OnTimeout,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum OnTimeout {
+    Kill,
+    Pause,
 }
 
 impl Detail {
     /// `None` when it has ended meanwhile.
     pub(super) fn new(gateway: &Gateway, sandbox: &Arc<Sandbox>) -> Option<Self> {
+        let facts = sandbox.facts();
         Some(Self {
             listed: Listed::new(gateway, sandbox)?,
             envd_access_token: sandbox.envd_token().to_owned(),
             domain: gateway.domain().to_owned(),
-            allow_internet_access: sandbox.facts().allow_internet_access,
-            lifecycle: Lifecycle { auto_resume: false, on_timeout: "kill" },
+            allow_internet_access: facts.allow_internet_access,
+            lifecycle: Lifecycle {
+                auto_resume: facts.auto_resume,
+                on_timeout: if facts.auto_pause { OnTimeout::Pause } else { OnTimeout::Kill },
+            },
         })
     }
 }

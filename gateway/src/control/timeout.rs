@@ -10,7 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::extract::{ApiJson, SandboxPath};
 use crate::{
     Gateway,
-    error::{ApiError, InvalidBody, NoSandbox},
+    error::{ApiError, InvalidBody, NoSandbox, NotNow},
 };
 
 /// Refreshes are never shorter, nor longer, than this (seconds).
@@ -32,7 +32,7 @@ pub(super) struct SetTimeout {
 #[utoipa::path(post, path = "/sandboxes/{id}/timeout", tag = "sandboxes", params(SandboxPath),
     request_body = SetTimeout, responses(
         (status = 204, description = "done"),
-        InvalidBody, NoSandbox,
+        InvalidBody, NoSandbox, NotNow,
     ))]
 async fn set_timeout(
     State(gateway): State<Gateway>,
@@ -55,7 +55,7 @@ pub(super) struct Refresh {
 #[utoipa::path(post, path = "/sandboxes/{id}/refreshes", tag = "sandboxes", params(SandboxPath),
     request_body = Option<Refresh>, responses(
         (status = 204, description = "done"),
-        InvalidBody, NoSandbox,
+        InvalidBody, NoSandbox, NotNow,
     ))]
 async fn refresh(
     State(gateway): State<Gateway>,

@@ -118,7 +118,7 @@ impl DataPlane {
             if !taken {
                 lease.connection().let_go();
             }
-            Body::new(Relay::new(body, lease, line, multiplexed, cut))
+            Body::new(Relay::new(body, lease, line, multiplexed, &cut))
         }))
     }
 }

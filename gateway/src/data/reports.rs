@@ -24,10 +24,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Reads a sandbox's reports until it is cut.
+/// Reads a sandbox's reports until it ends; while it is paused there are none.
 pub async fn follow(sandbox: Arc<Sandbox>) {
     let mut follower = Follower { sandbox: &sandbox, last: 0, missed: 0, complained: false };
-    sandbox.cut().run_until_cancelled(follower.run()).await;
+    sandbox.gone().run_until_cancelled(follower.run()).await;
     if follower.missed > 0 {
         tracing::info!(sandbox = %sandbox.id(), missed = follower.missed, "reports were lost");
     }
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!(asked, from);
             stream.write_all(report(seq).as_bytes()).await.unwrap();
         }
-        sandbox.cut().cancel();
+        sandbox.gone().cancel();
         timeout(Duration::from_secs(1), follower).await.unwrap().unwrap();
     }
 
@@ -191,7 +191,7 @@ mod tests {
             let end = timeout(Duration::from_secs(1), stream.read(&mut [0])).await.unwrap();
             assert!(!matches!(end, Ok(1)), "{wrong}");
         }
-        sandbox.cut().cancel();
+        sandbox.gone().cancel();
     }
 
     #[tokio::test]
@@ -209,7 +209,7 @@ mod tests {
         let _ = timeout(Duration::from_millis(1500), flood).await;
         // Two seconds' worth, and what the socket and the line buffer hold.
         assert!(written < 30_000, "{written}");
-        sandbox.cut().cancel();
+        sandbox.gone().cancel();
     }
 
     proptest! {

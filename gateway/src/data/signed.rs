@@ -57,21 +57,21 @@ impl<'a> Credential<'a> {
         })))
     }
 
-    /// The running sandbox this belongs to.
+    /// The sandbox this belongs to, running or paused.
     ///
     /// # Errors
     /// It belongs to none.
     pub fn sandbox(&self, registry: &Registry) -> Result<Arc<Sandbox>, DataPlaneError> {
-        let found = self.search(registry.all_running());
+        let found = self.search(registry.all_present());
         found.ok_or(match self {
             Self::Signed(_) => DataPlaneError::Signature,
             Self::Token(_) => DataPlaneError::AccessToken,
         })
     }
 
-    fn search(&self, running: Vec<Arc<Sandbox>>) -> Option<Arc<Sandbox>> {
+    fn search(&self, sandboxes: Vec<Arc<Sandbox>>) -> Option<Arc<Sandbox>> {
         match self {
-            Self::Token(token) => running.into_iter().find(|sandbox| {
+            Self::Token(token) => sandboxes.into_iter().find(|sandbox| {
                 let own = sandbox.envd_token().as_bytes();
                 !own.is_empty() && own.ct_eq(token).into()
             }),
@@ -79,7 +79,7 @@ impl<'a> Credential<'a> {
                 let digest = signed.digest()?;
                 // All that comes before the token is hashed once, however many sandboxes there are.
                 let common: Vec<_> = signed.operations.iter().map(|op| signed.common(op)).collect();
-                running.into_iter().find(|sandbox| {
+                sandboxes.into_iter().find(|sandbox| {
                     !sandbox.envd_token().is_empty()
                         && common.iter().any(|common| {
                             let own = signed.finish(common.clone(), sandbox.envd_token());

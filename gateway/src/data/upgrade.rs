@@ -23,7 +23,7 @@ pub(super) fn tunnel(
     line: &Line,
 ) -> Response<Body> {
     let inside = hyper::upgrade::on(&mut response);
-    let (cut, line) = (sandbox.cut().clone(), line.clone());
+    let (cut, line) = (sandbox.cut(), line.clone());
     tokio::spawn(async move {
         let abandoned = line.abandoned().clone();
         let carried = abandoned.run_until_cancelled(carry(client, inside, &line, &cut)).await;

@@ -65,6 +65,19 @@ groups! {
     Resumed {
         Status::Conflict => "it is running",
     }
+    /// Of what takes a sandbox that runs.
+    NotNow {
+        Status::Conflict => "it is paused, or about to be",
+    }
+    NotPaused {
+        Status::Conflict => "it is paused already, or about to be",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        Status::StartTimeout => "it could not be stopped in time, and runs on",
+    }
+    NotResumed {
+        Status::Internal => "something failed inside; the gateway's log has it",
+        Status::StartTimeout => "it did not go on in time, and is paused",
+    }
     NotReady {
         UNAVAILABLE => "no sandbox can be made yet",
     }

@@ -20,12 +20,16 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{backend, sandbox, template::FindError};
+use crate::{
+    backend,
+    sandbox::{self, Phase},
+    template::FindError,
+};
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoTemplate, NotImplemented, NotReady,
-    Resumed, guarded,
+    InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoTemplate, NotImplemented, NotNow,
+    NotPaused, NotReady, NotResumed, Resumed, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -150,6 +154,16 @@ impl From<sandbox::Error> for ApiError {
             E::Full(_) => Self::full(error.to_string()),
             E::Stopping => Self::unavailable(RETRY_FULL, error.to_string()),
             E::NotFound(id) => Self::no_sandbox(&id.to_string()),
+            E::NotNow(id, phase) => {
+                let state = match phase {
+                    Phase::Running => "running",
+                    Phase::Pausing => "being paused",
+                    Phase::Paused => "already paused",
+                    Phase::Resuming => "being resumed",
+                    Phase::Ended => "being killed",
+                };
+                Self::new(Status::Conflict, format!("Sandbox {id} is {state}"))
+            }
             E::EndedInCreation(id) => {
                 Self::new(Status::Conflict, format!("Sandbox \"{id}\" is being killed"))
             }
@@ -167,7 +181,7 @@ impl From<sandbox::Error> for ApiError {
             },
             E::Backend(backend::Error::Timeout(..)) => Self {
                 internal: Some(error.to_string()),
-                ..Self::new(Status::StartTimeout, "the sandbox did not start in time")
+                ..Self::new(Status::StartTimeout, "the sandbox did not do so in time")
             },
             E::Backend(
                 backend::Error::Call { .. }

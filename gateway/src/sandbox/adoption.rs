@@ -1,14 +1,15 @@
 //! What a gateway finds when it starts: the sandboxes of the one before.
 //!
 //! Directories are compared with what the kernel has. A sandbox with a record and a living first
-//! process goes on, or ends if its time is over; everything else is removed.
+//! process goes on, paused where it was, or ends if its time is over; everything else is removed.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
 use chrono::Utc;
 use futures_util::{StreamExt, stream};
 
-use super::{Error, Sandbox, SandboxId, Sandboxes, ending::Reason, record::Record, trash};
+use super::{Error, Phase, Sandbox, SandboxId, Sandboxes, ending::Reason, record::Record, trash};
+use crate::backend;
 
 /// Sandboxes looked at together.
 const AT_ONCE: usize = 16;
@@ -81,21 +82,37 @@ impl Sandboxes {
                 return self.give_up(id, dir, Reason::NoRecord);
             }
         };
-        if record.deadline <= Utc::now() {
+        let moment = record.moment();
+        let over = moment.phase == Phase::Running && moment.deadline <= Utc::now();
+        if over && !record.facts.auto_pause {
             return self.give_up(id, dir, Reason::TimedOut);
         }
         match self.0.backend.adopt(id).await {
             Ok(Some(cell)) => {
-                let sandbox = Arc::new(Sandbox::new(record.facts, dir, record.deadline));
+                let sandbox = Arc::new(Sandbox::found(record.facts, dir, moment));
+                if let Err(error) = self.agree(id, moment.phase).await {
+                    tracing::error!(sandbox = %id, "cannot be put as its record says: {error}");
+                }
                 self.0.registry.readmit(sandbox.clone());
                 self.begin(&sandbox, &cell);
-                tracing::info!(sandbox = %id, "adopted");
+                tracing::info!(sandbox = %id, phase = ?moment.phase, "adopted");
             }
             Ok(None) => self.give_up(id, dir, Reason::EnvdDied),
             Err(error) => {
                 tracing::error!(sandbox = %id, "cannot adopt: {error}");
                 self.give_up(id, dir, Reason::EnvdDied);
             }
+        }
+    }
+
+    /// The one before may have died between the kernel and the record.
+    async fn agree(&self, id: SandboxId, phase: Phase) -> Result<(), backend::Error> {
+        let backend = &self.0.backend;
+        match (phase, backend.frozen(id).await?) {
+            (Phase::Running, true) => backend.thaw(id).await,
+            // Once more where it is: it may not have come to a halt.
+            (Phase::Paused, _) => backend.freeze(id).await,
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How sandboxes end.
 //!
-//! Whoever swaps the deadline for "ended" ends the sandbox, and nobody else does. What follows
+//! Whoever moves its life to "ended" ends the sandbox, and nobody else does. What follows
 //! runs in a task of its own and is tried until it has worked.
 
 use std::{
@@ -14,7 +14,9 @@ use chrono::Utc;
 use tokio::{sync::oneshot, task, time};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Sandbox, SandboxId, Sandboxes, record::Record, registry::Reservation, trash};
+use super::{
+    Error, Sandbox, SandboxId, Sandboxes, life::Move, record::Record, registry::Reservation, trash,
+};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -28,6 +30,8 @@ pub(super) enum Reason {
     EnvdDied,
     /// No record says what it is.
     NoRecord,
+    /// It should have been paused at its deadline, and could not be.
+    NotPaused,
     GatewayStopped,
 }
 
@@ -38,6 +42,7 @@ impl fmt::Display for Reason {
             Self::TimedOut => "timed_out",
             Self::EnvdDied => "envd_died",
             Self::NoRecord => "no_record",
+            Self::NotPaused => "not_paused",
             Self::GatewayStopped => "gateway_stopped",
         })
     }
@@ -52,7 +57,7 @@ impl Sandboxes {
             gone.cancelled().await;
             return Ok(());
         }
-        let sandbox = self.running(id)?;
+        let sandbox = self.present(id)?;
         let tried = self.end(&sandbox, Reason::Killed).ok_or(Error::NotFound(id))?;
         // The sender is only dropped when the gateway itself goes.
         let _ = tried.await;
@@ -60,15 +65,19 @@ impl Sandboxes {
     }
 
     /// `None` when someone else ended it before. The receiver hears of the first try.
-    fn end(&self, sandbox: &Arc<Sandbox>, reason: Reason) -> Option<oneshot::Receiver<()>> {
-        sandbox.deadline.end().then(|| self.end_claimed(sandbox, reason))
+    pub(super) fn end(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        reason: Reason,
+    ) -> Option<oneshot::Receiver<()>> {
+        sandbox.life.end().then(|| self.end_claimed(sandbox, reason))
     }
 
     fn end_claimed(&self, sandbox: &Arc<Sandbox>, reason: Reason) -> oneshot::Receiver<()> {
         let id = sandbox.id();
         self.0.registry.hide(id);
-        sandbox.cut().cancel();
-        self.0.deadlines.forget(id);
+        sandbox.gone().cancel();
+        self.0.deadlines.watch(id, &sandbox.life);
         tracing::info!(sandbox = %id, %reason, "ending");
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
@@ -145,13 +154,13 @@ impl Sandboxes {
         let sandboxes = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = sandbox.cut().cancelled() => {}
+                () = sandbox.gone().cancelled() => {}
                 () = ended.cancelled() => drop(sandboxes.end(&sandbox, Reason::EnvdDied)),
             }
         });
     }
 
-    /// Ends sandboxes at their deadlines, and deletes what is left of them; never returns.
+    /// Ends or pauses sandboxes at their deadlines, and deletes what is left of them; never returns.
     pub async fn keep_tidy(&self) {
         tokio::join!(self.sweep(), self.0.trash.keep_empty(trash::RETRY));
     }
@@ -162,11 +171,13 @@ impl Sandboxes {
             let now = Utc::now();
             for id in self.0.deadlines.take_due(now) {
                 let Some(sandbox) = self.0.registry.running(id) else { continue };
-                if sandbox.deadline.expire(now) {
+                if sandbox.facts().auto_pause {
+                    self.pause_at_deadline(sandbox);
+                } else if sandbox.life.expire(now, Move::End) {
                     drop(self.end_claimed(&sandbox, Reason::TimedOut));
                 } else {
                     // Renewed between the queue's look and ours.
-                    self.0.deadlines.watch(id, &sandbox.deadline);
+                    self.0.deadlines.watch(id, &sandbox.life);
                 }
             }
         }
@@ -181,7 +192,7 @@ impl Sandboxes {
             if end_all {
                 // Twice: what was being made at first is running after the wait.
                 for _ in 0..2 {
-                    for sandbox in self.0.registry.all_running() {
+                    for sandbox in self.0.registry.all_present() {
                         drop(self.end(&sandbox, Reason::GatewayStopped));
                     }
                     self.0.tasks.close();
@@ -227,7 +238,7 @@ mod tests {
         let kept = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
         bed.backend.end_cell(dead.id());
         tokio::time::timeout(Duration::from_secs(1), async {
-            tokio::join!(short.cut().cancelled(), dead.cut().cancelled())
+            tokio::join!(short.gone().cancelled(), dead.gone().cancelled())
         })
         .await
         .expect("both end within a second");

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use crate::{backend, template::FindError};
 
-use super::SandboxId;
+use super::{Phase, SandboxId};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,6 +17,9 @@ pub enum Error {
     /// Never existed, or has ended.
     #[error("sandbox {0} is not there")]
     NotFound(SandboxId),
+    /// What it is at does not allow it.
+    #[error("sandbox {0} is {1:?}")]
+    NotNow(SandboxId, Phase),
     /// Deleted before it was ready.
     #[error("sandbox {0} was ended while it was being made")]
     EndedInCreation(SandboxId),
@@ -29,8 +32,8 @@ pub enum Error {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Backend(#[from] backend::Error),
-    /// The task that made it panicked.
-    #[error("making a sandbox was broken off: {0}")]
+    /// A task panicked, or gave up.
+    #[error("broken off: {0}")]
     BrokenOff(String),
 }
 

@@ -47,6 +47,10 @@ pub struct Wanted {
     pub allow_internet_access: Option<bool>,
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
+    /// To be paused at its deadline rather than ended.
+    pub auto_pause: bool,
+    /// To be woken, when it is paused, by whoever sends it something.
+    pub auto_resume: bool,
 }
 
 /// What the operator allows.
@@ -56,7 +60,7 @@ pub struct Rules {
     pub max_sandboxes: usize,
     /// Memory (bytes) of the host that is left alone.
     pub memory_headroom: u64,
-    /// The longest a sandbox may live.
+    /// The longest a sandbox may run without a pause.
     pub max_life: Duration,
     /// For sandboxes that do not say.
     pub network: NetworkMode,
@@ -138,6 +142,11 @@ impl Sandboxes {
         self.0.registry.running(id).ok_or(Error::NotFound(id))
     }
 
+    /// Running or paused.
+    pub fn present(&self, id: SandboxId) -> Result<Arc<Sandbox>, Error> {
+        self.0.registry.present(id).ok_or(Error::NotFound(id))
+    }
+
     /// What a sandbox of that template would be made from now.
     pub fn template(&self, name: &str) -> Result<Arc<Template>, Error> {
         let found = (self.0.find_template)(name);
@@ -156,7 +165,7 @@ impl Sandboxes {
                     // Without a sandbox the first one failed, and its key is free.
                     let made = outcome.wait_for(Option::is_some).await.ok().and_then(|id| *id);
                     if let Some(id) = made {
-                        match self.running(id) {
+                        match self.present(id) {
                             Ok(sandbox) => return Ok(sandbox),
                             Err(_) => self.0.repeats.forget(key, id),
                         }
@@ -236,6 +245,9 @@ impl Sandboxes {
             started_at,
             envd_token: made.envd_token,
             from_pool: made.from_pool,
+            auto_pause: wanted.auto_pause,
+            auto_resume: wanted.auto_resume,
+            timeout: wanted.timeout.as_secs().max(1),
         };
         let sandbox = Arc::new(Sandbox::new(facts, made.dir, after(started_at, wanted.timeout)));
         if let Err(error) = self.record(&sandbox).await {
@@ -304,7 +316,7 @@ impl Sandboxes {
 
     /// What every sandbox that has just become visible needs.
     pub(super) fn begin(&self, sandbox: &Arc<Sandbox>, cell: &Cell) {
-        self.0.deadlines.watch(sandbox.id(), &sandbox.deadline);
+        self.0.deadlines.watch(sandbox.id(), &sandbox.life);
         self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         self.0.inside.follow(sandbox.clone());
         self.0.pool.stir();

@@ -14,7 +14,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, SandboxId};
+use super::{Error, Phase, SandboxId, life::Moment};
 use crate::{
     backend::{Limits, NetworkMode},
     template::Template,
@@ -22,7 +22,9 @@ use crate::{
 
 const NAME: &str = "sandbox.json";
 /// Raised when an older gateway would misread what is written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The oldest that is still understood: before there were pauses.
+const OLDEST: u32 = 1;
 /// A record is written from one request body of bounded size; a larger file is none of ours.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -43,6 +45,15 @@ pub struct Facts {
     /// It was ready before it was asked for.
     #[serde(default)]
     pub from_pool: bool,
+    /// At its deadline it is paused rather than ended.
+    #[serde(default)]
+    pub auto_pause: bool,
+    /// Whoever sends it something while it is paused wakes it.
+    #[serde(default)]
+    pub auto_resume: bool,
+    /// What it was made for (seconds), and is resumed for when woken.
+    #[serde(default)]
+    pub timeout: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +61,12 @@ pub(super) struct Record {
     version: u32,
     /// Of the envd that runs in it.
     protocol: u32,
-    pub(super) deadline: DateTime<Utc>,
+    deadline: DateTime<Utc>,
+    /// Left out where that is its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    runs_since: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused_at: Option<DateTime<Utc>>,
     #[serde(flatten)]
     pub(super) facts: Facts,
 }
@@ -70,8 +86,26 @@ pub fn layers_in_use(data_dir: &Path) -> Result<Vec<Vec<PathBuf>>, Error> {
 }
 
 impl Record {
-    pub(super) fn new(facts: Facts, deadline: DateTime<Utc>) -> Self {
-        Self { version: VERSION, protocol: envd::wire::PROTOCOL, deadline, facts }
+    /// One that is about to be paused or resumed is written as running: until its client has been
+    /// told otherwise, that is what the next gateway makes of it.
+    pub(super) fn new(facts: Facts, now: &Moment) -> Self {
+        Self {
+            version: VERSION,
+            protocol: envd::wire::PROTOCOL,
+            deadline: now.deadline,
+            runs_since: Some(now.runs_since).filter(|since| *since != facts.started_at),
+            paused_at: now.paused_at.filter(|_| now.phase == Phase::Paused),
+            facts,
+        }
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            phase: if self.paused_at.is_some() { Phase::Paused } else { Phase::Running },
+            deadline: self.deadline,
+            runs_since: self.runs_since.unwrap_or(self.facts.started_at),
+            paused_at: self.paused_at,
+        }
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), Error> {
@@ -119,7 +153,9 @@ impl Record {
         let json = fs::read(&path).map_err(failed)?;
         let versions: Versions =
             serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))?;
-        if versions.version != VERSION || versions.protocol != envd::wire::PROTOCOL {
+        if !(OLDEST..=VERSION).contains(&versions.version)
+            || versions.protocol != envd::wire::PROTOCOL
+        {
             return Err(refused(format!(
                 "written as version {} for envd protocol {}, this gateway speaks {VERSION} and {}",
                 versions.version,
@@ -136,24 +172,54 @@ mod tests {
     use super::*;
     use crate::sandbox::testing;
 
+    fn record(phase: Phase) -> Record {
+        let facts = testing::facts();
+        let runs_since = facts.started_at;
+        let paused_at = Some(Utc::now());
+        Record::new(facts, &Moment { phase, deadline: Utc::now(), runs_since, paused_at })
+    }
+
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record::new(testing::facts(), Utc::now());
-        record.write(dir.path()).unwrap();
-        assert_eq!(Record::read(dir.path()).unwrap(), record);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        for phase in [Phase::Running, Phase::Paused] {
+            let record = record(phase);
+            record.write(dir.path()).unwrap();
+            assert_eq!(Record::read(dir.path()).unwrap(), record);
+            assert_eq!(record.moment().phase, phase);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_only_on_its_way_is_written_as_running() {
+        for phase in [Phase::Pausing, Phase::Resuming] {
+            assert_eq!(record(phase).moment().phase, Phase::Running);
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_there_were_pauses_is_one_of_a_running_sandbox() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = record(Phase::Running);
+        let mut old = serde_json::to_value(&new).unwrap();
+        for name in ["auto_pause", "auto_resume", "timeout"] {
+            assert!(old.as_object_mut().unwrap().remove(name).is_some());
+        }
+        old["version"] = OLDEST.into();
+        fs::write(dir.path().join(NAME), old.to_string()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap().moment(), new.moment());
     }
 
     #[test]
     fn records_of_another_version_and_torn_ones_are_refused_with_their_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
-        let mut record = Record::new(testing::facts(), Utc::now());
-        record.version = 2;
+        let mut record = record(Phase::Running);
+        record.version = 99;
         record.write(dir.path()).unwrap();
         let error = Record::read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("version 2") && error.contains("sandbox.json"), "{error}");
+        assert!(error.contains("version 99") && error.contains("sandbox.json"), "{error}");
 
         fs::write(&path, b"{\"version\":1,").unwrap();
         assert!(Record::read(dir.path()).is_err());

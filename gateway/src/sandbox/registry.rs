@@ -15,14 +15,22 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Facts, SandboxId, deadlines::Deadline, record::Record};
+use super::{
+    Error, Facts, Phase, SandboxId,
+    life::{Life, Moment},
+    record::Record,
+};
 
 /// A sandbox that has been visible at least once.
 pub struct Sandbox {
     facts: Facts,
     dir: PathBuf,
-    cut: CancellationToken,
-    pub(super) deadline: Deadline,
+    gone: CancellationToken,
+    /// Of the time it has run since it was made or last resumed.
+    run: RwLock<CancellationToken>,
+    pub(super) life: Life,
+    /// Held by whoever pauses or resumes it, from beginning to end. Kills do not wait for it.
+    pub(super) turn: tokio::sync::Mutex<()>,
     /// A write of the record is on its way that will see what is changed now.
     pub(super) unsaved: AtomicBool,
     /// Held while the record is written, so that the latest state is the last one written.
@@ -31,11 +39,27 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub(crate) fn new(facts: Facts, dir: PathBuf, deadline: DateTime<Utc>) -> Self {
+        let life = Life::new(deadline, facts.started_at);
+        Self::of(facts, dir, life)
+    }
+
+    pub(super) fn found(facts: Facts, dir: PathBuf, moment: Moment) -> Self {
+        let sandbox = Self::of(facts, dir, Life::at(moment));
+        if moment.phase == Phase::Paused {
+            sandbox.cut().cancel();
+        }
+        sandbox
+    }
+
+    fn of(facts: Facts, dir: PathBuf, life: Life) -> Self {
+        let gone = CancellationToken::new();
         Self {
             facts,
             dir,
-            cut: CancellationToken::new(),
-            deadline: Deadline::new(deadline),
+            run: RwLock::new(gone.child_token()),
+            gone,
+            life,
+            turn: tokio::sync::Mutex::new(()),
             unsaved: AtomicBool::new(false),
             saving: Mutex::new(()),
         }
@@ -60,24 +84,41 @@ impl Sandbox {
         &self.facts.envd_token
     }
 
-    /// When it ends by itself; `None` when it has ended.
-    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
-        self.deadline.at().ok()
+    pub fn phase(&self) -> Phase {
+        self.life.phase()
     }
 
-    /// Cancelled the instant the sandbox stops running, before its processes are ended: whoever
-    /// holds a stream to it resets it.
-    pub fn cut(&self) -> &CancellationToken {
-        &self.cut
+    /// When it ends or is paused by itself, or since when it stands still; `None` when it has
+    /// ended.
+    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+        let now = self.life.now();
+        (now.phase != Phase::Ended).then(|| now.paused_at.unwrap_or(now.deadline))
+    }
+
+    /// Cancelled the instant the sandbox stops running, before its processes are stopped: whoever
+    /// holds a stream to it resets it. A sandbox that is resumed has a new one.
+    pub fn cut(&self) -> CancellationToken {
+        self.run.read().clone()
+    }
+
+    /// Cancelled the instant it ends.
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// From here on streams to it are possible again.
+    pub(super) fn mend(&self) {
+        *self.run.write() = self.gone.child_token();
     }
 
     /// Writes the record as it stands, unless the sandbox has ended. Blocks.
     pub(super) fn save(&self) -> Result<(), Error> {
         let _saving = self.saving.lock();
         self.unsaved.store(false, Ordering::Release);
-        match self.deadline.at() {
-            Ok(deadline) => Record::new(self.facts.clone(), deadline).write(&self.dir),
-            Err(_) => Ok(()),
+        let now = self.life.now();
+        match now.phase {
+            Phase::Ended => Ok(()),
+            _ => Record::new(self.facts.clone(), &now).write(&self.dir),
         }
     }
 
@@ -89,7 +130,7 @@ impl Sandbox {
     /// Waits for a write of the record that is under way; no other begins, as the sandbox has
     /// ended. Blocks.
     pub(super) fn await_last_save(&self) {
-        debug_assert!(self.deadline.ended(), "it could be saved again");
+        debug_assert!(self.life.ended(), "it could be saved again");
         drop(self.saving.lock());
     }
 }
@@ -101,7 +142,7 @@ enum Place {
         unwanted: CancellationToken,
         gone: CancellationToken,
     },
-    Running(Arc<Sandbox>),
+    Present(Arc<Sandbox>),
     Ending,
 }
 
@@ -119,20 +160,34 @@ pub struct Registry {
 impl Registry {
     /// The running sandbox of that id.
     pub fn running(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
+        self.present(id).filter(|sandbox| sandbox.phase() == Phase::Running)
+    }
+
+    /// The sandbox of that id, running or paused.
+    pub fn present(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         match self.places.read().get(&id) {
-            Some(Place::Running(sandbox)) if !sandbox.deadline.ended() => Some(sandbox.clone()),
+            Some(Place::Present(sandbox)) if !sandbox.life.ended() => Some(sandbox.clone()),
             _ => None,
         }
     }
 
     /// All running sandboxes, in no order.
     pub fn all_running(&self) -> Vec<Arc<Sandbox>> {
+        self.all(|phase| phase == Phase::Running)
+    }
+
+    /// All that have not ended, in no order.
+    pub fn all_present(&self) -> Vec<Arc<Sandbox>> {
+        self.all(|phase| phase != Phase::Ended)
+    }
+
+    fn all(&self, wanted: impl Fn(Phase) -> bool) -> Vec<Arc<Sandbox>> {
         let places = self.places.read();
-        let running = places.values().filter_map(|place| match place {
-            Place::Running(sandbox) if !sandbox.deadline.ended() => Some(sandbox.clone()),
+        let found = places.values().filter_map(|place| match place {
+            Place::Present(sandbox) if wanted(sandbox.phase()) => Some(sandbox.clone()),
             _ => None,
         });
-        running.collect()
+        found.collect()
     }
 
     /// Takes a place for a sandbox to be made, if fewer than `most` are taken. One that is ending
@@ -201,7 +256,7 @@ impl Registry {
 
     /// Makes a sandbox of before a restart visible.
     pub(crate) fn readmit(&self, sandbox: Arc<Sandbox>) {
-        self.places.write().insert(sandbox.id(), Place::Running(sandbox));
+        self.places.write().insert(sandbox.id(), Place::Present(sandbox));
     }
 
     /// Declares a sandbox that is being made unwanted; the answer is cancelled when it is gone.
@@ -247,7 +302,7 @@ impl Reservation {
             drop(places);
             return Err(self);
         }
-        places.insert(self.id, Place::Running(sandbox.clone()));
+        places.insert(self.id, Place::Present(sandbox.clone()));
         drop(places);
         Ok(())
     }

@@ -7,11 +7,14 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{Error, Sandbox, SandboxId, Sandboxes};
+use super::{Error, Sandbox, SandboxId, Sandboxes, pausing::refused};
 
 impl Sandboxes {
     /// Sets the deadline to `timeout` from now, sooner or later than it was, but not beyond the
-    /// longest life a sandbox may have.
+    /// longest life a sandbox may have since it was made or last resumed.
+    ///
+    /// # Errors
+    /// [`Error::NotNow`] while it does not run.
     pub fn set_timeout(&self, id: SandboxId, timeout: Duration) -> Result<(), Error> {
         self.renew(id, timeout, |_, new| new).map(drop)
     }
@@ -27,15 +30,23 @@ impl Sandboxes {
         timeout: Duration,
         choose: fn(DateTime<Utc>, DateTime<Utc>) -> DateTime<Utc>,
     ) -> Result<Arc<Sandbox>, Error> {
-        let sandbox = self.running(id)?;
+        let sandbox = self.present(id)?;
         let now = Utc::now();
-        let latest = after(sandbox.facts().started_at, self.0.rules.max_life);
-        if latest <= now {
+        let mut too_old = false;
+        let renewed = sandbox.life.renew(|life| {
+            let latest = after(life.runs_since, self.0.rules.max_life);
+            too_old = latest <= now;
+            if too_old {
+                life.deadline
+            } else {
+                choose(life.deadline, after(now, timeout).min(latest))
+            }
+        });
+        renewed.map_err(refused(id))?;
+        if too_old {
             return Err(Error::TooOld(id));
         }
-        let new = after(now, timeout).min(latest);
-        sandbox.deadline.renew(|old| choose(old, new)).map_err(|_| Error::NotFound(id))?;
-        self.0.deadlines.watch(id, &sandbox.deadline);
+        self.0.deadlines.watch(id, &sandbox.life);
         self.record_soon(&sandbox);
         Ok(sandbox)
     }
@@ -54,7 +65,7 @@ impl Sandboxes {
         let sandbox = sandbox.clone();
         self.0.tasks.spawn_blocking(move || {
             if let Err(error) = sandbox.save()
-                && sandbox.ends_at().is_some()
+                && !sandbox.life.ended()
             {
                 tracing::error!(sandbox = %sandbox.id(), "{error}");
             }

@@ -1,7 +1,7 @@
 //! A backend without a kernel, for the paths of an error and for the protocol's shapes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Facts, Inside, PoolRules, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode},
+    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode, Usage},
     template::{FindError, Template},
 };
 
@@ -27,12 +27,18 @@ use crate::{
 pub(crate) struct TestBackend {
     pub(crate) cells: Mutex<HashMap<SandboxId, CancellationToken>>,
     pub(crate) specs: Mutex<Vec<CellSpec>>,
+    frozen: Mutex<HashSet<SandboxId>>,
     /// So many of the next calls fail.
     pub(crate) failing_creates: AtomicUsize,
     pub(crate) failing_stops: AtomicUsize,
     pub(crate) failing_destroys: AtomicUsize,
     /// And so many creates are not over in time.
     pub(crate) late_creates: AtomicUsize,
+    pub(crate) failing_freezes: AtomicUsize,
+    pub(crate) failing_thaws: AtomicUsize,
+    pub(crate) late_freezes: AtomicUsize,
+    pub(crate) late_thaws: AtomicUsize,
+    pub(crate) freeze_takes: Mutex<Duration>,
     pub(crate) create_takes: Mutex<Duration>,
     /// Creates under way, and the most there ever were.
     creating: AtomicUsize,
@@ -48,6 +54,18 @@ pub(crate) struct TestBackend {
 }
 
 impl TestBackend {
+    pub(crate) fn is_frozen(&self, id: SandboxId) -> bool {
+        self.frozen.lock().contains(&id)
+    }
+
+    pub(crate) fn freeze_quietly(&self, id: SandboxId) {
+        self.frozen.lock().insert(id);
+    }
+
+    pub(crate) fn thaw_quietly(&self, id: SandboxId) {
+        self.frozen.lock().remove(&id);
+    }
+
     /// What the kernel does when a sandbox's first process dies.
     pub(crate) fn end_cell(&self, id: SandboxId) {
         self.cells.lock()[&id].cancel();
@@ -64,6 +82,10 @@ fn fails(calls: &AtomicUsize) -> Result<(), Error> {
         }),
         Err(_) => Ok(()),
     }
+}
+
+fn late(calls: &AtomicUsize) -> Result<(), Error> {
+    fails(calls).map_err(|_| Error::Timeout("what was asked for", Duration::from_secs(1)))
 }
 
 #[async_trait]
@@ -83,9 +105,7 @@ impl Backend for TestBackend {
         tokio::time::sleep(takes).await;
         self.creating.fetch_sub(1, Ordering::SeqCst);
         fails(&self.failing_creates)?;
-        if fails(&self.late_creates).is_err() {
-            return Err(Error::Timeout("start of envd", takes));
-        }
+        late(&self.late_creates)?;
         let ended = CancellationToken::new();
         self.cells.lock().insert(spec.id, ended.clone());
         self.specs.lock().push(spec);
@@ -99,12 +119,43 @@ impl Backend for TestBackend {
     async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
         fails(&self.failing_destroys)?;
         self.cells.lock().remove(&id);
+        self.frozen.lock().remove(&id);
         Ok(())
     }
 
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
         let ended = self.cells.lock().get(&id).cloned();
         Ok(ended.filter(|e| !e.is_cancelled()).map(|ended| Cell { ended }))
+    }
+
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
+        let takes = *self.freeze_takes.lock();
+        tokio::time::sleep(takes).await;
+        fails(&self.failing_freezes)?;
+        late(&self.late_freezes)?;
+        self.freeze_quietly(id);
+        Ok(())
+    }
+
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
+        fails(&self.failing_thaws)?;
+        late(&self.late_thaws)?;
+        self.thaw_quietly(id);
+        Ok(())
+    }
+
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
+        Ok(self.frozen.lock().contains(&id))
+    }
+
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
+        let usage = Usage {
+            cpu: Duration::ZERO,
+            cpu_percent: None,
+            memory_bytes: self.memory_used.load(Ordering::SeqCst) as u64,
+            processes: 1,
+        };
+        Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
     }
 
     async fn memory_used(&self, _id: SandboxId) -> Result<u64, Error> {
@@ -173,6 +224,9 @@ pub(crate) fn facts() -> Facts {
         started_at: Utc::now(),
         envd_token: "0".repeat(64),
         from_pool: false,
+        auto_pause: false,
+        auto_resume: false,
+        timeout: 60,
     }
 }
 
@@ -198,6 +252,8 @@ pub(crate) fn wanted() -> Wanted {
         allow_internet_access: None,
         metadata: BTreeMap::new(),
         env_vars: BTreeMap::new(),
+        auto_pause: false,
+        auto_resume: false,
     }
 }
 

@@ -229,9 +229,18 @@ test('a command tells that its sandbox was killed', async () => {
   await rejects(sandbox.commands.list(), TimeoutError)
 })
 
+test('a paused sandbox goes on where it was', () =>
+  withSandbox(async (sandbox) => {
+    await sandbox.files.write('note', 'kept')
+    same(await sandbox.pause(), true)
+    same(await Sandbox.pause(sandbox.sandboxId, opts), false)
+    await sandbox.connect(opts)
+    same(await sandbox.files.read('note'), 'kept')
+  }))
+
 test('what comes later says so', () =>
   withSandbox(async (sandbox) => {
-    const error = await rejects(sandbox.pause(), e2b.SandboxError)
+    const error = await rejects(sandbox.fork(), e2b.SandboxError)
     same(error.statusCode, 501)
   }))
 

@@ -40,7 +40,6 @@ test('creates that cannot be are refused by what is wrong', async () => {
 
 test('what is not honoured yet is refused by name', async () => {
   for (const [opts, field] of [
-    [{ lifecycle: { onTimeout: 'pause' } }, 'autoPause'],
     [{ network: { denyOut: ['0.0.0.0/0'] } }, 'network'],
     [{ network: { allowPublicTraffic: false } }, 'network'],
     [{ volumeMounts: { '/v': 'v' } }, 'volumeMounts'],

@@ -16,18 +16,14 @@ async function allNotYet(calls) {
   for (const call of calls) await assert.rejects(async () => call(), notYet, `${call}`)
 }
 
-test('a sandbox is not yet paused, copied, measured or given another network', async (t) => {
+test('a sandbox is not yet copied, measured or given another network', async (t) => {
   const sandbox = await sandboxFor(t)
   const id = sandbox.sandboxId
   await allNotYet([
-    () => sandbox.pause(),
-    () => sandbox.betaPause(),
     () => sandbox.fork(),
     () => sandbox.createSnapshot(),
     () => sandbox.getMetrics(),
     () => sandbox.updateNetwork({ allowInternetAccess: false }),
-    () => Sandbox.pause(id),
-    () => Sandbox.betaPause(id),
     () => Sandbox.fork(id),
     () => Sandbox.createSnapshot(id),
     () => Sandbox.getMetrics(id),

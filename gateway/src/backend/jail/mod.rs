@@ -1,8 +1,10 @@
 //! The jail backend's place: says plainly that it is not there yet.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
-use super::{Backend, Cell, CellSpec, Check, Error, Settings, Verdict};
+use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, Verdict};
 use crate::sandbox::SandboxId;
 
 const MISSING: &str =
@@ -47,6 +49,22 @@ impl Backend for Host {
     }
 
     async fn adopt(&self, _id: SandboxId) -> Result<Option<Cell>, Error> {
+        missing()
+    }
+
+    async fn freeze(&self, _id: SandboxId) -> Result<(), Error> {
+        missing()
+    }
+
+    async fn thaw(&self, _id: SandboxId) -> Result<(), Error> {
+        missing()
+    }
+
+    async fn frozen(&self, _id: SandboxId) -> Result<bool, Error> {
+        missing()
+    }
+
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
         missing()
     }
 

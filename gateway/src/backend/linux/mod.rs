@@ -10,6 +10,7 @@ mod cgroup;
 mod cgroup_plan;
 mod error;
 mod forwarding;
+mod freezer;
 mod guard;
 mod idmap;
 mod joining;
@@ -24,9 +25,10 @@ mod spawner;
 mod spreading;
 mod turns;
 mod upper;
+mod usage;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
@@ -58,7 +60,7 @@ use self::{
     spawner::Spawner,
     turns::Turns,
 };
-use super::{Backend, Cell, CellSpec, Check, Error, Settings};
+use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage};
 use crate::sandbox::SandboxId;
 pub use allocator::return_memory;
 
@@ -167,6 +169,26 @@ impl Backend for Host {
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
         let first = process::first_of(|| self.0.cgroups.envd_processes(id));
         first.call("look for the first process of", id)?.map(|pidfd| watch(id, pidfd)).transpose()
+    }
+
+    /// Waits for no turn: an end cuts in.
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
+        let freezer = self.0.cgroups.freezer(id)?;
+        blocking(move || freezer.freeze()).await
+    }
+
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
+        let freezer = self.0.cgroups.freezer(id)?;
+        blocking(move || freezer.thaw()).await
+    }
+
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
+        self.0.cgroups.freezer(id)?.frozen()
+    }
+
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || usage::sweep(&inner.cgroups)).await
     }
 
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {

@@ -146,6 +146,7 @@ async fn every_status_of_the_document_can_come() {
     seen.extend(before_there_is_a_template().await);
     bodies_that_are_late_or_large(&bed, &document).await;
     creates(&bed).await;
+    pauses(&bed).await;
     everything_else(&bed, &document).await;
     seen.extend(bed.document.seen.lock().iter().cloned());
 
@@ -248,6 +249,30 @@ async fn killed_before_it_was_ready(bed: &Bed, path: &str) {
     *bed.backend.create_takes.lock() = Duration::ZERO;
 }
 
+async fn pauses(bed: &Bed) {
+    let id = bed.create(base()).await;
+    let old = |what: &str| format!("/sandboxes/{id}/{what}");
+    for failure in [&bed.backend.failing_freezes, &bed.backend.late_freezes] {
+        failure.store(1, Ordering::SeqCst);
+        bed.post(&old("pause"), json!({})).await;
+    }
+    for path in [old("resume"), old("connect"), format!("/v2/sandboxes/{id}/connect")] {
+        // Twice: the second time it is paused already.
+        for _ in 0..2 {
+            bed.post(&old("pause"), json!({})).await;
+        }
+        for (what, body) in [("timeout", json!({"timeout": 9})), ("refreshes", json!({}))] {
+            bed.post(&old(what), body).await;
+        }
+        for failure in [&bed.backend.failing_thaws, &bed.backend.late_thaws] {
+            failure.store(1, Ordering::SeqCst);
+            bed.post(&path, json!({"timeout": 60})).await;
+        }
+        let resumed = bed.post(&path, json!({"timeout": 60})).await;
+        assert_eq!(resumed.status, StatusCode::CREATED, "{path}");
+    }
+}
+
 /// Good and bad of every operation there is left.
 async fn everything_else(bed: &Bed, document: &Value) {
     let id = bed.create(base()).await;
@@ -270,6 +295,8 @@ async fn everything_else(bed: &Bed, document: &Value) {
             }
         };
         bed.call(method.clone(), &good, json!({"timeout": 600}).to_string()).await;
+        // What was paused by that goes on.
+        bed.post(&format!("/v2/sandboxes/{id}/connect"), json!({})).await;
         bed.call(method, &format!("{good}?limit=x&metadata=x"), "{").await;
     }
     for (method, path, _) in operations(document) {

@@ -235,9 +235,9 @@ async fn what_sdks_send_by_default_passes() {
 async fn a_create_that_cannot_be_honoured_is_refused_by_name_and_makes_nothing() {
     let bed = bed();
     for (more, expected) in [
-        (json!({"autoPause": true}), "autoPause "),
         (json!({"autoPauseMemory": false}), "autoPauseMemory"),
-        (json!({"autoResume": {"enabled": true}}), "autoResume"),
+        (json!({"autoPause": "yes"}), "invalid body"),
+        (json!({"autoResume": true}), "invalid body"),
         (json!({"network": {"denyOut": ["0.0.0.0/0"]}}), "network"),
         (json!({"network": {"allowPublicTraffic": false}}), "network"),
         (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), "volumeMounts"),
@@ -447,7 +447,6 @@ async fn what_comes_later_says_so_by_name() {
     let bed = bed();
     let id = bed.create(base()).await;
     for (method, path, what) in [
-        (Method::POST, format!("/sandboxes/{id}/pause"), "pause"),
         (Method::POST, format!("/sandboxes/{id}/fork"), "fork"),
         (Method::POST, format!("/sandboxes/{id}/snapshots"), "snapshots"),
         (Method::PUT, format!("/sandboxes/{id}/network"), "network"),
@@ -468,6 +467,47 @@ async fn what_comes_later_says_so_by_name() {
         assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{path}");
         assert!(message(&answer).contains(what), "{path}: {}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn what_is_paused_is_told_so_and_goes_on_when_connected_to() {
+    let bed = bed();
+    let wanted = json!({"templateID": "base", "autoPause": true, "autoResume": {"enabled": true}});
+    let id = bed.create(wanted).await;
+    let at = |what: &str| format!("/sandboxes/{id}{what}");
+    let before = bed.get(&at("")).await.body;
+    assert_eq!(before["lifecycle"], json!({"autoResume": true, "onTimeout": "pause"}));
+    let paused = bed.call(Method::POST, &at("/pause"), Body::empty()).await;
+    assert_eq!(paused.status, StatusCode::NO_CONTENT);
+    let info = bed.get(&at("")).await.body;
+    assert_eq!((&info["state"], &info["startedAt"]), (&json!("paused"), &before["startedAt"]));
+    let paused_for = -bed.seconds_left(&id).await;
+    assert!((-1..=2).contains(&paused_for), "{paused_for}");
+    for (query, there) in [("", 1), ("?state=paused", 1), ("?state=running", 0)] {
+        let listed = bed.get(&format!("/v2/sandboxes{query}")).await;
+        assert_eq!(listed.body.as_array().unwrap().len(), there, "{query}");
+        let running = listed.headers.get("x-total-running").map(|count| count.to_str().unwrap());
+        assert_eq!(running, (query != "?state=paused").then_some("0"), "{query}");
+    }
+    assert_eq!(bed.get("/sandboxes").await.body, json!([]));
+    for (path, body) in [("/pause", json!({})), ("/timeout", json!({"timeout": 9}))] {
+        let refused = bed.post(&at(path), body).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{path}");
+        assert_eq!(message(&refused), format!("Sandbox {id} is already paused"));
+    }
+    let cold = bed.post(&at("/connect"), json!({"timeout": 60, "memory": false})).await;
+    assert_eq!(cold.status, StatusCode::BAD_REQUEST);
+
+    let resumed = bed.post(&at("/connect"), json!({"timeout": 60})).await;
+    assert_eq!(resumed.status, StatusCode::CREATED);
+    assert_eq!(resumed.body["envdAccessToken"], before["envdAccessToken"]);
+    assert!((59..=61).contains(&bed.seconds_left(&id).await));
+    let again = bed.post(&at("/connect"), json!({"timeout": 60})).await;
+    assert_eq!(again.status, StatusCode::OK);
+    bed.post(&at("/pause"), json!({"memory": true})).await;
+    let resumed = bed.call(Method::POST, &at("/resume"), Body::empty()).await;
+    assert_eq!(resumed.status, StatusCode::CREATED);
+    assert!((14..=16).contains(&bed.seconds_left(&id).await));
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn streams_that_end_in_order_with_their_sandbox_are_reset_too() {
     let world = World::new().await;
     let sandbox = world.sandbox();
     world.raw_port(8080, move |mut stream| {
-        let cut = sandbox.cut().clone();
+        let cut = sandbox.cut();
         async move {
             take_request(&mut stream).await;
             // Without a length: its end is the connection's.

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     front_door::FrontDoor,
-    sandbox::{Registry, Sandbox, SandboxId},
+    sandbox::{Registry, Sandbox, SandboxId, testing},
     serve::{Entrance, Limits, run_within},
 };
 
@@ -58,11 +58,12 @@ impl World {
 
     async fn behind(limits: Limits, secure: Option<Entrance>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Arc::new(Registry::default());
+        let sandboxes = testing::sandboxes(dir.path(), &Arc::default(), testing::rules());
+        let registry = sandboxes.registry().clone();
         let id = SandboxId::random();
         insert(&registry, id, dir.path());
         let control = Router::new().fallback(async || (http::StatusCode::OK, "control plane"));
-        let door = FrontDoor::new(registry.clone(), None, control);
+        let door = FrontDoor::new(sandboxes, None, control);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
