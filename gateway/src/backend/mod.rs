@@ -6,6 +6,10 @@
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
+/// What of it is no system call is tested on every system.
+#[cfg(all(test, not(target_os = "freebsd")))]
+#[allow(dead_code)] // What uses it is compiled for FreeBSD only.
+mod jail;
 mod memory;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
