@@ -12,13 +12,22 @@ mod freeze;
 mod furniture;
 mod holding;
 mod limits;
-mod net;
+mod net_abi;
+mod net_slot;
+mod pf;
 mod plan;
 mod probe;
+mod program;
 mod turns;
 mod zfs;
 
 #[cfg(target_os = "freebsd")]
 mod host;
+#[cfg(target_os = "freebsd")]
+mod net;
+#[cfg(target_os = "freebsd")]
+mod net_sys;
+#[cfg(target_os = "freebsd")]
+mod pf_run;
 #[cfg(target_os = "freebsd")]
 pub use host::{Host, return_memory};
