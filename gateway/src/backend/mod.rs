@@ -42,6 +42,15 @@ pub enum NetworkMode {
     None,
     /// A stack of its own, outbound by NAT.
     Nat,
+    /// The host's stack, loopback included: for development.
+    Inherit,
+}
+
+impl NetworkMode {
+    /// Whether the backend of this program has it.
+    pub fn is_there(self) -> bool {
+        self != Self::Inherit || cfg!(target_os = "freebsd")
+    }
 }
 
 /// What a backend needs to know of the gateway it works for.

@@ -6,19 +6,32 @@
 //! What is decided (the plan of a create, the rules, whom a freeze stops next) is free of system
 //! calls and tested on every system; what only FreeBSD can do is compiled there alone.
 
-mod devfs;
+mod devfs_rules;
 mod error;
 mod freeze;
 mod furniture;
 mod holding;
 mod limits;
-mod net;
+mod net_abi;
+mod net_slot;
+mod pf;
 mod plan;
-mod probe;
+mod probe_checks;
+mod program;
 mod turns;
 mod zfs;
 
 #[cfg(target_os = "freebsd")]
+mod devfs;
+#[cfg(target_os = "freebsd")]
 mod host;
+#[cfg(target_os = "freebsd")]
+mod net;
+#[cfg(target_os = "freebsd")]
+mod net_sys;
+#[cfg(target_os = "freebsd")]
+mod pf_run;
+#[cfg(target_os = "freebsd")]
+mod probe;
 #[cfg(target_os = "freebsd")]
 pub use host::{Host, return_memory};
