@@ -20,6 +20,7 @@ mod probe_checks;
 mod program;
 mod turns;
 mod zfs;
+mod zfs_names;
 
 #[cfg(target_os = "freebsd")]
 mod cpus;
