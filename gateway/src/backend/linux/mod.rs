@@ -240,6 +240,9 @@ impl Inner {
 
     async fn make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
         let id = spec.id;
+        if !spec.network.is_there() {
+            return Err(Error::Unsupported("on Linux a sandbox's network is nat or none".into()));
+        }
         if self.cgroups.exists(id) || self.taken.lock().contains_key(&id) {
             return Err(Error::Unsupported(format!("sandbox {id} is there already")));
         }
