@@ -23,9 +23,21 @@ mod zfs;
 mod zfs_names;
 
 #[cfg(target_os = "freebsd")]
+mod cpus;
+#[cfg(target_os = "freebsd")]
 mod devfs;
 #[cfg(target_os = "freebsd")]
+mod ending;
+#[cfg(target_os = "freebsd")]
+mod entry;
+#[cfg(target_os = "freebsd")]
+mod first;
+#[cfg(target_os = "freebsd")]
+mod freezing;
+#[cfg(target_os = "freebsd")]
 mod host;
+#[cfg(target_os = "freebsd")]
+mod making;
 #[cfg(target_os = "freebsd")]
 mod net;
 #[cfg(target_os = "freebsd")]
@@ -34,5 +46,7 @@ mod net_sys;
 mod pf_run;
 #[cfg(target_os = "freebsd")]
 mod probe;
+#[cfg(target_os = "freebsd")]
+mod spawn;
 #[cfg(target_os = "freebsd")]
 pub use host::{Host, return_memory};
