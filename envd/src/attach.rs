@@ -6,21 +6,19 @@ use std::os::fd::BorrowedFd;
 use crate::{
     control::{Descriptors, Failure},
     os,
-    wire::{Attach, Spec},
+    wire::Spec,
 };
 
 /// Called once, on the only thread, before anything else is started.
 ///
 /// # Errors
-/// The step that failed; the process is then good for nothing but to say so and end.
+/// The step that failed, or that the spec is for another system; the process is then good for nothing but to say so and end.
 pub(crate) fn enter(
     spec: &Spec,
     descriptors: &mut Descriptors,
     control: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    match &spec.attach {
-        Attach::Linux(linux) => os::attach::enter(linux, descriptors, control),
-    }
+    os::attach::enter(&spec.attach, descriptors, control)
 }
 
 /// Makes what the sandbox shows as free memory agree with `used` bytes in use. Cheap; does nothing

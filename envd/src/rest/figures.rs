@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     control::Descriptors,
-    wire::{Attach, Descriptor, Spec},
+    wire::{Descriptor, Spec},
 };
 
 #[derive(Debug, Serialize)]
@@ -42,13 +42,12 @@ pub(crate) struct Gauges {
 
 impl Gauges {
     pub(crate) fn new(spec: &Spec, descriptors: &mut Descriptors) -> Self {
-        let Attach::Linux(limits) = &spec.attach;
         let memory = descriptors.take(Descriptor::MemoryUsage).map(File::from);
         let cpu = descriptors.take(Descriptor::CpuUsage).map(File::from);
         let start = cpu.as_ref().and_then(|file| cpu_nanoseconds(file).ok()).unwrap_or_default();
         Self {
-            cpus: limits.cpus.len(),
-            memory: memory.map(|file| (limits.memory_bytes, file)),
+            cpus: spec.attach.cpus().len(),
+            memory: memory.map(|file| (spec.attach.memory_bytes(), file)),
             cpu,
             last: Mutex::new((Instant::now(), start)),
         }
