@@ -16,14 +16,18 @@ use nix::{
     net::if_::InterfaceFlags,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
-use rctl_sys::jail::Jid;
+use rctl_sys::{
+    abi::{
+        IFF_UP, SIOCAIFADDR, SIOCAIFGROUP, SIOCDIFADDR, SIOCGIFFLAGS, SIOCIFCREATE2, SIOCIFDESTROY,
+        SIOCSIFDESCR, SIOCSIFFLAGS, SIOCSIFVNET,
+    },
+    jail::Jid,
+};
 
 use super::{
     error::{Call, Kernel},
     net_abi::{
-        AliasRequest, Buffer, GroupRequest, IFF_UP, InterfaceRequest, InterfaceValue, SIOCAIFADDR,
-        SIOCAIFGROUP, SIOCDIFADDR, SIOCGIFFLAGS, SIOCIFCREATE2, SIOCIFDESTROY, SIOCSIFDESCR,
-        SIOCSIFFLAGS, SIOCSIFVNET, SocketAddress,
+        AliasRequest, Buffer, GroupRequest, InterfaceRequest, InterfaceValue, SocketAddress,
     },
     net_slot::{self, PREFIX, RUN, Slot},
     pf::{Interface, Tag},
