@@ -13,6 +13,9 @@ pub(crate) mod attach;
 mod child;
 mod closing;
 mod handed;
+#[cfg(any(target_os = "freebsd", test))]
+#[path = "freebsd_layout.rs"]
+mod layout;
 mod ready;
 mod rights;
 #[cfg_attr(target_os = "linux", path = "linux_spawner.rs")]
@@ -23,7 +26,7 @@ mod terminal;
 pub(crate) use child::{Exit, Plan, Standard, Step, fork, reap, verdict};
 pub(crate) use closing::close_elsewhere;
 pub use handed::Handed;
-pub(crate) use host::{Affinity, adopt_orphans, lean_allocator, open_at_once};
+pub(crate) use host::{Affinity, adopt_orphans, lean_allocator, open_at_once, used};
 pub(crate) use ready::watch;
 pub(crate) use rights::{inherited, receive, send};
 pub(crate) use spawner::become_first_process;
