@@ -6,9 +6,13 @@
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
+/// What of it is no system call is tested on every system.
+#[cfg(all(test, not(target_os = "freebsd")))]
+#[allow(dead_code)] // What uses it is compiled for FreeBSD only.
+mod jail;
 mod memory;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use envd::wire::Init;
@@ -38,6 +42,15 @@ pub enum NetworkMode {
     None,
     /// A stack of its own, outbound by NAT.
     Nat,
+    /// The host's stack, loopback included: for development.
+    Inherit,
+}
+
+impl NetworkMode {
+    /// Whether the backend of this program has it.
+    pub fn is_there(self) -> bool {
+        self != Self::Inherit || cfg!(target_os = "freebsd")
+    }
 }
 
 /// What a backend needs to know of the gateway it works for.
@@ -64,6 +77,18 @@ pub struct CellSpec {
 pub struct Cell {
     /// Cancelled when the sandbox's first process has ended, whoever ended it.
     pub ended: CancellationToken,
+}
+
+/// What the kernel has counted for one sandbox, envd included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// Since it was made, of all its processes, those that have ended too.
+    pub cpu: Duration,
+    /// Percent of one core, as the kernel averages it; `None` where it has no such figure (Linux).
+    pub cpu_percent: Option<f64>,
+    pub memory_bytes: u64,
+    /// As [`Limits::processes`] counts them: with their threads on Linux.
+    pub processes: u64,
 }
 
 /// One line of `coppice doctor`.
@@ -97,7 +122,7 @@ pub enum Error {
     #[error("envd could not {step}: {message}")]
     Attach { step: String, message: String },
     #[error("{0} did not finish within {1:?}")]
-    Timeout(&'static str, std::time::Duration),
+    Timeout(&'static str, Duration),
     #[error("no room for another sandbox: {0}")]
     Full(String),
     #[error("{0}")]
@@ -140,6 +165,22 @@ pub trait Backend: Send + Sync + 'static {
     /// Finds a sandbox that lived through a restart of the gateway; `None` when its first process
     /// is gone.
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error>;
+
+    /// Stops every process of a sandbox where it is, envd included; when it returns nothing of it
+    /// runs. Idempotent. What its user had stopped stays stopped after `thaw`. On error the
+    /// sandbox runs on.
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error>;
+
+    /// Lets a frozen sandbox go on. Idempotent. One that is frozen can be stopped and destroyed
+    /// as it is.
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error>;
+
+    /// Whether it is frozen, from the kernel (for adoption after a restart).
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error>;
+
+    /// What the kernel has counted, for all sandboxes of this data directory in one sweep. No
+    /// child process.
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error>;
 
     /// Memory (bytes) a sandbox has at present, all of its processes together.
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error>;

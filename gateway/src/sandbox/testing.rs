@@ -1,7 +1,7 @@
 //! A backend without a kernel, for the paths of an error and for the protocol's shapes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Facts, Inside, PoolRules, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode},
+    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode, Usage},
     template::{FindError, Template},
 };
 
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) struct TestBackend {
     pub(crate) cells: Mutex<HashMap<SandboxId, CancellationToken>>,
     pub(crate) specs: Mutex<Vec<CellSpec>>,
+    frozen: Mutex<HashSet<SandboxId>>,
     /// So many of the next calls fail.
     pub(crate) failing_creates: AtomicUsize,
     pub(crate) failing_stops: AtomicUsize,
@@ -99,12 +100,37 @@ impl Backend for TestBackend {
     async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
         fails(&self.failing_destroys)?;
         self.cells.lock().remove(&id);
+        self.frozen.lock().remove(&id);
         Ok(())
     }
 
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
         let ended = self.cells.lock().get(&id).cloned();
         Ok(ended.filter(|e| !e.is_cancelled()).map(|ended| Cell { ended }))
+    }
+
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
+        self.frozen.lock().insert(id);
+        Ok(())
+    }
+
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
+        self.frozen.lock().remove(&id);
+        Ok(())
+    }
+
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
+        Ok(self.frozen.lock().contains(&id))
+    }
+
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
+        let usage = Usage {
+            cpu: Duration::ZERO,
+            cpu_percent: None,
+            memory_bytes: self.memory_used.load(Ordering::SeqCst) as u64,
+            processes: 1,
+        };
+        Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
     }
 
     async fn memory_used(&self, _id: SandboxId) -> Result<u64, Error> {

@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 use super::{
     cgroup_plan::{Controller, Hierarchy, Plan, Version, v2_mount},
     error::Call,
-    mountinfo,
+    freezer::Freezer,
+    mountinfo, usage,
 };
 use crate::{
     backend::{Error, Limits},
@@ -102,33 +103,54 @@ impl Cgroups {
             }
         }
         let memory_usage = open(&self.memory_file(id, "user")?, false)?;
-        let cpu_file = match (&self.plan.cpuacct, self.plan.v2()) {
-            (None, Some(v2)) => self.cell(v2, id).join("user/cpu.stat"),
-            (cpuacct, _) => {
-                let mount = cpuacct.as_deref().unwrap_or(Path::new("/sys/fs/cgroup/cpuacct"));
-                mount.join(&self.parent).join(id.cell_name()).join("user/cpuacct.usage")
-            }
-        };
-        let cpu_usage = open(&cpu_file, false)?;
+        let cpu_usage = open(&self.cpu_file(id, "user"), false)?;
         Ok(Group { envd, envd_v1, user_procs, memory_usage, cpu_usage })
     }
 
     /// What is charged to envd and to all else of a sandbox (bytes).
     pub(super) fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
         let mut used = 0_u64;
-        for leaf in LEAVES {
-            let path = self.memory_file(id, leaf)?;
+        for path in self.memory_files(id)? {
             let text = fs::read_to_string(&path).call("read", path.display())?;
             used = used.saturating_add(text.trim().parse().unwrap_or_default());
         }
         Ok(used)
     }
 
+    /// v2's of all hierarchies, where it is mounted.
+    pub(super) fn freezer(&self, id: SandboxId) -> Result<Freezer, Error> {
+        let v2 = self.plan.v2().ok_or_else(|| {
+            Error::Unsupported("sandboxes cannot be frozen here: there is no cgroup v2".into())
+        })?;
+        Ok(Freezer { cgroup: self.cell(v2, id) })
+    }
+
+    pub(super) fn usage_files(&self, id: SandboxId) -> Result<usage::Files, Error> {
+        let pids = self.hierarchy(Controller::Pids)?;
+        Ok(usage::Files {
+            cpu: self.cpu_file(id, ""),
+            processes: self.cell(pids, id).join("pids.current"),
+            memory: self.memory_files(id)?,
+        })
+    }
+
+    /// Of a leaf, or of the sandbox as a whole.
+    fn cpu_file(&self, id: SandboxId, leaf: &str) -> PathBuf {
+        match (&self.plan.cpuacct, self.plan.v2()) {
+            (None, Some(v2)) => self.cell(v2, id).join(leaf).join("cpu.stat"),
+            (cpuacct, _) => {
+                let mount = cpuacct.as_deref().unwrap_or(Path::new("/sys/fs/cgroup/cpuacct"));
+                mount.join(&self.parent).join(id.cell_name()).join(leaf).join("cpuacct.usage")
+            }
+        }
+    }
+
+    fn memory_files(&self, id: SandboxId) -> Result<Vec<PathBuf>, Error> {
+        LEAVES.into_iter().map(|leaf| self.memory_file(id, leaf)).collect()
+    }
+
     fn memory_file(&self, id: SandboxId, leaf: &str) -> Result<PathBuf, Error> {
-        let memory = self
-            .plan
-            .of(Controller::Memory)
-            .ok_or_else(|| Error::Unsupported("no memory controller".into()))?;
+        let memory = self.hierarchy(Controller::Memory)?;
         let file = match memory.version {
             Version::V1 => "memory.usage_in_bytes",
             Version::V2 => "memory.current",
@@ -224,6 +246,11 @@ impl Cgroups {
         &self.parent
     }
 
+    fn hierarchy(&self, controller: Controller) -> Result<&Hierarchy, Error> {
+        let missing = || Error::Unsupported(format!("no {} controller", controller.name()));
+        self.plan.of(controller).ok_or_else(missing)
+    }
+
     fn cell(&self, hierarchy: &Hierarchy, id: SandboxId) -> PathBuf {
         hierarchy.mount.join(&self.parent).join(id.cell_name())
     }
@@ -243,7 +270,7 @@ fn processes(cgroup: &Path) -> io::Result<Vec<i32>> {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 

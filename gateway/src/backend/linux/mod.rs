@@ -10,6 +10,7 @@ mod cgroup;
 mod cgroup_plan;
 mod error;
 mod forwarding;
+mod freezer;
 mod guard;
 mod idmap;
 mod joining;
@@ -24,9 +25,10 @@ mod spawner;
 mod spreading;
 mod turns;
 mod upper;
+mod usage;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
@@ -58,7 +60,7 @@ use self::{
     spawner::Spawner,
     turns::Turns,
 };
-use super::{Backend, Cell, CellSpec, Check, Error, Settings};
+use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage};
 use crate::sandbox::SandboxId;
 pub use allocator::return_memory;
 
@@ -169,6 +171,26 @@ impl Backend for Host {
         first.call("look for the first process of", id)?.map(|pidfd| watch(id, pidfd)).transpose()
     }
 
+    /// Waits for no turn: an end cuts in.
+    async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
+        let freezer = self.0.cgroups.freezer(id)?;
+        blocking(move || freezer.freeze()).await
+    }
+
+    async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
+        let freezer = self.0.cgroups.freezer(id)?;
+        blocking(move || freezer.thaw()).await
+    }
+
+    async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
+        self.0.cgroups.freezer(id)?.frozen()
+    }
+
+    async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || usage::sweep(&inner.cgroups)).await
+    }
+
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
         self.0.cgroups.memory_used(id)
     }
@@ -218,6 +240,9 @@ impl Inner {
 
     async fn make(self: &Arc<Self>, spec: CellSpec) -> Result<Cell, Error> {
         let id = spec.id;
+        if !spec.network.is_there() {
+            return Err(Error::Unsupported("on Linux a sandbox's network is nat or none".into()));
+        }
         if self.cgroups.exists(id) || self.taken.lock().contains_key(&id) {
             return Err(Error::Unsupported(format!("sandbox {id} is there already")));
         }
