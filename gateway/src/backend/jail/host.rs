@@ -128,14 +128,14 @@ impl Backend for Host {
         tokio::spawn(async move {
             let id = spec.id;
             let _place = host.0.making.acquire().await;
-            let made = match host.turn(id, move |inner| inner.make(&spec)).await {
-                Ok(process) => host.watch(id, process.pid, Some(process)),
-                Err(error) => Err(error),
-            };
-            if let Err(Ok(_)) = tell.send(made)
-                && let Err(error) = host.destroy(id).await
-            {
-                error!(sandbox = %id, %error, "could not end a sandbox that nobody waits for");
+            let made = host.turn(id, move |inner| inner.make(&spec)).await;
+            let there = made.is_ok();
+            let cell = made.and_then(|process| host.watch(id, process.pid, Some(process)));
+            if there && cell.is_err() {
+                host.destroy_or_log(id).await;
+            }
+            if let Err(Ok(_)) = tell.send(cell) {
+                host.destroy_or_log(id).await;
             }
         });
         told.await.map_err(std::io::Error::other).call("make", "sandbox")?
@@ -215,6 +215,12 @@ impl Backend for Host {
 }
 
 impl Host {
+    async fn destroy_or_log(&self, id: SandboxId) {
+        if let Err(error) = self.destroy(id).await {
+            error!(sandbox = %id, %error, "could not end a sandbox that nobody has");
+        }
+    }
+
     fn watch(&self, id: SandboxId, pid: i32, ours: Option<Arc<Process>>) -> Result<Cell, Error> {
         let ended = CancellationToken::new();
         let target = format!("EVFILT_PROC of pid {pid}, sandbox {id}");

@@ -223,8 +223,6 @@ unsafe fn run(plan: &Plan) -> ! {
         // A directory that stays open over jail_attach(2) is a way out.
         must(c"chdir", libc::chdir(c"/".as_ptr()));
         must(c"setsid", libc::setsid());
-        // FreeBSD: a new session keeps the login name, which is that of whoever started us.
-        must(c"setlogin", libc::setlogin(c"root".as_ptr()));
         libc::umask(0o022);
         for signal in 1..=126 {
             libc::signal(signal, libc::SIG_DFL);
