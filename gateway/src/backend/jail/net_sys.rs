@@ -69,10 +69,15 @@ pub(super) fn make_pair(slot: Slot, tag: &Tag, note: &str) -> Result<(), Error> 
         .call("ioctl SIOCAIFGROUP", format!("{outside} {group}"))
 }
 
-/// Gives the host's end its address and lets it speak. Idempotent.
+/// Gives the host's end its address and lets it speak, unless it does: an address that is given
+/// anew is away for a moment.
 pub(super) fn open(slot: Slot) -> Result<(), Error> {
-    add_address(&slot.outside(), slot.gateway(), PREFIX)?;
-    set_up(&slot.outside(), true)
+    let outside = slot.outside();
+    if flags(&outside)?.0 & IFF_UP != 0 {
+        return Ok(());
+    }
+    add_address(&outside, slot.gateway(), PREFIX)?;
+    set_up(&outside, true)
 }
 
 /// Has it say and hear nothing. Idempotent.
@@ -115,13 +120,17 @@ fn add_address(interface: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Err
 }
 
 fn set_up(interface: &str, up: bool) -> Result<(), Error> {
-    let mut request = InterfaceRequest::named(interface);
-    ask(SIOCGIFFLAGS, &mut request).call("ioctl SIOCGIFFLAGS", interface)?;
-    // SAFETY: the kernel has answered with flags, which any bits are.
-    let flags = unsafe { &mut request.value().flags };
-    flags[0] = if up { flags[0] | IFF_UP } else { flags[0] & !IFF_UP };
+    let (low, high) = flags(interface)?;
+    let low = if up { low | IFF_UP } else { low & !IFF_UP };
+    let mut request = InterfaceRequest::new(interface, InterfaceValue { flags: [low, high] });
     let what = if up { "up" } else { "down" };
     ask(SIOCSIFFLAGS, &mut request).call("ioctl SIOCSIFFLAGS", format!("{interface} {what}"))
+}
+
+fn flags(interface: &str) -> Result<(u16, u16), Error> {
+    let mut request = InterfaceRequest::named(interface);
+    ask(SIOCGIFFLAGS, &mut request).call("ioctl SIOCGIFFLAGS", interface)?;
+    Ok(request.flags())
 }
 
 fn ask<T>(number: u64, request: &mut T) -> io::Result<()> {
