@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,7 +28,7 @@ use super::{
     net::Network,
     plan::{self, Decided, Root},
     probe,
-    spawn::{Image, Process},
+    spawn::{self, Image, Process},
     turns::Turns,
     zfs::Zfs,
 };
@@ -46,7 +46,8 @@ pub struct Host(Arc<Inner>);
 
 pub(super) struct Inner {
     settings: Settings,
-    pub(super) image: Image,
+    /// From `prepare` on: whoever only looks the host over leaves nothing in it.
+    image: OnceLock<Image>,
     pub(super) network: Network,
     /// `None` where the data directory is not on ZFS.
     pub(super) zfs: Option<Zfs>,
@@ -65,7 +66,7 @@ impl Host {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let cpus = cpus::ours()?;
         Ok(Self(Arc::new(Inner {
-            image: Image::take(&settings.data_dir)?,
+            image: OnceLock::new(),
             network: Network::new(&settings),
             zfs: Zfs::detect(&settings)?,
             turns: Turns::default(),
@@ -107,7 +108,14 @@ impl Backend for Host {
                         .into(),
                 ));
             }
+            spawn::keep_private()?;
+            if inner.image.get().is_none() {
+                let _ = inner.image.set(Image::take(&inner.settings.data_dir)?);
+            }
             devfs::prepare()?;
+            if let Some(zfs) = &inner.zfs {
+                zfs.prepare()?;
+            }
             inner.network.prepare()
         });
         prepared.await
@@ -218,6 +226,10 @@ impl Host {
 }
 
 impl Inner {
+    pub(super) fn image(&self) -> Result<&Image, Error> {
+        self.image.get().ok_or_else(|| Error::Unsupported("the host was not made ready".into()))
+    }
+
     /// Returns its envd when that serves. On error nothing is left. Blocks.
     fn make(&self, spec: &CellSpec) -> Result<Arc<Process>, Error> {
         let id = spec.id;
@@ -255,7 +267,7 @@ impl Inner {
         };
         let layer = layer.clone();
         let root = match self.zfs.as_ref().filter(|zfs| zfs.has(&layer)) {
-            Some(zfs) => Root::Clone { layer, dataset: zfs.dataset(spec.id) },
+            Some(zfs) => Root::Clone { dataset: zfs.dataset(&layer, spec.id)?, layer },
             None => Root::Thin { entries: furniture::entries(&layer)?, layer },
         };
         Ok(Decided {

@@ -88,7 +88,7 @@ impl Acts for Making<'_> {
                 let cpus = std::mem::take(&mut self.cpus);
                 let attach = entry::attach(spec, jid, cpus, self.network.take());
                 let inner = &self.inner;
-                let process = entry::enter(&inner.image, self.directory, spec, attach, jid)?;
+                let process = entry::enter(inner.image()?, self.directory, spec, attach, jid)?;
                 inner.children.lock().insert(self.id, Arc::clone(&process));
                 self.envd = Some(process);
                 Ok(())
