@@ -68,9 +68,9 @@ impl Filter {
         let closed = looked.err().map(|error| error.to_string());
         match (&closed, &seen.closed) {
             (Some(why), before) if before.as_ref() != Some(why) => {
-                error!("links of sandboxes are down: {why}");
+                warn!("no sandbox has a network, as its links are down: {why}");
             }
-            (None, Some(_)) => info!("the packet filter holds, links of sandboxes may be up"),
+            (None, Some(_)) => info!("the packet filter holds: sandboxes have their network"),
             _ => {}
         }
         seen.closed = closed;
