@@ -32,13 +32,14 @@ pub(super) fn run(arguments: &[&str], input: &str, patience: Duration) -> Result
 pub(super) fn pipe(from: &[&str], to: &[&str], patience: Duration) -> Result<(), Error> {
     let mut first = Running::start(from, Stdio::piped())?;
     let output = first.child.stdout.take().map_or_else(Stdio::null, Stdio::from);
-    let second = match Running::start(to, output) {
+    let mut second = match Running::start(to, output) {
         Ok(second) => second,
         Err(error) => {
             end(&mut first.child);
             return Err(error);
         }
     };
+    second.output = second.child.stdout.take().map(collect);
     // Both are waited for whatever becomes of either: the one that failed says why.
     let second = second.finish("", patience);
     let first = first.finish("", DRAIN);
