@@ -21,8 +21,8 @@ pub(crate) fn enter(
     os::attach::enter(&spec.attach, descriptors, control)
 }
 
-/// Makes what the sandbox shows as free memory agree with `used` bytes in use. Cheap; does nothing
-/// where the kernel shows it by itself.
-pub(crate) fn refresh_meminfo(used: u64) {
+/// Makes what the sandbox shows as free memory agree with the bytes `used`. Cheap; does nothing, nor
+/// asks, where the kernel shows it by itself.
+pub(crate) fn refresh_meminfo(used: impl FnOnce() -> Option<u64>) {
     os::attach::refresh_meminfo(used);
 }

@@ -1,9 +1,9 @@
 //! What the gateway and its envd say to each other; never seen by a client.
 //!
 //! * **Control socket** (descriptor [`CONTROL_FD`] of a fresh envd, a stream pair). The gateway
-//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and one
-//!   more byte when the link is there, if the sandbox has one; envd
-//!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
+//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and on
+//!   Linux one more byte when the link is there, if the sandbox has one (a jail's is there before);
+//!   envd answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
 //! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
 //!   stream pair). It says with one byte that it is ready. The gateway sends one byte with the

@@ -52,6 +52,16 @@ pub const HEADERS: &[&str] = &[
     "sys/sysctl.h",
     "sys/time.h",
     "sys/user.h",
+    // The gateway's: interfaces, devices, modules.
+    "sys/queue.h",
+    "sys/socket.h",
+    "sys/sockio.h",
+    "sys/linker.h",
+    "sys/module.h",
+    "net/if.h",
+    "netinet/in.h",
+    "netinet/in_var.h",
+    "fs/devfs/devfs.h",
 ];
 
 macro_rules! constants {
@@ -107,6 +117,32 @@ constants! {
     /// With the terminating NUL: the longest name of a login class.
     MAXLOGNAME: usize = 33;
     MAXPATHLEN: usize = 1024;
+
+    // netintro(4), sys/sockio.h
+    SIOCSIFFLAGS: u64 = 0x8020_6910;
+    SIOCGIFFLAGS: u64 = 0xc020_6911;
+    SIOCDIFADDR: u64 = 0x8020_6919;
+    SIOCSIFDESCR: u64 = 0x8020_6929;
+    SIOCAIFADDR: u64 = 0x8044_692b;
+    SIOCSIFVNET: u64 = 0xc020_695a;
+    SIOCIFDESTROY: u64 = 0x8020_6979;
+    SIOCIFCREATE2: u64 = 0xc020_697c;
+    SIOCAIFGROUP: u64 = 0x8028_6987;
+    /// With the terminating NUL: the longest name of an interface, and of a group of them.
+    IFNAMSIZ: usize = 16;
+    IFF_UP: u16 = 1;
+
+    // devfs(8), fs/devfs/devfs.h
+    DEVFSIO_RADD: u64 = 0xc0ec_4400;
+    DEVFSIO_RDEL: u64 = 0x8004_4401;
+    DEVFSIO_RGETNEXT: u64 = 0xc0ec_4404;
+    DEVFS_MAGIC: u32 = 0xdb0a_087a;
+    /// With the terminating NUL: the longest pattern of a rule.
+    DEVFS_MAXPTRNLEN: usize = 200;
+    DRC_PATHPTRN: i32 = 0x002;
+    DRA_BACTS: i32 = 0x001;
+    DRB_HIDE: i32 = 0x001;
+    DRB_UNHIDE: i32 = 0x002;
 }
 
 /// `COMMLEN` and a NUL.
@@ -163,6 +199,49 @@ offsets! {
         F_MNTFROMNAME = f_mntfromname: [u8; MNAMELEN], 296;
         F_MNTONNAME = f_mntonname: [u8; MNAMELEN], 1320;
     }
+    "struct ifreq" IFREQ_SIZE = 32 {
+        IFR_NAME = ifr_name: [u8; IFNAMSIZ], 0;
+        // Of a union.
+        IFR_FLAGS = ifr_flags: u16, 16;
+        IFR_JID = ifr_jid: i32, 16;
+        IFR_ADDR = ifr_addr: [u8; 16], 16;
+        IFR_BUFFER = ifr_buffer: [usize; 2], 16;
+    }
+    "struct ifreq_buffer" IFREQ_BUFFER_SIZE = 16 {
+        IFR_BUFFER_LENGTH = length: usize, 0;
+        IFR_BUFFER_START = buffer: usize, 8;
+    }
+    "struct in_aliasreq" IN_ALIASREQ_SIZE = 68 {
+        IFRA_NAME = ifra_name: [u8; IFNAMSIZ], 0;
+        IFRA_ADDR = ifra_addr: [u8; SOCKADDR_IN_SIZE], 16;
+        IFRA_BROADADDR = ifra_broadaddr: [u8; SOCKADDR_IN_SIZE], 32;
+        IFRA_MASK = ifra_mask: [u8; SOCKADDR_IN_SIZE], 48;
+        IFRA_VHID = ifra_vhid: i32, 64;
+    }
+    "struct sockaddr_in" SOCKADDR_IN_SIZE = 16 {
+        SIN_LEN = sin_len: u8, 0;
+        SIN_FAMILY = sin_family: u8, 1;
+        SIN_PORT = sin_port: u16, 2;
+        SIN_ADDR = sin_addr: [u8; 4], 4;
+    }
+    "struct ifgroupreq" IFGROUPREQ_SIZE = 40 {
+        IFGR_NAME = ifgr_name: [u8; IFNAMSIZ], 0;
+        IFGR_LEN = ifgr_len: u32, 16;
+        IFGR_GROUP = ifgr_group: [u8; IFNAMSIZ], 24;
+    }
+    "struct devfs_rule" DEVFS_RULE_SIZE = 236 {
+        DR_MAGIC = dr_magic: u32, 0;
+        DR_ID = dr_id: u32, 4;
+        DR_ICOND = dr_icond: i32, 8;
+        DR_DSWFLAGS = dr_dswflags: i32, 12;
+        DR_PATHPTRN = dr_pathptrn: [u8; DEVFS_MAXPTRNLEN], 16;
+        DR_IACTS = dr_iacts: i32, 216;
+        DR_BACTS = dr_bacts: i32, 220;
+        DR_UID = dr_uid: u32, 224;
+        DR_GID = dr_gid: u32, 228;
+        DR_MODE = dr_mode: u16, 232;
+        DR_INCSET = dr_incset: u16, 234;
+    }
     "struct timeval" TIMEVAL_SIZE = 16 {
         TV_SEC = tv_sec: i64, 0;
         TV_USEC = tv_usec: i64, 8;
@@ -199,4 +278,7 @@ prototypes! {
     "int" statfs "(const char *, struct statfs *)";
     "int" sysctl "(const int *, unsigned int, void *, size_t *, const void *, size_t)";
     "int" sysctlbyname "(const char *, void *, size_t *, const void *, size_t)";
+    // modfind(2), kldload(2)
+    "int" modfind "(const char *)";
+    "int" kldload "(const char *)";
 }

@@ -18,4 +18,3 @@ mod sys;
 pub mod sysctl;
 
 pub use error::Error;
-pub use sysctl::racct_enabled;

@@ -35,15 +35,12 @@ pub fn integer(name: &str) -> Result<Option<i64>, Error> {
 }
 
 /// Whether the kernel keeps resource accounts: the loader tunable `kern.racct.enable`, racct(4).
+/// `None` when it was built without `options RACCT`.
 ///
 /// # Errors
-/// `ENOENT` when the kernel was built without `options RACCT`.
-pub fn racct_enabled() -> Result<bool, Error> {
-    let name = "kern.racct.enable";
-    match integer(name)? {
-        Some(value) => Ok(value != 0),
-        None => Err(Error::new("sysctlbyname", name, io::Error::from_raw_os_error(libc::ENOENT))),
-    }
+/// As sysctl(3) says.
+pub fn racct_enabled() -> Result<Option<bool>, Error> {
+    Ok(integer("kern.racct.enable")?.map(|value| value != 0))
 }
 
 /// Whether the kernel has a feature, such as `vimage`, `racct` or `rctl`: `kern.features`.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{sandbox::SandboxId, template::Template};
 
-pub use host::{Host, return_memory};
+pub use host::{Host, return_memory, unlock};
 pub use memory::{available_memory, disk_free, disk_size};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].

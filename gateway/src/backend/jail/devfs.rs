@@ -4,8 +4,10 @@
 
 use std::{fs::File, io, os::fd::AsRawFd, ptr};
 
+use rctl_sys::abi::{DEVFSIO_RADD, DEVFSIO_RDEL, DEVFSIO_RGETNEXT};
+
 use super::{
-    devfs_rules::{DEVFSIO_RADD, DEVFSIO_RDEL, DEVFSIO_RGETNEXT, RULESET, Rule, rules},
+    devfs_rules::{RULESET, Rule, rules},
     error::Call,
 };
 use crate::backend::Error;

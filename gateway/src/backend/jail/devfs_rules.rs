@@ -4,7 +4,11 @@
 //! once `/etc/rc.d/devfs` has run. What hides is a property of the mount: devfs(5) applies the
 //! ruleset it is mounted with (`ruleset=`) to all it ever shows.
 
-use super::net_abi::{read_write, write};
+use std::mem::offset_of;
+
+use rctl_sys::abi::{
+    self, DEVFS_MAGIC, DEVFS_MAXPTRNLEN, DRA_BACTS, DRB_HIDE, DRB_UNHIDE, DRC_PATHPTRN,
+};
 
 /// Far from those of `/etc/defaults/devfs.rules` (1 to 5) and what people number theirs.
 pub(super) const RULESET: u16 = 49_305;
@@ -15,18 +19,6 @@ const SHOWN: [&str; 15] = [
     "ctty", "ptmx", "pts", "pts/*",
 ];
 
-// fs/devfs/devfs.h
-const MAGIC: u32 = 0xdb0a_087a;
-const DRC_PATHPTRN: i32 = 2;
-const DRA_BACTS: i32 = 1;
-const DRB_HIDE: i32 = 1;
-const DRB_UNHIDE: i32 = 2;
-const PATTERN: usize = 200;
-
-pub(super) const DEVFSIO_RADD: u64 = read_write::<Rule>(b'D', 0);
-pub(super) const DEVFSIO_RDEL: u64 = write::<u32>(b'D', 1);
-pub(super) const DEVFSIO_RGETNEXT: u64 = read_write::<Rule>(b'D', 4);
-
 /// `struct devfs_rule`
 #[repr(C)]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +27,7 @@ pub(super) struct Rule {
     id: u32,
     conditions: i32,
     driver_flags: i32,
-    pattern: [u8; PATTERN],
+    pattern: [u8; DEVFS_MAXPTRNLEN],
     actions: i32,
     visibility: i32,
     uid: u32,
@@ -44,15 +36,31 @@ pub(super) struct Rule {
     included: u16,
 }
 
+// What the headers say, which `abi` is checked against.
+const _: () = {
+    assert!(size_of::<Rule>() == abi::DEVFS_RULE_SIZE);
+    assert!(offset_of!(Rule, magic) == abi::DR_MAGIC);
+    assert!(offset_of!(Rule, id) == abi::DR_ID);
+    assert!(offset_of!(Rule, conditions) == abi::DR_ICOND);
+    assert!(offset_of!(Rule, driver_flags) == abi::DR_DSWFLAGS);
+    assert!(offset_of!(Rule, pattern) == abi::DR_PATHPTRN);
+    assert!(offset_of!(Rule, actions) == abi::DR_IACTS);
+    assert!(offset_of!(Rule, visibility) == abi::DR_BACTS);
+    assert!(offset_of!(Rule, uid) == abi::DR_UID);
+    assert!(offset_of!(Rule, gid) == abi::DR_GID);
+    assert!(offset_of!(Rule, mode) == abi::DR_MODE);
+    assert!(offset_of!(Rule, included) == abi::DR_INCSET);
+};
+
 impl Rule {
     /// With nothing but its number: what a request for the next one of our ruleset begins with.
     pub(super) fn after(number: u16) -> Self {
         Self {
-            magic: MAGIC,
+            magic: DEVFS_MAGIC,
             id: u32::from(RULESET) << 16 | u32::from(number),
             conditions: 0,
             driver_flags: 0,
-            pattern: [0; PATTERN],
+            pattern: [0; DEVFS_MAXPTRNLEN],
             actions: 0,
             visibility: 0,
             uid: 0,
@@ -89,8 +97,6 @@ pub(super) fn rules() -> Vec<Rule> {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::offset_of;
-
     use super::*;
 
     #[test]
@@ -116,17 +122,5 @@ mod tests {
         }
         let wildcards: Vec<&str> = SHOWN.into_iter().filter(|name| name.contains('*')).collect();
         assert_eq!(wildcards, ["fd/*", "pts/*"]);
-    }
-
-    /// As a C compiler made them of FreeBSD's headers.
-    #[test]
-    fn requests_and_rules_are_laid_out_as_in_the_headers() {
-        assert_eq!(DEVFSIO_RADD, 0xc0ec_4400);
-        assert_eq!(DEVFSIO_RDEL, 0x8004_4401);
-        assert_eq!(DEVFSIO_RGETNEXT, 0xc0ec_4404);
-        assert_eq!(size_of::<Rule>(), 236);
-        assert_eq!((offset_of!(Rule, pattern), offset_of!(Rule, actions)), (16, 216));
-        assert_eq!((offset_of!(Rule, visibility), offset_of!(Rule, uid)), (220, 224));
-        assert_eq!((offset_of!(Rule, mode), offset_of!(Rule, included)), (232, 234));
     }
 }

@@ -86,12 +86,6 @@ pub(super) fn send(pid: i32, signal: libc::c_int) -> Result<(), Error> {
     }
 }
 
-/// What is mounted below a sandbox's directory, in the order it was.
-fn mounted_below(directory: &Path) -> Result<Vec<Mounted>, Error> {
-    let all = mount::list().to("list what is mounted below", directory.display())?;
-    Ok(all.into_iter().filter(|mounted| mounted.path.starts_with(directory)).collect())
-}
-
 /// Unmounts all below a sandbox's directory, the last first. Blocks.
 ///
 /// By number rather than by path: what the path leads to is the sandbox's to say.
@@ -99,12 +93,12 @@ pub(super) fn unmount_all(directory: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + LEAVING;
     let mut pause = Duration::from_millis(1);
     loop {
-        let mounted = mounted_below(directory)?;
+        let mounted = mount::list_below(directory).to("list the mounts of", directory.display())?;
         if mounted.is_empty() {
             return Ok(());
         }
         let force = Instant::now() >= deadline;
-        for Mounted { fsid, path, .. } in mounted.iter().rev() {
+        for Mounted { fsid, path, .. } in &mounted {
             match mount::unmount_fsid(*fsid, force) {
                 Ok(()) => {}
                 Err(error) if error.errno() == Some(libc::EBUSY) && !force => break,
@@ -124,9 +118,9 @@ pub(super) fn unmount_all(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// The directories of sandboxes below which something is mounted.
+/// The names of the directories in `sandboxes` below which something is mounted.
 pub(super) fn with_mounts(sandboxes: &Path) -> Result<Vec<PathBuf>, Error> {
-    let all = mount::list().to("list what is mounted below", sandboxes.display())?;
+    let all = mount::list_below(sandboxes).to("list the mounts of", sandboxes.display())?;
     let below = all.into_iter().filter_map(|mounted| {
         let rest = mounted.path.strip_prefix(sandboxes).ok()?.to_owned();
         Some(PathBuf::from(rest.components().next()?.as_os_str()))

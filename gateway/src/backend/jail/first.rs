@@ -20,7 +20,10 @@ use rctl_sys::{
     process::{self, Identity, State},
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -68,7 +71,8 @@ pub(super) fn find(directory: &Path, jid: Jid) -> Result<Option<Identity>, Error
 }
 
 /// Cancels `ended` when the process has ended; `ours` is reaped then. Must be called within a
-/// runtime. False when it has ended already.
+/// runtime. False when it has ended and was reaped already; one that is only not reaped yet is
+/// told of at once (`filt_procattach` in sys/kern/kern_event.c).
 pub(super) fn watch(
     pid: i32,
     ours: Option<Arc<Process>>,
@@ -96,11 +100,11 @@ pub(super) fn watch(
     let queue = AsyncFd::with_interest(queue, Interest::READABLE)?;
     tokio::spawn(async move {
         // An error here means that the process can no longer be watched: as good as gone.
-        let _ = queue.readable().await;
-        if let Some(ours) = ours {
-            ours.reap();
-        }
+        let seen = queue.readable().await.is_ok();
         ended.cancel();
+        if let Some(ours) = ours.filter(|_| seen) {
+            spawn_blocking(move || ours.bury());
+        }
     });
     Ok(true)
 }

@@ -33,6 +33,8 @@ mod entry;
 #[cfg(target_os = "freebsd")]
 mod first;
 #[cfg(target_os = "freebsd")]
+mod flags;
+#[cfg(target_os = "freebsd")]
 mod freezing;
 #[cfg(target_os = "freebsd")]
 mod host;
@@ -48,5 +50,7 @@ mod pf_run;
 mod probe;
 #[cfg(target_os = "freebsd")]
 mod spawn;
+#[cfg(target_os = "freebsd")]
+pub use flags::unlock;
 #[cfg(target_os = "freebsd")]
 pub use host::{Host, return_memory};

@@ -1,48 +1,18 @@
-//! What the kernel is asked about interfaces with: requests of ioctl(2) and their structures, as
-//! netintro(4) and the headers `net/if.h`, `netinet/in_var.h` and `sys/sockio.h` of FreeBSD 13 to
-//! 15 have them. Asks nothing itself.
+//! What the kernel is asked about interfaces with: the structures of netintro(4), as the headers
+//! `net/if.h` and `netinet/in_var.h` of FreeBSD 13 to 15 have them. Asks nothing itself.
 
-use std::net::Ipv4Addr;
+#![allow(unsafe_code)]
 
-// sys/ioccom.h
-const OUT: u64 = 0x4000_0000;
-const IN: u64 = 0x8000_0000;
+use std::{mem::offset_of, net::Ipv4Addr};
 
-const fn request<T>(direction: u64, group: u8, number: u8) -> u64 {
-    let length = size_of::<T>() as u64;
-    assert!(length < 1 << 13, "IOCPARM_MASK");
-    direction | length << 16 | (group as u64) << 8 | number as u64
-}
+use rctl_sys::abi;
 
-/// `_IOW`
-pub(super) const fn write<T>(group: u8, number: u8) -> u64 {
-    request::<T>(IN, group, number)
-}
-
-/// `_IOWR`
-pub(super) const fn read_write<T>(group: u8, number: u8) -> u64 {
-    request::<T>(IN | OUT, group, number)
-}
-
-pub(super) const SIOCIFCREATE2: u64 = read_write::<InterfaceRequest>(b'i', 124);
-pub(super) const SIOCIFDESTROY: u64 = write::<InterfaceRequest>(b'i', 121);
-pub(super) const SIOCSIFVNET: u64 = read_write::<InterfaceRequest>(b'i', 90);
-pub(super) const SIOCSIFDESCR: u64 = write::<InterfaceRequest>(b'i', 41);
-pub(super) const SIOCSIFFLAGS: u64 = write::<InterfaceRequest>(b'i', 16);
-pub(super) const SIOCGIFFLAGS: u64 = read_write::<InterfaceRequest>(b'i', 17);
-pub(super) const SIOCAIFADDR: u64 = write::<AliasRequest>(b'i', 43);
-pub(super) const SIOCDIFADDR: u64 = write::<InterfaceRequest>(b'i', 25);
-pub(super) const SIOCAIFGROUP: u64 = write::<GroupRequest>(b'i', 135);
-
-pub(super) const IFF_UP: u16 = 1;
-
-const NAME: usize = 16;
-type Name = [u8; NAME];
+type Name = [u8; abi::IFNAMSIZ];
 
 /// A name with its NUL. Ours are all shorter; a longer one would be cut.
 fn name(text: &str) -> Name {
-    let mut name = [0; NAME];
-    let length = text.len().min(NAME - 1);
+    let mut name = [0; abi::IFNAMSIZ];
+    let length = text.len().min(name.len() - 1);
     name[..length].copy_from_slice(&text.as_bytes()[..length]);
     name
 }
@@ -103,6 +73,29 @@ pub(super) struct GroupRequest {
     group: Name,
 }
 
+// What the headers say, which `abi` is checked against.
+const _: () = {
+    assert!(size_of::<InterfaceRequest>() == abi::IFREQ_SIZE);
+    assert!(offset_of!(InterfaceRequest, value) == abi::IFR_FLAGS);
+    assert!(offset_of!(InterfaceRequest, value) == abi::IFR_JID);
+    assert!(offset_of!(InterfaceRequest, value) == abi::IFR_ADDR);
+    assert!(offset_of!(InterfaceRequest, value) == abi::IFR_BUFFER);
+    assert!(offset_of!(Buffer, length) == abi::IFR_BUFFER_LENGTH);
+    assert!(offset_of!(Buffer, start) == abi::IFR_BUFFER_START);
+    assert!(size_of::<SocketAddress>() == abi::SOCKADDR_IN_SIZE);
+    assert!(offset_of!(SocketAddress, family) == abi::SIN_FAMILY);
+    assert!(offset_of!(SocketAddress, port) == abi::SIN_PORT);
+    assert!(offset_of!(SocketAddress, address) == abi::SIN_ADDR);
+    assert!(size_of::<AliasRequest>() == abi::IN_ALIASREQ_SIZE);
+    assert!(offset_of!(AliasRequest, address) == abi::IFRA_ADDR);
+    assert!(offset_of!(AliasRequest, broadcast) == abi::IFRA_BROADADDR);
+    assert!(offset_of!(AliasRequest, mask) == abi::IFRA_MASK);
+    assert!(offset_of!(AliasRequest, vhid) == abi::IFRA_VHID);
+    assert!(size_of::<GroupRequest>() == abi::IFGROUPREQ_SIZE);
+    assert!(offset_of!(GroupRequest, length) == abi::IFGR_LEN);
+    assert!(offset_of!(GroupRequest, group) == abi::IFGR_GROUP);
+};
+
 impl InterfaceRequest {
     pub(super) fn new(interface: &str, value: InterfaceValue) -> Self {
         Self { name: name(interface), value }
@@ -116,9 +109,11 @@ impl InterfaceRequest {
         )
     }
 
-    /// Of a request that the kernel has answered with flags.
-    pub(super) fn value(&mut self) -> &mut InterfaceValue {
-        &mut self.value
+    /// Of a request that the kernel has answered with flags: the low half, and the high.
+    pub(super) fn flags(&self) -> (u16, u16) {
+        // SAFETY: whatever it was made with has set these four bytes, and any bits are flags.
+        let [low, high] = unsafe { self.value.flags };
+        (low, high)
     }
 }
 
@@ -155,40 +150,7 @@ impl GroupRequest {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::offset_of;
-
     use super::*;
-
-    /// As a C compiler made them of FreeBSD's headers.
-    #[test]
-    fn requests_have_the_numbers_of_the_headers() {
-        for (ours, theirs) in [
-            (SIOCIFCREATE2, 0xc020_697c),
-            (SIOCIFDESTROY, 0x8020_6979),
-            (SIOCSIFVNET, 0xc020_695a),
-            (SIOCSIFDESCR, 0x8020_6929),
-            (SIOCAIFADDR, 0x8044_692b),
-            (SIOCDIFADDR, 0x8020_6919),
-            (SIOCSIFFLAGS, 0x8020_6910),
-            (SIOCGIFFLAGS, 0xc020_6911),
-            (SIOCAIFGROUP, 0x8028_6987),
-        ] {
-            assert_eq!(ours, theirs, "{ours:#x}");
-        }
-    }
-
-    #[test]
-    fn structures_are_laid_out_as_in_the_headers() {
-        assert_eq!((size_of::<InterfaceRequest>(), offset_of!(InterfaceRequest, value)), (32, 16));
-        assert_eq!(size_of::<AliasRequest>(), 68);
-        assert_eq!(offset_of!(AliasRequest, address), 16);
-        assert_eq!(offset_of!(AliasRequest, broadcast), 32);
-        assert_eq!(offset_of!(AliasRequest, mask), 48);
-        assert_eq!(offset_of!(AliasRequest, vhid), 64);
-        assert_eq!(size_of::<GroupRequest>(), 40);
-        assert_eq!(offset_of!(GroupRequest, length), 16);
-        assert_eq!(offset_of!(GroupRequest, group), 24);
-    }
 
     #[test]
     fn an_alias_has_the_mask_of_its_prefix() {
