@@ -6,25 +6,23 @@ use std::os::fd::BorrowedFd;
 use crate::{
     control::{Descriptors, Failure},
     os,
-    wire::{Attach, Spec},
+    wire::Spec,
 };
 
 /// Called once, on the only thread, before anything else is started.
 ///
 /// # Errors
-/// The step that failed; the process is then good for nothing but to say so and end.
+/// The step that failed, or that the spec is for another system; the process is then good for nothing but to say so and end.
 pub(crate) fn enter(
     spec: &Spec,
     descriptors: &mut Descriptors,
     control: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    match &spec.attach {
-        Attach::Linux(linux) => os::attach::enter(linux, descriptors, control),
-    }
+    os::attach::enter(&spec.attach, descriptors, control)
 }
 
-/// Makes what the sandbox shows as free memory agree with `used` bytes in use. Cheap; does nothing
-/// where the kernel shows it by itself.
-pub(crate) fn refresh_meminfo(used: u64) {
+/// Makes what the sandbox shows as free memory agree with the bytes `used`. Cheap; does nothing, nor
+/// asks, where the kernel shows it by itself.
+pub(crate) fn refresh_meminfo(used: impl FnOnce() -> Option<u64>) {
     os::attach::refresh_meminfo(used);
 }

@@ -13,7 +13,7 @@ use crate::{
     report::Reports,
     rest::Gauges,
     users::{UnknownUser, User, Users},
-    wire::{self, Attach, Descriptor, Init, Spec},
+    wire::{self, Descriptor, Init, Spec},
 };
 
 /// What `POST /init` can change.
@@ -67,7 +67,7 @@ impl Envd {
             sandbox_id: "sandbox".into(),
             template_id: "base".into(),
             descriptors: Vec::new(),
-            attach: Attach::Linux(wire::LinuxAttach {
+            attach: wire::Attach::Linux(wire::LinuxAttach {
                 hostname: "sandbox".into(),
                 memory_bytes: 0,
                 shm_bytes: 0,
@@ -86,10 +86,9 @@ impl Envd {
 
     /// Takes the descriptors that confine and measure user processes.
     pub fn with_descriptors(spec: &Spec, descriptors: &mut Descriptors) -> Arc<Self> {
-        let Attach::Linux(limits) = &spec.attach;
         let cgroups = descriptors.take_all(Descriptor::UserCgroup);
         // Without cgroups this is no sandbox, and whose CPUs these are is not ours to say.
-        let affinity = if cgroups.is_empty() { None } else { Affinity::new(&limits.cpus) };
+        let affinity = if cgroups.is_empty() { None } else { Affinity::new(spec.attach.cpus()) };
         let envd = Self {
             sandbox_id: spec.sandbox_id.clone(),
             template_id: spec.template_id.clone(),

@@ -1,9 +1,9 @@
 //! What the gateway and its envd say to each other; never seen by a client.
 //!
 //! * **Control socket** (descriptor [`CONTROL_FD`] of a fresh envd, a stream pair). The gateway
-//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and one
-//!   more byte when the link is there, if the sandbox has one; envd
-//!   answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
+//!   sends one frame, a [`Spec`], with its descriptors as `SCM_RIGHTS` on the first byte, and on
+//!   Linux one more byte when the link is there, if the sandbox has one (a jail's is there before);
+//!   envd answers with one frame, a [`Attached`], and both ends close. A frame is a big-endian `u32`
 //!   length and that many bytes of JSON.
 //! * **Spawn socket** (Linux: descriptor [`CONTROL_FD`] of the one envd that is in no sandbox, a
 //!   stream pair). It says with one byte that it is ready. The gateway sends one byte with the
@@ -96,14 +96,33 @@ pub enum Descriptor {
 }
 
 /// How to enter, by platform.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {
     Linux(LinuxAttach),
+    Jail(JailAttach),
+}
+
+impl Attach {
+    /// What `/metrics` shows as total (bytes).
+    pub fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Linux(linux) => linux.memory_bytes,
+            Self::Jail(jail) => jail.memory_bytes,
+        }
+    }
+
+    /// The CPUs user processes may run on.
+    pub fn cpus(&self) -> &[u16] {
+        match self {
+            Self::Linux(linux) => &linux.cpus,
+            Self::Jail(jail) => &jail.cpus,
+        }
+    }
 }
 
 /// The new namespaces are already there (clone3); what is left is to furnish them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinuxAttach {
     pub hostname: String,
     /// What `/proc/meminfo` and `/metrics` show as total (bytes).
@@ -119,10 +138,37 @@ pub struct LinuxAttach {
 }
 
 /// The sandbox's end of the veth pair, named `eth0` and already in its namespace.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinuxNetwork {
     pub address: std::net::Ipv4Addr,
     /// On-link host address that is the default route.
+    pub gateway: std::net::Ipv4Addr,
+}
+
+/// The jail is already there, with its root, mounts, limits and cpuset; what is left is to attach
+/// to it and, where it has a network stack of its own, to bring that up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailAttach {
+    pub jid: i32,
+    /// What the jail is called already (`host.hostname`), for the log.
+    pub hostname: String,
+    /// What `/metrics` shows as total (bytes).
+    pub memory_bytes: u64,
+    /// Most processes of the jail, envd among them.
+    pub processes: u64,
+    /// The CPUs of the jail's cpuset; what `/metrics` counts.
+    pub cpus: Vec<u16>,
+    /// `None`: loopback only, or the addresses that the jail was given.
+    pub network: Option<JailNetwork>,
+}
+
+/// The jail's end of the epair, already in its network stack and without address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailNetwork {
+    pub interface: String,
+    pub address: std::net::Ipv4Addr,
+    pub prefix: u8,
+    /// The default route; an address within the prefix.
     pub gateway: std::net::Ipv4Addr,
 }
 
@@ -226,7 +272,38 @@ mod tests {
         ]
     }
 
+    fn jail() -> impl Strategy<Value = JailAttach> {
+        let network = ("[a-z0-9_.]{1,15}", any::<[u8; 4]>(), 0..=32_u8, any::<[u8; 4]>()).prop_map(
+            |(interface, address, prefix, gateway)| JailNetwork {
+                interface,
+                address: address.into(),
+                prefix,
+                gateway: gateway.into(),
+            },
+        );
+        let limits = (any::<u64>(), any::<u64>(), any::<Vec<u16>>());
+        (any::<i32>(), "\\PC{0,64}", limits, proptest::option::of(network)).prop_map(
+            |(jid, hostname, (memory_bytes, processes, cpus), network)| JailAttach {
+                jid,
+                hostname,
+                memory_bytes,
+                processes,
+                cpus,
+                network,
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn how_to_enter_a_jail_is_read_as_it_was_written(jail in jail()) {
+            let attach = Attach::Jail(jail);
+            let text = serde_json::to_string(&attach).unwrap();
+            let named = text.starts_with(r#"{"jail":"#);
+            prop_assert!(named, "{}", text);
+            prop_assert_eq!(serde_json::from_str::<Attach>(&text).unwrap(), attach);
+        }
+
         #[test]
         fn a_report_is_one_short_line_and_read_as_it_was_written(seq: u64, at: u64, what in what()) {
             let report = Report { seq, at, what };

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod domain;
+mod network;
 mod pool;
 mod resolvers;
 mod tls;
@@ -29,7 +30,7 @@ mod tls;
 pub use tls::Tls;
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "listen",
     "data-dir",
     "backend",
@@ -47,6 +48,7 @@ const NAMES: [&str; 20] = [
     "pool",
     "pool-memory",
     "network",
+    "allow-inherit",
     "dns",
     "templates",
     "config",
@@ -162,9 +164,12 @@ pub struct Flags {
     /// Memory that those may take together, in MiB [env: COPPICE_POOL_MEMORY] [default: 2048]
     #[arg(long, value_name = "MIB")]
     pool_memory: Option<String>,
-    /// For sandboxes that do not say: nat or none [env: COPPICE_NETWORK] [default: nat]
+    /// For sandboxes that do not say: nat, none or inherit [env: COPPICE_NETWORK] [default: nat]
     #[arg(long, value_name = "MODE")]
     network: Option<String>,
+    /// Network inherit, the host's own, for development on FreeBSD [env: COPPICE_ALLOW_INHERIT] [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_inherit: Option<String>,
     /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
     #[arg(long, value_name = "IP,IP")]
     dns: Option<String>,
@@ -197,6 +202,7 @@ impl Flags {
             self.pool,
             self.pool_memory,
             self.network,
+            self.allow_inherit,
             self.dns,
             self.templates,
             self.config,
@@ -257,11 +263,7 @@ fn read(
         max_timeout: Duration::from_secs(given.number("max-timeout", "24", 1, 8760)? as u64 * 3600),
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
         pool: given.pool()?,
-        network: given.take("network", "nat", |text| match text {
-            "nat" => Ok(NetworkMode::Nat),
-            "none" => Ok(NetworkMode::None),
-            _ => Err("nat or none".to_owned()),
-        })?,
+        network: given.network()?,
         dns: match given.take("dns", "", addresses)? {
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
@@ -439,7 +441,6 @@ mod tests {
             ("max-sandboxes", "-1", "--max-sandboxes"),
             ("max-timeout", "1.5", "a whole number from 1 to 8760"),
             ("memory-headroom", "1G", "a whole number"),
-            ("network", "inherit", "nat or none"),
             ("dns", "one.one", "IP addresses"),
             ("templates", "code-interpreter-v1", "base, or base,code-interpreter-v1"),
             ("templates", "base,mine", "base, or base,code-interpreter-v1"),

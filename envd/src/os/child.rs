@@ -25,6 +25,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) args: Vec<CString>,
     pub(crate) env: Vec<CString>,
     pub(crate) directory: CString,
+    /// The user's name.
+    pub(crate) login: CString,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
@@ -180,6 +182,7 @@ unsafe fn prepare_and_exec(plan: &Plan<'_>, pointers: &Pointers) -> Step {
         if libc::setsid() < 0 {
             return Step::Session;
         }
+        host::set_login(&plan.login);
         let streams = match &plan.standard {
             Standard::Streams(streams) => [&streams[0], &streams[1], &streams[2]],
             Standard::Terminal(terminal) => {

@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use super::{
     closing::{Foreign, close_elsewhere},
+    host::SHUTDOWN_KEEPS_UNREAD,
     rights::{Descriptors, receive_into},
 };
 
@@ -154,9 +155,10 @@ impl Drop for Handed {
         self.full = None;
         let Some(socket) = self.socket.take().filter(|_| self.unix) else { return };
         let socket = socket.into_inner();
-        // From here on nothing comes in, so what is counted then is all there ever is.
-        let ended = shutdown(socket.as_raw_fd(), Shutdown::Both);
-        if ended.is_err() || unread(&socket) != Ok(0) {
+        // From here on nothing comes in, so what is counted then is all there ever is. Where that
+        // would itself close what came, what comes at the last moment is closed impatiently.
+        let ended = !SHUTDOWN_KEEPS_UNREAD || shutdown(socket.as_raw_fd(), Shutdown::Both).is_ok();
+        if !ended || unread(&socket) != Ok(0) {
             close_elsewhere(vec![socket]);
         }
     }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::{fs::File, mem, path::Path, ptr};
+use std::{ffi::CStr, fs::File, mem, path::Path, ptr};
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
@@ -85,6 +85,15 @@ pub(crate) fn adopt_orphans() -> std::io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
+/// Sessions have no name here.
+pub(super) fn set_login(_name: &CStr) {}
+
+/// What the sandbox's processes use: bytes of memory, and nanoseconds of CPU time. Not known here;
+/// the gateway sends the files in which the kernel counts it.
+pub(crate) fn used() -> std::io::Result<Option<(u64, u64)>> {
+    Ok(None)
+}
+
 /// One malloc arena, trimmed early: a sandbox is counted in single megabytes, and by default each
 /// thread that allocates gets an arena of its own that never shrinks.
 pub(crate) fn lean_allocator() {
@@ -113,6 +122,15 @@ pub(crate) fn open_at_once(path: &Path) -> Option<File> {
     }
     open(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
+
+/// Each thread may have a timer of its own.
+pub(super) const FEW_TIMERS: bool = false;
+
+/// A header and as many descriptors as go into one message (`SCM_MAX_FD`).
+pub(super) const CONTROL_BYTES: usize = 2 * size_of::<libc::cmsghdr>() + 253 * size_of::<i32>();
+
+/// After shutdown(2) nothing comes in, and what has come in is still there.
+pub(super) const SHUTDOWN_KEEPS_UNREAD: bool = true;
 
 /// By which timers know this thread.
 pub(super) fn thread_id() -> libc::pid_t {

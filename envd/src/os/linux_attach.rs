@@ -30,7 +30,7 @@ use nix::{
 
 use crate::{
     control::{self, Descriptors, Failure},
-    wire::{Descriptor, LinuxAttach},
+    wire::{Attach, Descriptor},
 };
 
 #[path = "linux_attach_furniture.rs"]
@@ -71,10 +71,17 @@ impl<T> Step<T> for std::io::Result<T> {
 }
 
 pub(crate) fn enter(
-    spec: &LinuxAttach,
+    attach: &Attach,
     descriptors: &mut Descriptors,
     control: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
+    let Attach::Linux(spec) = attach else {
+        return Err(Failure {
+            step: "enter a jail".into(),
+            errno: None,
+            message: "this envd was built for Linux".into(),
+        });
+    };
     umask(Mode::from_bits_truncate(0o022));
     unshare(CloneFlags::CLONE_NEWCGROUP).step("unshare the cgroup namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

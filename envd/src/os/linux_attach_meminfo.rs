@@ -30,8 +30,8 @@ pub(super) fn create(path: &Path, total: u64) -> Result<(), Failure> {
 }
 
 /// What it shows cannot be relied on by anyone, so a failure to write it is no failure.
-pub(crate) fn refresh(used: u64) {
-    if let Some(meminfo) = MEMINFO.get() {
+pub(crate) fn refresh(used: impl FnOnce() -> Option<u64>) {
+    if let Some((meminfo, used)) = MEMINFO.get().and_then(|meminfo| Some((meminfo, used()?))) {
         let _ = meminfo.write(used);
     }
 }

@@ -14,11 +14,14 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg},
 };
 
-/// The kernel's own limit for one message (Linux: SCM_MAX_FD).
+use super::host::CONTROL_BYTES;
+
+/// The kernel's own limit for one message (Linux: SCM_MAX_FD; FreeBSD: as many pointers as fit into
+/// 2048 bytes with a header, `unp_internalize` in `sys/kern/uipc_usrreq.c`, which are 254).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
-/// Room for a message's header and that many, aligned as a header is.
-const CONTROL: usize = 2 + MAX_DESCRIPTORS * size_of::<RawFd>() / size_of::<libc::cmsghdr>() + 1;
+/// Room for whatever a message can carry, aligned as a header is.
+const CONTROL: usize = CONTROL_BYTES / size_of::<libc::cmsghdr>() + 1;
 
 /// Sends `byte` with `descriptors` on it.
 pub(crate) fn send(
@@ -76,7 +79,8 @@ pub(super) enum Descriptors {
 }
 
 /// Receives as many bytes as there is room for, and the descriptors that came with them. There is
-/// room for as many of those as the kernel lets through: it closes the rest, here.
+/// room for as many of those as the kernel lets through: it closes the rest, here. FreeBSD: out of
+/// descriptors it takes none, which is an error (EMSGSIZE).
 pub(super) fn receive_into(
     socket: BorrowedFd<'_>,
     room: &mut [MaybeUninit<u8>],

@@ -205,14 +205,14 @@ fn start_on_terminal(
 fn plan<'a>(envd: &'a Envd, user: &User, strings: Strings, standard: Standard) -> Plan<'a> {
     let Strings { programs, args, env, directory } = strings;
     // What it may ask first is how much memory is free.
-    if let Some(used) = envd.gauges.memory_used() {
-        attach::refresh_meminfo(used);
-    }
+    attach::refresh_meminfo(|| envd.gauges.memory_used());
     Plan {
         programs,
         args,
         env,
         directory,
+        // Its line has been found by it, and no line has a zero in it.
+        login: CString::new(user.name.as_str()).unwrap_or_default(),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups.clone(),

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     control::Descriptors,
+    os,
     wire::{Attach, Descriptor, Spec},
 };
 
@@ -33,40 +34,74 @@ pub(crate) struct Figures {
 /// Where the figures come from.
 pub(crate) struct Gauges {
     cpus: usize,
-    /// `None` outside a sandbox: what the system says.
-    memory: Option<(u64, File)>,
-    cpu: Option<File>,
+    total: u64,
+    source: Source,
     /// When CPU time was last read, and what it was (nanoseconds).
     last: Mutex<(Instant, u64)>,
 }
 
+enum Source {
+    /// The kernel's counts, in files that the gateway has sent.
+    Files { memory: File, cpu: Option<File> },
+    /// A jail's processes, which are asked one by one.
+    Processes,
+    /// Outside a sandbox: what the system says.
+    System,
+}
+
+impl Source {
+    /// Bytes in use by user processes, where that is known.
+    fn memory_used(&self) -> Option<u64> {
+        match self {
+            Self::Files { memory, .. } => number(&read_anew(memory).ok()?),
+            Self::Processes => os::used().ok()?.map(|(bytes, _)| bytes),
+            Self::System => None,
+        }
+    }
+
+    /// CPU time of user processes (nanoseconds).
+    fn cpu_used(&self) -> io::Result<Option<u64>> {
+        match self {
+            Self::Files { cpu, .. } => cpu.as_ref().map(cpu_nanoseconds).transpose(),
+            Self::Processes => Ok(os::used()?.map(|(_, nanoseconds)| nanoseconds)),
+            Self::System => Ok(None),
+        }
+    }
+}
+
 impl Gauges {
     pub(crate) fn new(spec: &Spec, descriptors: &mut Descriptors) -> Self {
-        let Attach::Linux(limits) = &spec.attach;
         let memory = descriptors.take(Descriptor::MemoryUsage).map(File::from);
         let cpu = descriptors.take(Descriptor::CpuUsage).map(File::from);
-        let start = cpu.as_ref().and_then(|file| cpu_nanoseconds(file).ok()).unwrap_or_default();
+        let source = match (&spec.attach, memory) {
+            (Attach::Jail(_), _) => Source::Processes,
+            (Attach::Linux(_), Some(memory)) => Source::Files { memory, cpu },
+            (Attach::Linux(_), None) => Source::System,
+        };
+        let start = source.cpu_used().ok().flatten().unwrap_or_default();
         Self {
-            cpus: limits.cpus.len(),
-            memory: memory.map(|file| (limits.memory_bytes, file)),
-            cpu,
+            cpus: spec.attach.cpus().len(),
+            total: spec.attach.memory_bytes(),
+            source,
             last: Mutex::new((Instant::now(), start)),
         }
     }
 
     /// CPU time is counted from now on.
     pub(crate) fn begin(&self) {
-        if let Some(Ok(used)) = self.cpu.as_ref().map(cpu_nanoseconds) {
+        if let Ok(Some(used)) = self.source.cpu_used() {
             *self.last.lock() = (Instant::now(), used);
         }
     }
 
     pub(crate) fn read(&self) -> io::Result<Figures> {
         let disk = nix::sys::statvfs::statvfs("/")?;
-        let (mem_total, mem_used, mem_cache) = match &self.memory {
-            // The kernel's count includes the cache; how much that is, it does not tell us.
-            Some((total, file)) => (*total, number(&read_anew(file)?).unwrap_or_default(), 0),
-            None => system_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        let (mem_total, mem_used, mem_cache) = match self.source {
+            Source::System => {
+                system_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+            }
+            // The kernel's count may include the cache; how much that is, it does not tell us.
+            _ => (self.total, self.source.memory_used().unwrap_or_default(), 0),
         };
         let block = disk.fragment_size() as u64;
         let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -86,13 +121,12 @@ impl Gauges {
 
     /// Bytes in use by user processes, where that is known.
     pub(crate) fn memory_used(&self) -> Option<u64> {
-        let (_, file) = self.memory.as_ref()?;
-        number(&read_anew(file).ok()?)
+        self.source.memory_used()
     }
 
     fn cpu_used_pct(&self) -> io::Result<f64> {
-        let Some(file) = &self.cpu else { return Ok(0.0) };
-        let now = (Instant::now(), cpu_nanoseconds(file)?);
+        let Some(used) = self.source.cpu_used()? else { return Ok(0.0) };
+        let now = (Instant::now(), used);
         let (before, used) = std::mem::replace(&mut *self.last.lock(), now);
         let elapsed = now.0.duration_since(before).as_secs_f64() * 1e9;
         let percent = 100.0 * now.1.saturating_sub(used) as f64 / elapsed.max(1.0);
@@ -150,8 +184,11 @@ mod tests {
         file.write_all(b"0\n").unwrap();
         let gauges = Gauges {
             cpus: 1,
-            memory: None,
-            cpu: Some(file.reopen().unwrap()),
+            total: 0,
+            source: Source::Files {
+                memory: tempfile::tempfile().unwrap(),
+                cpu: Some(file.reopen().unwrap()),
+            },
             last: Mutex::new((Instant::now(), 0)),
         };
         fs::write(file.path(), "9000000000\n").unwrap();

@@ -6,6 +6,10 @@
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
+/// What of it is no system call is tested on every system.
+#[cfg(all(test, not(target_os = "freebsd")))]
+#[allow(dead_code)] // What uses it is compiled for FreeBSD only.
+mod jail;
 mod memory;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -16,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{sandbox::SandboxId, template::Template};
 
-pub use host::{Host, return_memory};
+pub use host::{Host, return_memory, unlock};
 pub use memory::{available_memory, disk_free, disk_size};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].
@@ -38,6 +42,15 @@ pub enum NetworkMode {
     None,
     /// A stack of its own, outbound by NAT.
     Nat,
+    /// The host's stack, loopback included: for development.
+    Inherit,
+}
+
+impl NetworkMode {
+    /// Whether the backend of this program has it.
+    pub fn is_there(self) -> bool {
+        self != Self::Inherit || cfg!(target_os = "freebsd")
+    }
 }
 
 /// What a backend needs to know of the gateway it works for.

@@ -308,8 +308,8 @@ impl Sandboxes {
             template,
             network: match allow_internet_access {
                 Some(false) => NetworkMode::None,
-                Some(true) => NetworkMode::Nat,
-                None => self.0.rules.network,
+                Some(true) if self.0.rules.network == NetworkMode::None => NetworkMode::Nat,
+                Some(true) | None => self.0.rules.network,
             },
         }
     }

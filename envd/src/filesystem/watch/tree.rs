@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use notify::{Config, RecommendedWatcher, RecursiveMode, Watcher as _};
-
 use super::{
     super::{
         entry::{Describe, text},
@@ -17,11 +15,12 @@ use super::{
     },
     Wanted,
     network::Mounts,
-    source::{Change, Raw, Sender},
+    source::{Raw, Sender},
 };
 use crate::{
     connect::proto::filesystem::{EventType, FilesystemEvent},
     files,
+    os::{Change, Directories, Unwatched},
 };
 
 /// Directories of one watch.
@@ -34,7 +33,7 @@ const LAG: Duration = Duration::from_secs(2);
 const MAX_TOLD: usize = 20_000;
 
 pub(super) struct Tree {
-    watcher: RecommendedWatcher,
+    watcher: Directories,
     root: PathBuf,
     want: Wanted,
     directories: BTreeSet<PathBuf>,
@@ -72,7 +71,7 @@ pub(super) struct Batch {
 }
 
 impl Tree {
-    pub(super) fn open(root: PathBuf, want: Wanted, sender: Sender) -> Result<Self, Error> {
+    pub(super) fn open(root: PathBuf, want: Wanted, mut sender: Sender) -> Result<Self, Error> {
         let shown = root.display();
         let resolved = fs::canonicalize(&root).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::NotFound(format!("path {shown} not found")),
@@ -85,9 +84,8 @@ impl Tree {
             let text = format!("cannot watch path on network filesystem: {shown}");
             return Err(Error::Invalid(text));
         }
-        // A link met on the way is an entry, not a way out of the tree.
-        let config = Config::default().with_follow_symlinks(false);
-        let watcher = RecommendedWatcher::new(sender, config).map_err(|e| limit(e, &root))?;
+        let watcher = Directories::new(move |told| sender.tell(told))
+            .map_err(|unwatched| failed(unwatched, &root))?;
         let mut tree = Self {
             watcher,
             root: root.clone(),
@@ -244,11 +242,11 @@ impl Tree {
                 let text = format!("more than {MAX_DIRECTORIES} directories to watch at '{root}'");
                 return Err(Error::Exhausted(text));
             }
-            match self.watcher.watch(&directory, RecursiveMode::NonRecursive) {
+            match self.watcher.watch(&directory) {
                 Ok(()) => {}
                 // Gone again.
-                Err(error) if is_missing(&error) => continue,
-                Err(error) => return Err(limit(error, &directory)),
+                Err(Unwatched::Gone) => continue,
+                Err(unwatched) => return Err(failed(unwatched, &directory)),
             }
             self.directories.insert(directory.clone());
             if !self.want.recursive {
@@ -285,40 +283,21 @@ impl Tree {
             .collect();
         for directory in below {
             self.directories.remove(&directory);
-            // Of what is gone the kernel has dropped the watch itself.
-            let _ = self.watcher.unwatch(&directory);
+            self.watcher.unwatch(&directory);
         }
         true
     }
 }
 
-fn is_missing(error: &notify::Error) -> bool {
-    match &error.kind {
-        notify::ErrorKind::PathNotFound => true,
-        notify::ErrorKind::Io(error) => {
-            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        }
-        _ => false,
-    }
-}
-
-/// The kernel's ceilings are per user of the host, so that the cure is not in the sandbox.
-fn limit(error: notify::Error, path: &Path) -> Error {
+/// What there is too little of is the host's, so that the cure is not in the sandbox.
+fn failed(unwatched: Unwatched, path: &Path) -> Error {
     let shown = path.display();
-    let out_of = |what: &str| {
-        Error::Exhausted(format!(
+    match unwatched {
+        Unwatched::OutOf(what) => Error::Exhausted(format!(
             "watching '{shown}': this sandbox is out of {what}; stop watches that are no longer \
              needed, or ask the operator to raise the host's limit"
-        ))
-    };
-    match error.kind {
-        notify::ErrorKind::MaxFilesWatch => out_of("inotify watches (fs.inotify.max_user_watches)"),
-        notify::ErrorKind::Io(error)
-            if error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32) =>
-        {
-            out_of("inotify instances (fs.inotify.max_user_instances) or descriptors")
-        }
-        notify::ErrorKind::Io(error) => Error::io(format!("watching '{shown}'"), error),
-        kind => Error::io(format!("watching '{shown}'"), io::Error::other(format!("{kind:?}"))),
+        )),
+        Unwatched::Gone => Error::NotFound(format!("path {shown} not found")),
+        Unwatched::Io(error) => Error::io(format!("watching '{shown}'"), error),
     }
 }

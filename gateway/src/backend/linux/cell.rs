@@ -99,7 +99,7 @@ pub(super) fn attach(spec: &CellSpec, cpus: Vec<u16>, slot: Slot) -> LinuxAttach
         cpus,
         processes: spec.limits.processes,
         network: match spec.network {
-            NetworkMode::None => None,
+            NetworkMode::None | NetworkMode::Inherit => None,
             NetworkMode::Nat => Some(LinuxNetwork { address: slot.address(), gateway: GATEWAY }),
         },
     }

@@ -6,9 +6,12 @@ use std::{
     process::Command,
 };
 
-const PROGRAMS: [&str; 9] = [
+use super::{PASSWD, make_directories};
+
+const PROGRAMS: [&str; 10] = [
     "/bin/sh",
     "/bin/cat",
+    "/bin/hostname",
     "/bin/ls",
     "/bin/sleep",
     "/usr/bin/id",
@@ -18,15 +21,10 @@ const PROGRAMS: [&str; 9] = [
     "/usr/bin/readlink",
 ];
 
-pub(crate) fn make(root: &Path) {
-    for directory in ["proc", "sys", "dev", "tmp", "etc", "root", "home/user", "usr", "run"] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
-    )
-    .unwrap();
+pub(crate) fn make_root(root: &Path) {
+    let directories = ["proc", "sys", "dev", "tmp", "etc", "root", "home/user", "usr", "run"];
+    make_directories(root, &directories);
+    fs::write(root.join("etc/passwd"), PASSWD).unwrap();
     fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
     for program in PROGRAMS {
         copy(root, Path::new(program));

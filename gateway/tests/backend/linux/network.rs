@@ -12,9 +12,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::world::run;
+use crate::suite::{platform::say, world::RESOLVER};
 
-pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 53);
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -37,10 +36,10 @@ impl Internet {
             tell_thread.send(nix::unistd::gettid()).unwrap();
             link.recv().unwrap();
             for address in [PUBLIC, PRIVATE, METADATA, PLATFORM, RESOLVER] {
-                run("ip", &["address", "add", &format!("{address}/32"), "dev", "wan1"]);
+                say("ip", &["address", "add", &format!("{address}/32"), "dev", "wan1"]);
             }
-            run("ip", &["link", "set", "wan1", "up"]);
-            run("ip", &["route", "add", &format!("{HOST}/32"), "dev", "wan1"]);
+            say("ip", &["link", "set", "wan1", "up"]);
+            say("ip", &["route", "add", &format!("{HOST}/32"), "dev", "wan1"]);
             for port in [53, 80] {
                 let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
                 thread::spawn(move || answer(&listener));
@@ -49,14 +48,14 @@ impl Internet {
             let _ = end.recv();
         });
         let thread = told_thread.recv().unwrap().to_string();
-        run("ip", &["link", "add", "wan0", "type", "veth", "peer", "name", "wan1"]);
-        run("ip", &["link", "set", "wan1", "netns", &thread]);
-        run("ip", &["address", "add", &format!("{HOST}/32"), "dev", "wan0"]);
-        run("ip", &["link", "set", "wan0", "up"]);
+        say("ip", &["link", "add", "wan0", "type", "veth", "peer", "name", "wan1"]);
+        say("ip", &["link", "set", "wan1", "netns", &thread]);
+        say("ip", &["address", "add", &format!("{HOST}/32"), "dev", "wan0"]);
+        say("ip", &["link", "set", "wan0", "up"]);
         linked.send(()).unwrap();
         told_thread.recv().unwrap();
-        run("ip", &["route", "add", &format!("{PUBLIC}/32"), "dev", "wan0"]);
-        run("ip", &["route", "add", "default", "via", &PUBLIC.to_string()]);
+        say("ip", &["route", "add", &format!("{PUBLIC}/32"), "dev", "wan0"]);
+        say("ip", &["route", "add", "default", "via", &PUBLIC.to_string()]);
         Self { _stay: stay }
     }
 }

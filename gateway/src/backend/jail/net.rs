@@ -1,0 +1,193 @@
+//! How a jail reaches the network: its stack, its end of an epair, the packet filter.
+//!
+//! | mode | the jail's stack | reaches |
+//! |---|---|---|
+//! | `none` | its own, with lo0 only | nothing |
+//! | `none`, kernel without VIMAGE | the host's, with one address of 127/8 that is its own | what the host serves, from that address: `doctor` says so |
+//! | `nat` | its own, with one end of an epair(4) | the internet, and the resolvers of the settings |
+//! | `inherit` | the host's | what the host does |
+//!
+//! A link is a subnet of its own, routed by the host: two addresses, and no bridge. On a bridge
+//! sandboxes share a segment with the host, and which of them has an address is what they say by
+//! ARP; on a subnet each, the packet filter knows by the route of an address whose it is. So
+//! nothing in the rules names a sandbox, and making a link is a handful of ioctls.
+
+use std::{path::PathBuf, sync::Arc};
+
+use envd::wire::JailNetwork;
+use parking_lot::Mutex;
+use rctl_sys::jail::Jid;
+use tracing::warn;
+
+use super::{
+    error::Kernel,
+    net_slot::{Owner, PREFIX, RUN, Slot, Slots},
+    net_sys,
+    pf::Tag,
+    pf_run::{Filter, Guard},
+    plan::Stack,
+};
+use crate::{
+    backend::{Error, NetworkMode, Settings},
+    sandbox::SandboxId,
+};
+
+/// The host's part in the networks of its jails. All of it blocks.
+pub(super) struct Network {
+    data_dir: PathBuf,
+    tag: Tag,
+    slots: Arc<Slots>,
+    filter: Arc<Filter>,
+    /// From `prepare` to `retire`.
+    guard: Mutex<Option<Guard>>,
+}
+
+impl Network {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let tag = Tag::of(&settings.data_dir);
+        Self {
+            data_dir: settings.data_dir.clone(),
+            slots: Arc::new(Slots::new(RUN.as_ref())),
+            filter: Arc::new(Filter::new(tag.clone(), settings.dns.clone())),
+            tag,
+            guard: Mutex::default(),
+        }
+    }
+
+    /// Makes the host ready: modules, forwarding, the packet filter. Idempotent. A host whose
+    /// filter is not ready can still make sandboxes without a network, and says so.
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        *self.guard.lock() = None;
+        self.slots.prepare(self.tag.as_str())?;
+        self.clear()?;
+        if !has_stacks()? {
+            return Ok(());
+        }
+        net_sys::load_module(c"if_epair")?;
+        net_sys::turn_on_forwarding()?;
+        let ours = {
+            let (slots, data_dir) = (Arc::clone(&self.slots), self.data_dir.clone());
+            move |holds| set_all(&slots, &data_dir, holds)
+        };
+        ours(self.filter.look());
+        *self.guard.lock() = Some(Guard::start(Arc::clone(&self.filter), ours));
+        Ok(())
+    }
+
+    /// What a gateway has left whose directory is gone: nobody else would ever look after it.
+    fn clear(&self) -> Result<(), Error> {
+        for (slot, owner) in self.slots.list() {
+            let name = owner.id.cell_name();
+            if !owner.data_dir.exists() && rctl_sys::jail::find(&name).to("find", &name)?.is_none()
+            {
+                self.remove(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which stack the jail is to have; before there is one.
+    pub(super) fn stack(&self, id: SandboxId, mode: NetworkMode) -> Result<Stack, Error> {
+        let stacks = has_stacks()?;
+        match mode {
+            NetworkMode::Inherit => Ok(Stack::Host),
+            NetworkMode::None if stacks => Ok(Stack::Own),
+            NetworkMode::None => {
+                let address = self.slots.take(&self.owner(id))?.loopback();
+                net_sys::add_loopback(address)?;
+                Ok(Stack::Loopback(address))
+            }
+            NetworkMode::Nat if stacks => {
+                self.filter.holds()?;
+                Ok(Stack::Own)
+            }
+            NetworkMode::Nat => Err(Error::Unsupported(
+                "network nat needs a kernel with options VIMAGE, as GENERIC is".into(),
+            )),
+        }
+    }
+
+    /// Gives a jail that has no process yet its link. Returns what envd has to configure inside.
+    pub(super) fn up(
+        &self,
+        id: SandboxId,
+        jid: Jid,
+        mode: NetworkMode,
+    ) -> Result<Option<JailNetwork>, Error> {
+        if mode != NetworkMode::Nat {
+            return Ok(None);
+        }
+        let slot = self.slots.take(&self.owner(id))?;
+        net_sys::make_pair(slot, &self.tag, &id.cell_name())?;
+        net_sys::give(slot, jid)?;
+        net_sys::open(slot)?;
+        if let Err(error) = self.filter.holds() {
+            // The guard may have looked for links before there was this one.
+            net_sys::shut(slot)?;
+            return Err(error);
+        }
+        Ok(Some(JailNetwork {
+            interface: slot.inside(),
+            address: slot.address(),
+            prefix: PREFIX,
+            gateway: slot.gateway(),
+        }))
+    }
+
+    /// Takes away whatever [`Network::stack`] and [`Network::up`] have made. Idempotent; the jail
+    /// may be gone, and this gateway may know nothing of it.
+    pub(super) fn down(&self, id: SandboxId) -> Result<(), Error> {
+        self.slots.of(&self.owner(id)).into_iter().try_for_each(|slot| self.remove(slot))
+    }
+
+    /// The file goes last, so that a failure is tried again.
+    fn remove(&self, slot: Slot) -> Result<(), Error> {
+        net_sys::remove_pair(slot)?;
+        net_sys::remove_loopback(slot.loopback())?;
+        self.slots.free(slot)
+    }
+
+    /// The sandboxes of this data directory that have anything left here.
+    pub(super) fn list(&self) -> Result<Vec<SandboxId>, Error> {
+        let all = self.slots.list().into_iter();
+        Ok(all.filter_map(|(_, of)| (of.data_dir == self.data_dir).then_some(of.id)).collect())
+    }
+
+    /// Undoes `prepare`: our rules when no sandbox of ours is left, the rest when none of any
+    /// gateway on this host is.
+    pub(super) fn retire(&self) -> Result<(), Error> {
+        // It would load the rules again.
+        *self.guard.lock() = None;
+        if !self.list()?.is_empty() {
+            return Ok(());
+        }
+        if self.filter.holds().is_ok() {
+            self.filter.unload()?;
+        }
+        if self.slots.retire(self.tag.as_str()) {
+            net_sys::restore_forwarding()?;
+            // What others have put there is theirs.
+            let _ = std::fs::remove_dir(RUN);
+        }
+        Ok(())
+    }
+
+    fn owner(&self, id: SandboxId) -> Owner {
+        Owner { id, data_dir: self.data_dir.clone() }
+    }
+}
+
+/// Whether a jail can have a network stack of its own: `options VIMAGE`.
+fn has_stacks() -> Result<bool, Error> {
+    rctl_sys::sysctl::feature("vimage").to("read", "kern.features.vimage")
+}
+
+/// The links of one gateway; one that has gone meanwhile is no matter.
+fn set_all(slots: &Slots, data_dir: &std::path::Path, holds: bool) {
+    for (slot, _) in slots.list().into_iter().filter(|(_, of)| of.data_dir == data_dir) {
+        let set = if holds { net_sys::open(slot) } else { net_sys::shut(slot) };
+        if let Err(error) = set {
+            warn!(%error, "a sandbox's link is not as the packet filter would have it");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The packet filter's rules as text, and what pfctl(8) says of them. Decides nothing of when they
+//! are loaded.
+//!
+//! Each gateway has an anchor of its own, `coppice/<tag>`, whose rules are for one interface
+//! group: that of its sandboxes' links. They name no sandbox, so that they are loaded when the
+//! gateway starts and not when a sandbox is made. The administrator's `/etc/pf.conf` has the two
+//! lines that lead there, [`ANCHORS`].
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use super::net_slot::NETWORK;
+
+/// What `/etc/pf.conf` has to have.
+pub(super) const ANCHORS: [&str; 2] = ["nat-anchor \"coppice/*\"", "anchor \"coppice/*\""];
+
+/// Of one sandbox at once: the host's table of states is for all of them.
+const MAX_STATES: u32 = 4096;
+
+/// What is not the public internet: this network, private, shared, loopback, link-local (with the
+/// metadata services of clouds), benchmarks (the sandboxes themselves), multicast and reserved;
+/// and one public address at which a cloud's platform answers its machines.
+const CLOSED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, \
+                      172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3, \
+                      168.63.129.16/32";
+
+/// What tells one gateway's interfaces and rules from another's: letters, as the name of an
+/// interface group must not end in a digit (if_addgroup, net/if.c).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tag(String);
+
+impl Tag {
+    pub(super) fn of(data_dir: &Path) -> Self {
+        let hash = blake3::hash(data_dir.as_os_str().as_encoded_bytes());
+        let nibbles = hash.as_bytes()[..4].iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        Self(nibbles.map(|nibble| char::from(b'a' + nibble)).collect())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The interface group of its links: 15 letters, the most there may be.
+    pub(super) fn group(&self) -> String {
+        format!("coppice{}", self.0)
+    }
+
+    pub(super) fn anchor(&self) -> String {
+        format!("coppice/{}", self.0)
+    }
+}
+
+/// A name that means nothing but an interface to pfctl. FreeBSD allows others, with blanks and
+/// quotes in them, to whoever renames his interfaces so.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Interface(String);
+
+impl Interface {
+    pub(super) fn new(name: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let starts_well = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
+        (starts_well && name.len() < libc::IFNAMSIZ && name.bytes().all(plain))
+            .then(|| Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// All that the rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) tag: Tag,
+    pub(super) resolvers: Vec<Ipv4Addr>,
+    /// The host's interfaces that have an address to send from.
+    pub(super) uplinks: Vec<Interface>,
+}
+
+impl Rules {
+    pub(super) fn new(tag: Tag, dns: &[IpAddr], uplinks: Vec<Interface>) -> Self {
+        let ipv4 = |address: &IpAddr| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        };
+        Self { tag, resolvers: dns.iter().filter_map(ipv4).collect(), uplinks }
+    }
+}
+
+/// For `pfctl -a coppice/<tag> -f -`, which replaces what the anchor has as a whole or not at all.
+/// Every rule is `quick`, so what the host's own rules say of these links does not matter.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let links = self.tag.group();
+        for uplink in &self.uplinks {
+            // In parentheses: the address it has at the time; `:0` its first.
+            writeln!(f, "nat on {uplink} inet from {NETWORK} to any -> ({uplink}:0)")?;
+        }
+        // The source's route leads back to its own link: nobody speaks for another. (Nor for the
+        // host, whose addresses are routed to lo0.)
+        writeln!(f, "block drop in quick on {links} inet6 all")?;
+        writeln!(f, "block drop in quick on {links} from urpf-failed to any")?;
+        let state =
+            format!("tag coppice keep state (source-track rule, max-src-states {MAX_STATES})");
+        for resolver in &self.resolvers {
+            for protocol in ["tcp", "udp"] {
+                writeln!(
+                    f,
+                    "pass in quick on {links} inet proto {protocol} from any to {resolver} \
+                     port 53 {state}"
+                )?;
+            }
+        }
+        // In parentheses: all addresses the host has at the time.
+        writeln!(f, "block drop in quick on {links} inet from any to (self)")?;
+        writeln!(f, "block drop in quick on {links} inet from any to {{ {CLOSED} }}")?;
+        writeln!(f, "pass in quick on {links} inet from any to any {state}")?;
+        // A pass rule lets only the first segment of a TCP connection begin one.
+        writeln!(f, "block drop in quick on {links} all")?;
+        // Replies belong to a state, and ask no rule.
+        writeln!(f, "block drop out quick on {links} all")?;
+        writeln!(f, "pass out quick inet all tagged coppice keep state")
+    }
+}
+
+/// Whether `pfctl -s info` speaks of a filter that runs.
+pub(super) fn is_enabled(info: &str) -> bool {
+    info.lines().any(|line| line.trim_start().starts_with("Status: Enabled"))
+}
+
+/// Whether a listing of the main rules (`pfctl -s rules` or `-s nat`) leads to ours.
+pub(super) fn leads_here(listing: &str, anchor: &str) -> bool {
+    listing.lines().any(|line| line.trim_start().starts_with(anchor))
+}
+
+/// The limit on states that `pfctl -s memory` tells: `states        hard limit   100000`.
+pub(super) fn state_limit(memory: &str) -> Option<u64> {
+    let line = memory.lines().find(|line| line.starts_with("states"))?;
+    line.split_whitespace().next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(dns: &[&str], uplinks: &[&str]) -> String {
+        let dns: Vec<IpAddr> = dns.iter().map(|text| text.parse().unwrap()).collect();
+        let uplinks = uplinks.iter().map(|name| Interface::new(name).unwrap()).collect();
+        Rules::new(Tag("abcdefgh".into()), &dns, uplinks).to_string()
+    }
+
+    #[test]
+    fn the_rules_are_these() {
+        let golden = "\
+nat on em0 inet from 198.18.0.0/15 to any -> (em0:0)
+nat on wg0 inet from 198.18.0.0/15 to any -> (wg0:0)
+block drop in quick on coppiceabcdefgh inet6 all
+block drop in quick on coppiceabcdefgh from urpf-failed to any
+pass in quick on coppiceabcdefgh inet proto tcp from any to 10.0.0.53 port 53 \
+tag coppice keep state (source-track rule, max-src-states 4096)
+pass in quick on coppiceabcdefgh inet proto udp from any to 10.0.0.53 port 53 \
+tag coppice keep state (source-track rule, max-src-states 4096)
+block drop in quick on coppiceabcdefgh inet from any to (self)
+block drop in quick on coppiceabcdefgh inet from any to { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, \
+127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, \
+224.0.0.0/3, 168.63.129.16/32 }
+pass in quick on coppiceabcdefgh inet from any to any \
+tag coppice keep state (source-track rule, max-src-states 4096)
+block drop in quick on coppiceabcdefgh all
+block drop out quick on coppiceabcdefgh all
+pass out quick inet all tagged coppice keep state
+";
+        assert_eq!(rules(&["10.0.0.53", "fd00::1"], &["em0", "wg0"]), golden);
+    }
+
+    #[test]
+    fn resolvers_are_open_before_the_host_and_private_ranges_are_closed() {
+        let text = rules(&["192.168.1.1"], &[]);
+        let open = text.find("to 192.168.1.1 port 53").unwrap();
+        assert!(open < text.find("(self)").unwrap());
+        assert!(open < text.find("169.254.0.0/16").unwrap());
+        assert!(!rules(&[], &["em0"]).contains("port 53"));
+    }
+
+    #[test]
+    fn nothing_that_concerns_a_sandbox_is_left_to_the_host_s_own_rules() {
+        let text = rules(&["1.1.1.1"], &["em0"]);
+        for line in text.lines().filter(|line| !line.starts_with("nat ")) {
+            assert!(line.contains(" quick "), "{line}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("pass in")) {
+            assert!(line.contains("max-src-states"), "uncounted: {line}");
+        }
+        let last = text.lines().rfind(|line| line.contains(" in quick ")).unwrap();
+        assert_eq!(last, "block drop in quick on coppiceabcdefgh all");
+    }
+
+    #[test]
+    fn a_gateway_s_tag_fits_a_group_and_ends_in_a_letter() {
+        let (one, two) = (Tag::of(Path::new("/srv/one")), Tag::of(Path::new("/srv/two")));
+        assert_ne!(one, two);
+        assert_eq!(one, Tag::of(Path::new("/srv/one")));
+        assert_eq!(one.group().len(), libc::IFNAMSIZ - 1);
+        assert!(one.group().bytes().all(|byte| byte.is_ascii_lowercase()));
+        assert_eq!(one.anchor(), format!("coppice/{}", one.as_str()));
+    }
+
+    #[test]
+    fn what_is_no_plain_name_is_no_interface() {
+        for name in ["em0", "vlan.12", "wg-home", "bridge0", "abcdefghijklmno"] {
+            assert_eq!(Interface::new(name).unwrap().to_string(), name);
+        }
+        for name in ["", "em0 all", "a\"b", "a\nb", "{em0}", "$x", "0em", "(em0)", "-a", "ü0"] {
+            assert_eq!(Interface::new(name), None, "{name:?}");
+        }
+        assert_eq!(Interface::new("abcdefghijklmnop"), None, "too long");
+    }
+
+    #[test]
+    fn pfctl_is_understood() {
+        let on = "Status: Enabled for 0 days 00:00:12           Debug: Urgent\n";
+        assert!(is_enabled(on) && is_enabled(&format!("No ALTQ support in kernel\n{on}")));
+        assert!(!is_enabled("Status: Disabled for 3 days 01:02:03     Debug: Urgent\n"));
+        assert!(!is_enabled(""));
+        let listing = "block drop all\nanchor \"coppice/*\" all\npass out all flags S/SA\n";
+        assert!(leads_here(listing, ANCHORS[1]) && !leads_here(listing, ANCHORS[0]));
+        assert!(leads_here("nat-anchor \"coppice/*\" all\n", ANCHORS[0]));
+        assert!(!leads_here("nat-anchor \"coppice/*\" all\n", ANCHORS[1]));
+        assert!(!leads_here("anchor \"coppice\" all\n", ANCHORS[1]));
+        let memory = "states        hard limit   100000\nsrc-nodes     hard limit    10000\n";
+        assert_eq!(state_limit(memory), Some(100_000));
+        assert_eq!(state_limit("states        hard limit  unlimited"), None);
+    }
+}

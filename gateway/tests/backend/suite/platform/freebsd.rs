@@ -1,0 +1,88 @@
+//! FreeBSD: what jls(8), mount(8), ifconfig(8) and rctl(8) see.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use coppice::sandbox::SandboxId;
+
+use super::{PASSWD, make_directories, say};
+use crate::suite::world::World;
+
+/// How long the kernel may take to let go of what is no more: a dying jail waits for its sockets.
+pub(crate) const STRAGGLING: Duration = Duration::from_secs(30);
+
+/// racct(4) is brought up to date once a second.
+pub(crate) const ACCOUNTED_WITHIN: Duration = Duration::from_millis(2500);
+
+/// Whether sandboxes can be made at all.
+pub(crate) fn ready() -> Result<(), &'static str> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err("jails need root"),
+    }
+}
+
+/// All of rescue(8) is one program, linked to nothing.
+pub(crate) fn make_root(root: &Path) {
+    make_directories(root, &["bin", "dev", "etc", "home/user", "root", "run", "tmp", "var"]);
+    fs::write(root.join("etc/passwd"), PASSWD).unwrap();
+    fs::write(root.join("etc/group"), "wheel:*:0:root\nuser:*:1000:\n").unwrap();
+    let first = root.join("bin/sh");
+    fs::copy("/rescue/sh", &first).expect("/rescue/sh");
+    for name in ["cat", "hostname", "kill", "ls", "mkdir", "ps", "rm", "sleep", "stty"] {
+        fs::hard_link(&first, root.join("bin").join(name)).unwrap();
+    }
+}
+
+/// Where a file of a sandbox's is, by its path inside.
+pub(crate) fn host_path(directory: &Path, path: &str) -> PathBuf {
+    directory.join("root").join(path.trim_start_matches('/'))
+}
+
+/// envd is the parent of what it starts, and root inside may kill it.
+pub(crate) async fn kill_first_process(world: &World, id: SandboxId) {
+    // What it says of its end, nobody is there to pass on.
+    let _ = world.start(id, "kill -9 $PPID; sleep 1000").await.finish().await;
+}
+
+pub(crate) fn mounts_below(directory: &Path) -> Vec<String> {
+    let directory = directory.to_str().expect("a path in UTF-8");
+    let mounts = say("/sbin/mount", &["-p"]);
+    let points = mounts.lines().filter_map(|line| line.split_whitespace().nth(1));
+    points.filter(|point| point.starts_with(directory)).map(str::to_owned).collect()
+}
+
+/// All that sandboxes of whichever data directory have in the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Picture {
+    mounts: Vec<String>,
+    /// Dying ones included.
+    jails: Vec<String>,
+    rules: Vec<String>,
+    interfaces: Vec<String>,
+}
+
+impl Picture {
+    pub(crate) fn take(data_dir: &Path) -> Self {
+        let ours = |text: String| -> Vec<String> {
+            let mut lines: Vec<_> =
+                text.lines().filter(|line| line.contains("coppice-")).map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let interfaces = say("/sbin/ifconfig", &["-l"]);
+        Self {
+            mounts: mounts_below(data_dir),
+            jails: ours(say("/usr/sbin/jls", &["-d", "name"])),
+            rules: ours(say("/usr/bin/rctl", &[])),
+            interfaces: interfaces.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+}
+
+pub(crate) fn assert_retired(data_dir: &Path) {
+    assert_eq!(mounts_below(data_dir), Vec::<String>::new());
+}
