@@ -43,12 +43,13 @@ pub(super) fn living_jail(id: SandboxId) -> Result<Option<Jid>, Error> {
 /// Removes the jail; when it returns nothing of it runs, and nothing can enter it. Blocks.
 ///
 /// FreeBSD: jail_remove(2) kills what is attached to the jail, but overlooks a process that is just
-/// being forked (`PRS_NEW` in `prison_deref`, sys/kern/kern_jail.c). So it is looked for until
-/// there is none.
+/// being forked (`PRS_NEW` in `prison_deref`, sys/kern/kern_jail.c), and which no table shows either.
+/// So one is looked for until there was none twice in a row.
 pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<(), Error> {
     let deadline = Instant::now() + DYING;
     let mut pause = Duration::from_micros(200);
-    let mut removed = false;
+    let mut looks = 0;
+    let mut none = 0;
     loop {
         // Reaped, or its jail would not be free of it.
         if let Some(child) = child {
@@ -61,7 +62,11 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
         let left = process::in_jail(jid).to("list the processes of jail", jid)?;
         let left = left.iter().filter(|process| process.state != State::Zombie);
         let left: Vec<i32> = left.map(|process| process.pid).collect();
-        if left.is_empty() {
+        none = if left.is_empty() { none + 1 } else { 0 };
+        if none == 1 {
+            continue;
+        }
+        if none > 1 {
             if let Some(child) = child {
                 child.reap();
             }
@@ -71,10 +76,10 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
             return Err(Error::Timeout("the end of a sandbox's processes", DYING));
         }
         // By number, and so only whom the kernel has left.
-        for pid in left.into_iter().filter(|_| removed) {
+        for pid in left.into_iter().filter(|_| looks > 0) {
             send(pid, libc::SIGKILL)?;
         }
-        removed = true;
+        looks += 1;
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
