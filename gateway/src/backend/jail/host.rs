@@ -29,11 +29,10 @@ use super::{
     plan::{self, Decided, Root},
     probe,
     spawn::{self, Image, Process},
-    turns::Turns,
     zfs::Zfs,
 };
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage},
+    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, turns::Turns},
     sandbox::SandboxId,
 };
 
