@@ -326,3 +326,28 @@ prototypes! {
     "int" kldload "(const char *)";
     "int" setlogin "(const char *)";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_within_its_structure() {
+        for Struct { name, size, fields } in STRUCTS {
+            for field in *fields {
+                assert!(field.offset + field.size <= *size, "{name}: {}", field.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_device_request_holds_the_size_of_its_argument() {
+        // `IOCPARM_LEN` of sys/ioccom.h.
+        let size = |request: u64| usize::try_from(request >> 16 & 0x1fff).unwrap();
+        assert_eq!(size(SIOCGIFFLAGS), IFREQ_SIZE);
+        assert_eq!(size(SIOCAIFADDR), IN_ALIASREQ_SIZE);
+        assert_eq!(size(SIOCAIFADDR_IN6), IN6_ALIASREQ_SIZE);
+        assert_eq!(size(SIOCAIFGROUP), IFGROUPREQ_SIZE);
+        assert_eq!(size(DEVFSIO_RADD), DEVFS_RULE_SIZE);
+    }
+}
