@@ -7,7 +7,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BASE, INTERPRETER, debootstrap, interpreter, tool, tree};
+use super::{BASE, INTERPRETER, debootstrap, freebsd, import, interpreter, tool, tree};
+use crate::backend;
+
+/// Where a layer is a whole root, and packages come from `pkg(8)`.
+pub(super) const ON_FREEBSD: bool = matches!(backend::BUILT_IN.as_bytes(), b"jail");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {
@@ -21,6 +25,16 @@ pub enum Error {
     Missing(&'static str),
     #[error("building templates takes root")]
     NotRoot,
+    #[error(
+        "on FreeBSD it is made from a root file system that you name. Fetch one and build from it: \
+         `fetch https://download.freebsd.org/releases/$(uname -m)/$(uname -p)/$(uname -r | sed \
+         's/-p.*//')/base.txz` and `coppice template build base --from base.txz`"
+    )]
+    NoSource,
+    #[error(transparent)]
+    Import(#[from] import::Error),
+    #[error(transparent)]
+    Packages(#[from] freebsd::Error),
     #[error(transparent)]
     Tool(#[from] tool::Error),
     #[error(transparent)]
@@ -68,6 +82,7 @@ impl Recipe {
     pub(super) fn fingerprint(self) -> String {
         let recipe = match self {
             Self::Base => debootstrap::recipe(),
+            Self::Interpreter if ON_FREEBSD => freebsd::recipe(),
             Self::Interpreter => interpreter::recipe(),
         };
         blake3::hash(recipe.as_bytes()).to_hex()[..16].to_owned()
@@ -82,19 +97,27 @@ impl Recipe {
         stop: &CancellationToken,
         progress: &(dyn Fn(&str) + Sync),
     ) -> Result<Built, Error> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
-        for program in ["setpriv", "unshare"] {
-            if !in_path(program) {
-                return Err(Error::Missing("util-linux"));
-            }
-        }
+        check_host()?;
         match below {
+            None if ON_FREEBSD => Err(Error::NoSource),
             None => debootstrap::build(dir, stop, progress),
+            Some(below) if ON_FREEBSD => freebsd::build(dir, below, stop, progress),
             Some(below) => interpreter::build(dir, below, stop, progress),
         }
     }
+}
+
+/// Whether anything can be built here.
+pub(super) fn check_host() -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    for program in ["setpriv", "unshare"] {
+        if !ON_FREEBSD && !in_path(program) {
+            return Err(Error::Missing("util-linux"));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn in_path(program: &str) -> bool {
