@@ -52,8 +52,9 @@ const BASH: &str = include_str!("freebsd/bash.sh");
 const KERNEL: &str = include_str!("freebsd/python3.json");
 const SUDOERS: &str = "user ALL=(ALL:ALL) NOPASSWD: ALL\n";
 
-/// What pkg leaves of its own, per pkg(8) and make-oci-image.sh: downloads and catalogues.
-const LEFT: &[&str] = &["var/cache/pkg", "var/db/pkg/repos"];
+/// Downloads and catalogues of pkg's, and what etcupdate(8) compares with: a sandbox without a clone
+/// has a copy of `var`.
+const LEFT: &[&str] = &["var/cache/pkg", "var/db/etcupdate", "var/db/pkg/repos"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -91,7 +92,7 @@ pub(super) fn build(
     let mut names = packages.all_of(NEEDED, &python)?;
     names.extend(packages.some_of(WELCOME, &python));
     packages.install(&names)?;
-    packages.clear()?;
+    clear(&root)?;
     put_interpreter(&root, &python)?;
     progress("opening /usr/local to everyone in the sandbox");
     Tool::new("find", dir, Duration::from_secs(5 * 60))
@@ -112,10 +113,9 @@ pub(super) fn furnish(
     let added = Packages::new(Path::new(PKG), root, dir, stop, progress).and_then(|packages| {
         let python = packages.python()?;
         let names = packages.some_of(BASE_PACKAGES, &python);
-        packages.install(&names)?;
-        packages.clear()?;
-        Ok(())
+        packages.install(&names)
     });
+    clear(root)?;
     match added {
         Ok(()) => {}
         Err(recipe::Error::Tool(tool::Error::Stopped)) => return Err(tool::Error::Stopped.into()),
@@ -277,24 +277,24 @@ impl<'a> Packages<'a> {
         })?;
         Ok(())
     }
+}
 
-    fn clear(&self) -> Result<(), tree::Error> {
-        for path in LEFT {
-            if let Some(path) = plain(self.root, path)? {
-                tree::remove(&path)?;
-            }
+fn clear(root: &Path) -> Result<(), tree::Error> {
+    for path in LEFT {
+        if let Some(path) = plain(root, path)? {
+            tree::remove(&path)?;
         }
-        // Where catalogues were before pkg 1.20.
-        let Some(database) = plain(self.root, "var/db/pkg")? else { return Ok(()) };
-        for entry in fs::read_dir(&database).map_err(failed("list", &database))? {
-            let path = entry.map_err(failed("list", &database))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("repo-") || name.ends_with(".meta") {
-                tree::remove(&path)?;
-            }
-        }
-        Ok(())
     }
+    // Where catalogues were before pkg 1.20.
+    let Some(database) = plain(root, "var/db/pkg")? else { return Ok(()) };
+    for entry in fs::read_dir(&database).map_err(failed("list", &database))? {
+        let path = entry.map_err(failed("list", &database))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("repo-") || name.ends_with(".meta") {
+            tree::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies of all descriptions of repositories into one directory, in the order they count.

@@ -257,3 +257,6 @@ fn finish(root: &Path) -> Result<(), tree::Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

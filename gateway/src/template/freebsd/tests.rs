@@ -58,7 +58,7 @@ impl Place {
         let mut names = packages.all_of(NEEDED, &python)?;
         names.extend(packages.some_of(WELCOME, &python));
         packages.install(&names)?;
-        packages.clear()?;
+        clear(&root)?;
         Ok(python)
     }
 }
