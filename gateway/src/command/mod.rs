@@ -26,7 +26,11 @@ const LEFTOVERS: Duration = Duration::from_millis(200);
 type SetLevel = Box<dyn Fn(Level) -> anyhow::Result<()> + Send + Sync>;
 
 /// To stderr: stdout is for what other programs read.
-fn log(config: &Config) -> SetLevel {
+fn log(config: &Config) {
+    let _ = adjustable_log(config);
+}
+
+fn adjustable_log(config: &Config) -> SetLevel {
     let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);

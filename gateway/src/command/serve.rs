@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags.clone())?;
     config.check_for_serving()?;
-    let set_level = super::log(&config);
+    let set_level = super::adjustable_log(&config);
     let log = Log { flags, level: config.log_level, set_level };
     let data_dir = DataDir::claim(&config.data_dir)?;
     let path = data_dir.path().to_owned();

@@ -246,6 +246,12 @@ fn finish(root: &Path) -> Result<(), tree::Error> {
         }
         tree::empty(&path)?;
     }
+    let home = root.join("root");
+    if plain(root, "root")?.is_none() {
+        tree::make_dir(&home)?;
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o700))
+            .map_err(failed("chmod", &home))?;
+    }
     if plain(root, "etc")?.is_some() {
         // What the host resolves with is not for sandboxes.
         tree::write(&root.join("etc/resolv.conf"), 0o644, "")?;

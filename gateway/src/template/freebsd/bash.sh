@@ -15,6 +15,7 @@ if [ $login = yes ]; then
     # Exported, as the shell that is to have it is another.
     set -a
     for profile in /etc/profile "${HOME:-/}/.profile"; do
+        # shellcheck disable=SC1090
         [ ! -r "$profile" ] || . "$profile"
     done
     set +a
