@@ -39,6 +39,12 @@ def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
     )
 
 
+def address_of(url):
+    """Where a URL leads: name and port."""
+    url = urlsplit(url)
+    return url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]
+
+
 class Reached:
     """What there is to say to a gateway, wherever it runs: who is one has `host`, `url`, `domain` and
     `sandbox_url`."""
@@ -47,9 +53,7 @@ class Reached:
 
     def dial(self, timeout=10):
         """A bare connection to where `url` leads."""
-        url = urlsplit(self.url)
-        port = url.port or {"http": 80, "https": 443}[url.scheme]
-        return socket.create_connection((url.hostname, port), timeout)
+        return socket.create_connection(address_of(self.url), timeout)
 
     def connect(self, timeout=10):
         """A connection on which HTTP/1.1 can be spoken to `url` by hand."""
@@ -112,6 +116,14 @@ class Remote(Reached):
     @property
     def host(self):
         return urlsplit(self.url).netloc
+
+    @property
+    def listen(self):
+        return self.host
+
+    @property
+    def address(self):
+        return address_of(self.url)
 
 
 class Gateway(Reached):

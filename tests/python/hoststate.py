@@ -1,4 +1,5 @@
-"""What sandboxes take from the host, and whether all of it was given back."""
+"""What sandboxes take from the host, and whether all of it was given back. Of a host that cannot be
+looked at, only which sandboxes its gateway lists."""
 
 import hashlib
 import json
@@ -9,6 +10,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from gateway import Remote
 
 CGROUPS = Path("/sys/fs/cgroup")
 SLOTS = Path("/run/coppice/slots")
@@ -25,6 +28,8 @@ class HostState:
 
     @classmethod
     def of(cls, gateway):
+        if isinstance(gateway, Remote):
+            return cls({"sandbox": Counter(gateway.ids())})
         pid = gateway.process.pid if gateway.process else None
         return cls(
             {

@@ -79,6 +79,7 @@ def test_what_a_kernel_printed_before_it_died_is_told(run):
     assert execution.error.name == "ContextRestarting"
 
 
+@pytest.mark.linux("waits by /proc")
 def test_a_kernel_that_is_killed_from_inside_comes_back(run, interpreter):
     run("kept = 'kept'")
     # Until it is gone it might still be sent the next code, which is then told how it ended.

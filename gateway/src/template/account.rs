@@ -60,7 +60,7 @@ fn add_by_pw(root: &Path, dir: &Path, stop: &CancellationToken) -> Result<(), Er
     Tool::new("pw", dir, Duration::from_secs(60))
         .args([Path::new("-R"), root])
         .args(["useradd", "-n", USER, "-u", &UID.to_string(), "-c", "Sandbox user"])
-        .args(["-d", &format!("/home/{USER}"), "-m", "-s", "/bin/bash", "-w", "no"])
+        .args(["-d", &format!("/home/{USER}"), "-m", "-s", "/bin/bash"])
         .args(["-G", "wheel"])
         .run(stop, |_| {})?;
     Ok(())

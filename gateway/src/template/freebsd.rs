@@ -50,6 +50,8 @@ const WELCOME: &[&str] = &[
 
 const BASH: &str = include_str!("freebsd/bash.sh");
 const KERNEL: &str = include_str!("freebsd/python3.json");
+const PIP_CONF: &str =
+    "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n";
 const SUDOERS: &str = "user ALL=(ALL:ALL) NOPASSWD: ALL\n";
 
 /// Downloads and catalogues of pkg's, and what etcupdate(8) compares with: a sandbox without a clone
@@ -122,6 +124,8 @@ pub(super) fn furnish(
         Err(error) => progress(&format!("leaving packages out: {error}")),
     }
     provide_bash(root)?;
+    // A sandbox is as disposable as a virtual environment: let `pip install` just work.
+    tree::write(&root.join("etc/pip.conf"), 0o644, PIP_CONF)?;
     if let Some(sudoers) = plain(root, "usr/local/etc/sudoers.d")? {
         tree::write(&sudoers.join("user"), 0o440, SUDOERS)?;
     }
