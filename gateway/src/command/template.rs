@@ -127,10 +127,12 @@ fn build(config: &Config, name: &str) -> anyhow::Result<()> {
     };
     let store = Store::open(&config.data_dir, told)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(store.build(recipe)).with_context(|| format!("template {name}"))?;
+    let built = runtime.block_on(store.build(recipe));
     if io::stdout().is_terminal() {
+        // Also before the error.
         println!();
     }
+    built.with_context(|| format!("template {name}"))?;
     println!("{name} is ready, {} s", began.elapsed().as_secs());
     Ok(())
 }
