@@ -35,6 +35,7 @@ REMOTE = Remote.of_environment()
 # What a test that asks for them does to its own machine.
 LOCAL_FIXTURES = {
     "new_gateway": "starts gateways of its own",
+    "fanout": "starts a gateway with a pool of its own",
     "memory": "looks at the gateway's processes",
 }
 

@@ -40,7 +40,7 @@ class HostState:
                 "directory": Counter(_directories(gateway.data_dir)),
                 "network link": Counter(_links(gateway)),
                 "nftables entry": Counter(_nftables(gateway)),
-                "slot": Counter(map(str, SLOTS.glob("[0-9]*"))),
+                "slot": Counter(_slots(gateway)),
                 "claim": Counter(map(str, GATEWAYS.glob(_parent(gateway)))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
@@ -157,6 +157,14 @@ def _unix_sockets(gateway):
 def _directories(data_dir):
     for place in ("sandboxes", "trash"):
         yield from (str(entry) for entry in (data_dir / place).glob("*"))
+
+
+def _slots(gateway):
+    """Those that say they are this gateway's; another's come and go. One that says nothing counts."""
+    for slot in SLOTS.glob("[0-9]*"):
+        said = _read(slot)
+        if f'"{gateway.data_dir}"' in said or '"data_dir"' not in said:
+            yield str(slot)
 
 
 def _links(gateway):

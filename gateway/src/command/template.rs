@@ -138,10 +138,11 @@ fn build(config: &Config, name: &str, from: Option<&str>) -> anyhow::Result<()> 
             (None, None) => Ok(()),
         }
     });
-    built.with_context(|| format!("template {name}"))?;
     if io::stdout().is_terminal() {
+        // Also before the error.
         println!();
     }
+    built.with_context(|| format!("template {name}"))?;
     println!("{name} is ready, {} s", began.elapsed().as_secs());
     Ok(())
 }

@@ -50,8 +50,7 @@ const WELCOME: &[&str] = &[
 
 const BASH: &str = include_str!("freebsd/bash.sh");
 const KERNEL: &str = include_str!("freebsd/python3.json");
-const PIP_CONF: &str =
-    "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n";
+const PIP_CONF: &str = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n";
 const SUDOERS: &str = "user ALL=(ALL:ALL) NOPASSWD: ALL\n";
 
 /// Downloads and catalogues of pkg's, and what etcupdate(8) compares with: a sandbox without a clone

@@ -28,7 +28,11 @@ mod store;
 mod tool;
 mod tree;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -36,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Limits;
 
 pub use import::Source;
-pub use recipe::Recipe;
+pub use recipe::{HOW_TO_MAKE_BASE, Recipe};
 pub use store::{Error, FindError, Listed, Store};
 
 /// The template a sandbox gets when none is named.
@@ -65,6 +69,11 @@ pub struct Template {
 pub struct Available {
     pub template: Arc<Template>,
     pub built_at: DateTime<Utc>,
+}
+
+/// Whether a data directory has a template of that name, as far as a look tells; makes nothing.
+pub fn is_there(data_dir: &Path, name: &str) -> bool {
+    data_dir.join("templates").join(format!("{name}.json")).exists()
 }
 
 /// What is available at present, in the order of names.

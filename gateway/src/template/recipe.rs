@@ -13,6 +13,11 @@ use crate::backend;
 /// Where a layer is a whole root, and packages come from `pkg(8)`.
 pub(super) const ON_FREEBSD: bool = matches!(backend::BUILT_IN.as_bytes(), b"jail");
 
+/// Where a root comes from and what to do with it; the directories are those of bsdinstall(8).
+pub const HOW_TO_MAKE_BASE: &str = "fetch https://download.freebsd.org/releases/$(uname -m)/$(uname \
+                                    -p)/$(uname -r | sed 's/-p.*//')/base.txz && coppice template \
+                                    build base --from base.txz";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {
     Base,
@@ -25,11 +30,7 @@ pub enum Error {
     Missing(&'static str),
     #[error("building templates takes root")]
     NotRoot,
-    #[error(
-        "on FreeBSD it is made from a root file system that you name. Fetch one and build from it: \
-         `fetch https://download.freebsd.org/releases/$(uname -m)/$(uname -p)/$(uname -r | sed \
-         's/-p.*//')/base.txz` and `coppice template build base --from base.txz`"
-    )]
+    #[error("on FreeBSD it is made from a root file system that you name: {HOW_TO_MAKE_BASE}")]
     NoSource,
     #[error(transparent)]
     Import(#[from] import::Error),
@@ -69,6 +70,11 @@ impl Recipe {
             Self::Base => BASE,
             Self::Interpreter => INTERPRETER,
         }
+    }
+
+    /// Whether it cannot be built of nothing on this system.
+    pub fn is_built_from_a_source(self) -> bool {
+        ON_FREEBSD && self.below().is_none()
     }
 
     pub(super) fn below(self) -> Option<Self> {
