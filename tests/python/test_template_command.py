@@ -12,6 +12,8 @@ from e2b import Sandbox
 from gateway import BINARY, STARTED_WITH, TEMPLATES, coppice
 from hoststate import command_lines
 
+pytestmark = pytest.mark.local("builds templates on its own machine")
+
 NAME = "code-interpreter-v1"
 
 

@@ -45,6 +45,8 @@ const WELCOME: &[&str] = &[
     "%-scikit-learn",
     "%-scipy",
     "%-seaborn",
+    // Of Python's own library, in a package of its own.
+    "%-sqlite3",
     "%-sympy",
 ];
 
