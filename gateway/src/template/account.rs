@@ -164,10 +164,17 @@ mod tests {
 
     #[test]
     fn no_link_in_a_root_is_followed_to_write() {
-        for linked in ["etc/passwd", "etc/group", "etc/shadow", "home", "etc/sudoers.d"] {
+        let (file, directory) = (false, true);
+        for (linked, kind) in [
+            ("etc/passwd", file),
+            ("etc/group", file),
+            ("etc/shadow", file),
+            ("home", directory),
+            ("etc/sudoers.d", directory),
+        ] {
             let (root, outside) = (root(), tempfile::tempdir().unwrap());
             let victim = outside.path().join("victim");
-            if linked.ends_with('d') && linked != "etc/passwd" || linked == "home" {
+            if kind == directory {
                 fs::create_dir(&victim).unwrap();
             } else {
                 fs::write(&victim, "root:x:0:0::/:/bin/sh\n").unwrap();
