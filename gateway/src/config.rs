@@ -114,7 +114,7 @@ impl Config {
 }
 
 /// As given on the command line.
-#[derive(clap::Args, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct Flags {
     /// Address to listen on [env: COPPICE_LISTEN] [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -140,7 +140,7 @@ pub struct Flags {
     /// File of API keys, one a line; more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
-    /// error, warn, info, debug or trace [env: COPPICE_LOG_LEVEL] [default: info]
+    /// error, warn, info, debug or trace; taken up anew on SIGHUP [env: COPPICE_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// text or json [env: COPPICE_LOG_FORMAT] [default: text]

@@ -3,6 +3,11 @@
 As root, with a release binary: `pytest tests/python` in an environment of `requirements.txt`, then
 `pytest tests/python --tls` in the same, and `pytest tests/python -m sdk` in one of
 `requirements-old.txt`. `COPPICE_BIN` names another binary, `COPPICE_TEST_TEMPLATES` another place of templates.
+
+With `COPPICE_TEST_URL`, and `COPPICE_TEST_API_KEY` where it has keys, the gateway there is tested,
+wherever it runs, by anybody: nothing is started, and what takes a gateway of one's own, a look at
+its host, or a Linux kernel below the sandboxes is skipped, with the reason. `COPPICE_TEST_SANDBOX_URL`
+is for one whose sandboxes are reached elsewhere.
 """
 
 import importlib.metadata
@@ -19,12 +24,20 @@ import pytest_asyncio
 from e2b import AsyncSandbox, Sandbox
 
 from domain import Domain
-from gateway import Gateway
+from gateway import Gateway, Remote
 from hoststate import HostState, assert_back_to, processes_of
 
 pytest_plugins = ["recorder", "sdk", "probes", "interpreter"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
 FIRST_BUILD = 600
+# The gateway that the environment names, if it does.
+REMOTE = Remote.of_environment()
+# What a test that asks for them does to its own machine.
+LOCAL_FIXTURES = {
+    "new_gateway": "starts gateways of its own",
+    "fanout": "starts a gateway with a pool of its own",
+    "memory": "looks at the gateway's processes",
+}
 
 
 def pytest_addoption(parser):
@@ -35,6 +48,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.domain = None
     if config.getoption("tls"):
+        if REMOTE:
+            raise pytest.UsageError("--tls has a gateway and names of its own: no COPPICE_TEST_URL")
         config.domain = Domain()
         config.domain.enter()
 
@@ -46,7 +61,8 @@ def pytest_unconfigure(config):
 
 def pytest_report_header(config):
     how = f"E2B_DOMAIN={config.domain.given}" if config.domain else "E2B_API_URL"
-    return f"e2b {'.'.join(map(str, SDK))} by {how}"
+    where = f", {REMOTE.url}" if REMOTE else ""
+    return f"e2b {'.'.join(map(str, SDK))} by {how}{where}"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -58,6 +74,18 @@ def pytest_collection_modifyitems(config, items):
         kept[bool(both) if config.domain else "tls" not in marks].append(item)
     items[:] = kept[True]
     config.hook.pytest_deselected(items=kept[False])
+    if REMOTE:
+        for item in items:
+            if why := local(item):
+                item.add_marker(pytest.mark.skip(reason=f"not remotely: {why}"))
+
+
+def local(item):
+    """Why a test needs the gateway to be its own, if it does."""
+    if mark := item.get_closest_marker("local"):
+        return mark.args[0]
+    fixtures = LOCAL_FIXTURES.keys() & set(item.fixturenames)
+    return "; ".join(LOCAL_FIXTURES[name] for name in sorted(fixtures))
 
 
 def warm(gateway):
@@ -81,17 +109,25 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def host():
     """The clean environment every gateway of the run starts in."""
-    assert os.geteuid() == 0, "these tests make real sandboxes and must run as root"
+    why = "these tests make real sandboxes and must run as root"
+    assert REMOTE or os.geteuid() == 0, why
     for name in list(os.environ):
         foreign = ("E2B_", "SSL_CERT_", "NODE_EXTRA_CA_CERTS")
         if name.startswith(foreign) or name.lower().endswith("_proxy"):
             del os.environ[name]
-    os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+    os.environ["NO_PROXY"] = "*" if REMOTE else "127.0.0.1,localhost"
 
 
 @pytest.fixture(scope="session")
 def gateway(host, pytestconfig):
     """The gateway most tests share; what it leaves behind when it goes fails the run."""
+    if REMOTE:
+        os.environ.update(REMOTE.settings)
+        before = REMOTE.ids()
+        yield REMOTE
+        left = REMOTE.ids() - before
+        assert not left, f"sandboxes left over: {left}"
+        return
     # The log then has a line for every handshake.
     env = {"COPPICE_LOG_LEVEL": "debug"} if pytestconfig.domain else {}
     gateway = Gateway(env=env, domain=pytestconfig.domain)
@@ -106,6 +142,24 @@ def gateway(host, pytestconfig):
         assert_back_to(before, gateway)
     finally:
         gateway.remove()
+
+
+@pytest.fixture(scope="session")
+def system(gateway):
+    """What `uname` says in a sandbox."""
+    if not REMOTE:
+        return os.uname().sysname
+    with Sandbox.create(timeout=60, **gateway.opts) as sandbox:
+        return sandbox.commands.run("uname -s").stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def on_its_system(request):
+    """Skips what is only so on Linux where sandboxes are of another system."""
+    if mark := request.node.get_closest_marker("linux"):
+        found = request.getfixturevalue("system")
+        if found != "Linux":
+            pytest.skip(f"not on {found}: {mark.args[0]}")
 
 
 @pytest.fixture

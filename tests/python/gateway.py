@@ -1,4 +1,5 @@
-"""A gateway under test: the real binary, with a port and a data directory of its own."""
+"""A gateway under test: the real binary, with a port and a data directory of its own, or one that
+runs elsewhere and is only spoken to."""
 
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -16,7 +18,7 @@ REPO = Path(__file__).resolve().parents[2]
 BINARY = REPO / os.environ.get("COPPICE_BIN", "target/release/coppice")
 # All gateways of a run, and later runs, share what is named by its content.
 TEMPLATES = Path(os.environ.get("COPPICE_TEST_TEMPLATES", REPO / "target" / "e2e" / "templates"))
-KEY = "e2b_" + "0" * 40
+KEY = os.environ.get("COPPICE_TEST_API_KEY") or "e2b_" + "0" * 40
 # Without the template that takes minutes: whoever needs it asks for it.
 STARTED_WITH = {
     name: value for name, value in os.environ.items() if not name.startswith(("COPPICE_", "E2B_"))
@@ -37,7 +39,94 @@ def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
     )
 
 
-class Gateway:
+def address_of(url):
+    """Where a URL leads: name and port."""
+    url = urlsplit(url)
+    return url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]
+
+
+class Reached:
+    """What there is to say to a gateway, wherever it runs: who is one has `host`, `url`, `domain` and
+    `sandbox_url`."""
+
+    domain = None
+
+    def dial(self, timeout=10):
+        """A bare connection to where `url` leads."""
+        return socket.create_connection(address_of(self.url), timeout)
+
+    def connect(self, timeout=10):
+        """A connection on which HTTP/1.1 can be spoken to `url` by hand."""
+        url = urlsplit(self.url)
+        connection = self.dial(timeout)
+        return Tls(connection, url.hostname) if url.scheme == "https" else connection
+
+    @property
+    def sandbox_url(self):
+        return self.url
+
+    @property
+    def opts(self):
+        """What points one call of the SDK at this gateway."""
+        if self.domain:
+            return {"domain": self.domain.given, "api_key": KEY}
+        return {"api_url": self.url, "sandbox_url": self.sandbox_url, "api_key": KEY}
+
+    @property
+    def settings(self):
+        """The environment of an SDK that uses this gateway."""
+        if self.domain:
+            return {**self.domain.settings, "E2B_API_KEY": KEY}
+        return {
+            "E2B_API_URL": self.url,
+            "E2B_SANDBOX_URL": self.sandbox_url,
+            "E2B_API_KEY": KEY,
+        }
+
+    def http(self, **headers):
+        """A plain HTTP client with the API key; a header given as None is left out."""
+        given = {"X-API-Key": KEY, **headers}
+        return httpx.Client(
+            base_url=self.url,
+            headers={name: value for name, value in given.items() if value is not None},
+            timeout=30,
+        )
+
+    def ids(self):
+        """The sandboxes it lists."""
+        with self.http() as http:
+            return {listed["sandboxID"] for listed in http.get("/v2/sandboxes").json()}
+
+
+class Remote(Reached):
+    """A gateway that somebody else started, maybe on another machine and another system."""
+
+    sandbox_url = None
+
+    def __init__(self, url, sandbox_url=None):
+        self.url = url.rstrip("/")
+        self.sandbox_url = (sandbox_url or url).rstrip("/")
+
+    @classmethod
+    def of_environment(cls):
+        """The one that the environment names; `None`: tests start their own."""
+        url = os.environ.get("COPPICE_TEST_URL")
+        return cls(url, os.environ.get("COPPICE_TEST_SANDBOX_URL")) if url else None
+
+    @property
+    def host(self):
+        return urlsplit(self.url).netloc
+
+    @property
+    def listen(self):
+        return self.host
+
+    @property
+    def address(self):
+        return address_of(self.url)
+
+
+class Gateway(Reached):
     """One data directory and, between `start` and an end, the process that serves it."""
 
     def __init__(
@@ -107,44 +196,6 @@ class Gateway:
     @property
     def url(self):
         return f"https://{self.host}" if self.domain else f"http://{self.host}"
-
-    def dial(self, timeout=10):
-        """A bare connection to where `url` leads."""
-        name, _, port = self.host.rpartition(":")
-        return socket.create_connection((name, int(port)), timeout)
-
-    def connect(self, timeout=10):
-        """A connection on which HTTP/1.1 can be spoken to `url` by hand."""
-        connection = self.dial(timeout)
-        return Tls(connection, self.host.rpartition(":")[0]) if self.domain else connection
-
-    @property
-    def opts(self):
-        """What points one call of the SDK at this gateway."""
-        if self.domain:
-            return {"domain": self.domain.given, "api_key": KEY}
-        return {"api_url": self.url, "sandbox_url": self.url, "api_key": KEY}
-
-    @property
-    def settings(self):
-        """The environment of an SDK that uses this gateway."""
-        if self.domain:
-            return {**self.domain.settings, "E2B_API_KEY": KEY}
-        return {"E2B_API_URL": self.url, "E2B_SANDBOX_URL": self.url, "E2B_API_KEY": KEY}
-
-    def http(self, **headers):
-        """A plain HTTP client with the API key; a header given as None is left out."""
-        given = {"X-API-Key": KEY, **headers}
-        return httpx.Client(
-            base_url=self.url,
-            headers={name: value for name, value in given.items() if value is not None},
-            timeout=30,
-        )
-
-    def ids(self):
-        """The sandboxes it lists."""
-        with self.http() as http:
-            return {listed["sandboxID"] for listed in http.get("/v2/sandboxes").json()}
 
     def end(self, sig=signal.SIGTERM, patience=30):
         """Ends the process; returns how long that took."""

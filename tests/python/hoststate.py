@@ -1,4 +1,5 @@
-"""What sandboxes take from the host, and whether all of it was given back."""
+"""What sandboxes take from the host, and whether all of it was given back. Of a host that cannot be
+looked at, only which sandboxes its gateway lists."""
 
 import hashlib
 import json
@@ -9,6 +10,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from gateway import Remote
 
 CGROUPS = Path("/sys/fs/cgroup")
 SLOTS = Path("/run/coppice/slots")
@@ -25,6 +28,8 @@ class HostState:
 
     @classmethod
     def of(cls, gateway):
+        if isinstance(gateway, Remote):
+            return cls({"sandbox": Counter(gateway.ids())})
         pid = gateway.process.pid if gateway.process else None
         return cls(
             {
@@ -35,7 +40,7 @@ class HostState:
                 "directory": Counter(_directories(gateway.data_dir)),
                 "network link": Counter(_links(gateway)),
                 "nftables entry": Counter(_nftables(gateway)),
-                "slot": Counter(map(str, SLOTS.glob("[0-9]*"))),
+                "slot": Counter(_slots(gateway)),
                 "claim": Counter(map(str, GATEWAYS.glob(_parent(gateway)))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
@@ -152,6 +157,14 @@ def _unix_sockets(gateway):
 def _directories(data_dir):
     for place in ("sandboxes", "trash"):
         yield from (str(entry) for entry in (data_dir / place).glob("*"))
+
+
+def _slots(gateway):
+    """Those that say they are this gateway's; another's come and go. One that says nothing counts."""
+    for slot in SLOTS.glob("[0-9]*"):
+        said = _read(slot)
+        if f'"{gateway.data_dir}"' in said or '"data_dir"' not in said:
+            yield str(slot)
 
 
 def _links(gateway):

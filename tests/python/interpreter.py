@@ -9,16 +9,23 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox
 
-from gateway import TEMPLATES, coppice
+from gateway import TEMPLATES, Gateway, Remote, coppice
 from inside import source
 
 NAME = "code-interpreter-v1"
 FIRST_BUILD = 1200
+FANOUT = 50
 
 
 @pytest.fixture(scope="session")
 def interpreter_template(gateway):
     """Has the command build it, in the place all gateways of the run share; its name."""
+    if isinstance(gateway, Remote):
+        with gateway.http() as http:
+            names = [name for one in http.get("/templates").json() for name in one["aliases"]]
+        if NAME not in names:
+            pytest.skip(f"{gateway.url} has no template {NAME}")
+        return NAME
     with tempfile.TemporaryDirectory(prefix="cop", dir="/tmp") as data_dir:
         (Path(data_dir) / "templates").symlink_to(TEMPLATES)
         built = coppice("template", "build", NAME, "--data-dir", data_dir, patience=FIRST_BUILD)
@@ -32,6 +39,18 @@ def kernels(interpreter_template):
     with Sandbox.create(template=interpreter_template, timeout=600) as sandbox:
         sandbox.files.write("/tmp/kernel.py", source("kernel.py"))
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def fanout(interpreter_template):
+    """A gateway with a pool for fifty at once, which takes a minute or more to fill."""
+    # Without a network its entries come and go unseen by tests that count what is left on the host.
+    flags = ["--network", "none", "--pool", f"{NAME}={FANOUT}", "--pool-memory", "6144"]
+    gateway = Gateway(*flags)
+    try:
+        yield gateway.start()
+    finally:
+        gateway.remove()
 
 
 class Kernel:

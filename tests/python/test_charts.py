@@ -1,6 +1,20 @@
-"""Charts, field by field: what is expected here is told from the figures by hand."""
+"""Charts, field by field, in the classes that the SDK has for them: what is expected here is told
+from the figures by hand."""
 
 import pytest
+
+charts = pytest.importorskip("e2b_code_interpreter.charts")
+pytestmark = pytest.mark.sdk
+
+CLASSES = {
+    "line": (charts.LineChart, charts.PointData),
+    "scatter": (charts.ScatterChart, charts.PointData),
+    "bar": (charts.BarChart, charts.BarData),
+    "pie": (charts.PieChart, charts.PieData),
+    "box_and_whisker": (charts.BoxAndWhiskerChart, charts.BoxAndWhiskerData),
+    "superchart": (charts.SuperChart, charts.Chart),
+    "unknown": (charts.Chart, ()),
+}
 
 PLAIN = {"x_label": None, "y_label": None, "x_unit": None, "y_unit": None}
 
@@ -134,6 +148,18 @@ plt.ylabel("Weight (kg)")
     },
 )
 
+# The package takes the names of boxes from the ticks below, however the boxes lie.
+HORIZONTAL_BOXES = (
+    """
+plt.boxplot([[1, 2, 3, 4, 5], [2, 4, 6, 8, 9, 30]], patch_artist=True, orientation="horizontal")
+plt.xticks([0, 30], ["x", "y"])
+plt.title("Spread")
+plt.xlabel("Weight (kg)")
+plt.ylabel("Sample")
+""",
+    BOXES[1],
+)
+
 PIE = (
     """
 plt.pie([1, 3], labels=["one", "three"], radius=1.5)
@@ -243,7 +269,44 @@ UNKNOWN = (
     {"type": "unknown", "title": "Pixels", "elements": []},
 )
 
-BLANK = ("plt.figure()", {})
+ALL_KINDS = (LINE, SCATTER, GROUPED_BARS, BOXES, PIE, UNKNOWN)
+EVERYTHING = (
+    "\n".join(f"plt.subplot(2, 3, {place})\n{one}" for place, (one, _) in enumerate(ALL_KINDS, 1)),
+    {"type": "superchart", "title": "", "elements": [chart for _, chart in ALL_KINDS]},
+)
+
+# No figure is drawn so; a class of the user's may say so.
+NESTED = (
+    f"""
+class Mine:
+    def _repr_e2b_chart_(self):
+        pie = {PIE[1]}
+        inner = {{"type": "superchart", "title": "Inner", "elements": [pie, pie]}}
+        return {{"type": "superchart", "title": "Outer", "elements": [inner, pie]}}
+display(Mine())
+""",
+    {
+        "type": "superchart",
+        "title": "Outer",
+        "elements": [
+            {"type": "superchart", "title": "Inner", "elements": [PIE[1], PIE[1]]},
+            PIE[1],
+        ],
+    },
+)
+
+
+def fields(chart):
+    """All that an object of the SDK says, as it was sent."""
+    told = {name: value for name, value in vars(chart).items() if not name.startswith("_")}
+    if "points" in told:
+        told["points"] = [list(point) for point in told["points"]]
+    if "elements" in told:
+        of_chart, of_element = CLASSES[told["type"]]
+        assert type(chart) is of_chart
+        assert all(isinstance(element, of_element) for element in told["elements"])
+        told["elements"] = [fields(element) for element in told["elements"]]
+    return told
 
 
 @pytest.mark.parametrize(
@@ -252,16 +315,39 @@ BLANK = ("plt.figure()", {})
         pytest.param(*globals()[name], id=name.lower().replace("_", "-"))
         for name in (
             *("LINE", "SCATTER", "BARS", "GROUPED_BARS", "HORIZONTAL_BARS", "BOXES", "PIE"),
-            *("LOG", "DATES", "CATEGORIES", "SUPERCHART", "UNKNOWN", "BLANK"),
+            *("HORIZONTAL_BOXES", "LOG", "DATES", "CATEGORIES", "SUPERCHART", "UNKNOWN"),
+            *("EVERYTHING", "NESTED"),
         )
     ],
 )
-def test_a_figure_is_told_as_a_chart(python, drawing, chart):
-    assert python.data(f"import matplotlib.pyplot as plt\n{drawing}\nplt.show()")["e2b/chart"] == chart
+def test_a_figure_is_told_as_a_chart(interpreter, drawing, chart):
+    execution = interpreter.run_code(f"import matplotlib.pyplot as plt\n{drawing}\nplt.show()")
+    assert execution.error is None, execution.error
+    (shown,) = execution.results
+    assert fields(shown.chart) == chart == shown.chart.to_dict()
 
 
-def test_nothing_is_warned_of_and_what_cannot_be_told_is_shown_without_a_chart(python):
-    assert python.printed("plt.plot([1]); plt.show()", "stderr") == ""
-    drawing = "plt.boxplot([[1, 2, 3]], patch_artist=True, showcaps=False, whis=0); plt.show()"
-    data = python.data(drawing)
-    assert "image/png" in data and "e2b/chart" not in data
+@pytest.mark.parametrize(
+    "scale",
+    ["'logit'", "'asinh'", "'function', functions=both", "'functionlog', functions=both"],
+)
+def test_a_scale_has_its_name(interpreter, scale):
+    drawing = f"plt.plot([0.1, 0.5, 0.9], [1, 2, 3])\nplt.xscale({scale})\nplt.show()"
+    both = "both = (lambda x: x, lambda x: x)"
+    execution = interpreter.run_code(f"import matplotlib.pyplot as plt\n{both}\n{drawing}")
+    chart = execution.results[0].chart
+    assert (chart.x_scale, chart.y_scale) == (scale.split("'")[1], "linear")
+
+
+def test_a_figure_without_a_chart_is_a_picture(interpreter):
+    blank = "import matplotlib.pyplot as plt\n_ = plt.subplots()"
+    # It has neither whiskers nor caps.
+    box = "plt.boxplot([[1, 2, 3]], patch_artist=True, showcaps=False, whis=0); plt.show()"
+    for drawing in (blank, box):
+        (shown,) = interpreter.run_code(drawing).results
+        assert shown.png and shown.chart is None
+
+
+def test_nothing_is_warned_of(interpreter):
+    drawing = "import matplotlib.pyplot as plt\nplt.plot([1]); plt.show()"
+    assert interpreter.run_code(drawing).logs.stderr == []

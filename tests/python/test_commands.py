@@ -215,18 +215,21 @@ def test_sudo_works_without_a_password(sandbox):
     assert sandbox.files.get_info("/etc/made-by-root").owner == "root"
 
 
+@pytest.mark.linux("reads and writes /proc")
 def test_the_limits_are_what_programs_see(sandbox):
     assert int(sandbox.commands.run("nproc").stdout) == min(2, os.cpu_count())
     total = "awk '/^MemTotal:/ {print $2}' /proc/meminfo"
     assert int(sandbox.commands.run(total).stdout) == 1024 * 1024
 
 
+@pytest.mark.local("compares with the gateway's host")
 def test_the_sandbox_has_a_process_table_and_a_name_of_its_own(sandbox):
     # envd, this shell and what it starts: nothing of the host.
     assert int(sandbox.commands.run("ls -d /proc/[0-9]* | wc -l").stdout) < 12
     assert sandbox.commands.run("hostname").stdout.strip() != os.uname().nodename
 
 
+@pytest.mark.local("compares with the gateway's host")
 def test_nothing_of_the_host_can_be_seen(sandbox, gateway):
     for mine in (gateway.data_dir, gateway.base, os.path.abspath(__file__)):
         assert not sandbox.files.exists(str(mine), user="root")
@@ -235,11 +238,13 @@ def test_nothing_of_the_host_can_be_seen(sandbox, gateway):
     assert str(gateway.base) not in sandbox.commands.run("cat /proc/self/mountinfo").stdout
 
 
+@pytest.mark.linux("reads and writes /proc")
 def test_a_command_inherits_nothing_but_its_three_descriptors(sandbox):
     # The shell's own, listed by a child of it.
     assert sandbox.commands.run("ls /proc/$$/fd; true").stdout.split() == ["0", "1", "2"]
 
 
+@pytest.mark.local("compares with the gateway's host")
 def test_envd_starts_with_no_environment_and_keeps_no_directory_open(sandbox):
     (envd,) = processes_of(sandbox.sandbox_id, "envd")
     assert Path(f"/proc/{envd}/environ").read_bytes() == b""
@@ -247,6 +252,7 @@ def test_envd_starts_with_no_environment_and_keeps_no_directory_open(sandbox):
         assert not descriptor.is_dir(), f"{descriptor} is {descriptor.readlink()}"
 
 
+@pytest.mark.linux("reads and writes /proc")
 def test_root_inside_is_not_root_outside(sandbox):
     for forbidden in (
         "echo 1 > /proc/sys/kernel/panic",

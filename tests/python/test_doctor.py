@@ -2,7 +2,11 @@
 
 import shutil
 
+import pytest
+
 from gateway import BINARY, coppice
+
+pytestmark = pytest.mark.local("looks over the machine it runs on")
 
 
 def test_each_thing_sandboxes_need_has_its_line(gateway):

@@ -9,6 +9,8 @@ from hoststate import HostState, assert_back_to
 from inside import serve
 from network import HOST, METADATA, NAME, PRIVATE, PUBLIC, RESOLVER, WEB_PORT, Internet
 
+pytestmark = pytest.mark.local("makes an internet of its own, and a gateway in it")
+
 CLOSED = {
     "a private address": PRIVATE,
     "the metadata service": METADATA,

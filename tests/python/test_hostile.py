@@ -42,7 +42,13 @@ if os.fork() == 0:
 }
 
 
-@pytest.mark.parametrize("what", LEAVES_NOTHING)
+LINUX = pytest.mark.linux("calls of a Linux kernel")
+ON = {"mounts": LINUX, "namespaces": LINUX}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=ON.get(what, ())) for what in LEAVES_NOTHING]
+)
 def test_ending_a_sandbox_leaves_nothing(gateway, what):
     start = HostState.of(gateway)
     with Sandbox.create(timeout=120) as sandbox:
@@ -58,6 +64,7 @@ def test_ending_a_sandbox_leaves_nothing(gateway, what):
     assert_back_to(start, gateway)
 
 
+@pytest.mark.local("counts processes on the gateway's host")
 def test_a_fork_bomb_stays_within_its_limit_and_ends_with_its_sandbox(gateway, sandboxes):
     start = HostState.of(gateway)
     sandbox, neighbour = sandboxes(), sandboxes()

@@ -65,6 +65,7 @@ def test_output_goes_to_callbacks_as_it_comes(run):
         ("input('? ')", "StdinNotImplementedError", "does not support input"),
         ("import sys; sys.exit(3)", "SystemExit", "3"),
         ("raise KeyboardInterrupt('own')", "KeyboardInterrupt", "own"),
+        ("import os, time; os.kill(os.getpid(), 2); time.sleep(30)", "KeyboardInterrupt", ""),
         ("raise Exception('\\0 é \\u2028')", "Exception", "é \u2028"),
     ],
 )

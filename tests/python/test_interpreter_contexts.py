@@ -144,6 +144,7 @@ def running_later(sandbox, context):
     return end
 
 
+@pytest.mark.linux("looks at the kernel by /proc")
 def test_a_removal_ends_what_runs(interpreter):
     context = interpreter.create_code_context()
     pid = interpreter.run_code("import os; os.getpid()", context=context).text

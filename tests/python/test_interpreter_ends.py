@@ -1,10 +1,14 @@
 """Clients that go, kernels that die, sandboxes that end."""
 
+import os
+import signal
 import threading
 import time
 
 import pytest
 from e2b import TimeoutException
+
+from hoststate import processes_of
 
 code_interpreter = pytest.importorskip("e2b_code_interpreter")
 pytestmark = pytest.mark.sdk
@@ -79,6 +83,7 @@ def test_what_a_kernel_printed_before_it_died_is_told(run):
     assert execution.error.name == "ContextRestarting"
 
 
+@pytest.mark.linux("waits by /proc")
 def test_a_kernel_that_is_killed_from_inside_comes_back(run, interpreter):
     run("kept = 'kept'")
     # Until it is gone it might still be sent the next code, which is then told how it ended.
@@ -105,6 +110,29 @@ def test_a_sandbox_that_ends_ends_what_runs_in_it(gateway):
     with pytest.raises(TimeoutException, match="The sandbox was killed while the request was in progress"):
         sandbox.run_code("import time; time.sleep(60)", timeout=50)
     assert time.monotonic() - began < 10
+
+
+def test_a_sandbox_whose_envd_dies_ends_with_its_kernels_and_no_other_does(
+    gateway, interpreter, eventually
+):
+    interpreter.run_code("kept = 'kept'")
+    sandbox = code_interpreter.Sandbox.create(timeout=60)
+    died = []
+
+    def kill(_):
+        (envd,) = processes_of(sandbox.sandbox_id, "envd")
+        os.kill(envd, signal.SIGKILL)
+        died.append(time.monotonic())
+
+    with pytest.raises(TimeoutException, match="The sandbox was killed while the request was in progress"):
+        code = "import time; print('in it', flush=True); time.sleep(60)"
+        sandbox.run_code(code, on_stdout=kill, timeout=50)
+    assert time.monotonic() - died[0] < 10
+    ending = f"ending sandbox={sandbox.sandbox_id} reason=envd_died"
+    eventually(lambda: ending in (gateway.base / "log").read_text(errors="replace"))
+    eventually(lambda: not processes_of(sandbox.sandbox_id))
+    assert sandbox.sandbox_id not in gateway.ids() and sandbox.kill() is False
+    assert interpreter.run_code("kept").text == "kept"
 
 
 def test_a_client_that_waits_is_forgotten_when_it_goes(run):

@@ -192,6 +192,7 @@ def test_silence_is_broken_every_five_seconds(ask):
     assert heard[1][1] >= 4 and heard[2][1] >= 9
 
 
+@pytest.mark.linux("looks at the kernel by /proc")
 def test_a_client_that_does_not_read_loses_nothing_and_costs_little(gateway, interpreter, ask):
     """The kernel waits for it, and envd holds next to nothing meanwhile."""
     code = "n = 0\nwhile n < 30_000: n += 1; print(n, 'x' * 1000, flush=n % 100 == 0)"

@@ -31,6 +31,9 @@ def test_what_a_user_installs_lands_where_kernels_find_it(kernels, python):
         code = "import importlib, tiny; importlib.reload(tiny); tiny.VERSION"
         assert python.text(code) == f"'{version}'"
     assert kernels.commands.run("tiny").stdout == "2.0\n"
+    with Sandbox.create(kernels.get_info().template_id) as other:
+        assert other.run_code("import tiny").error.name == "ModuleNotFoundError"
+        assert "tiny" not in other.commands.run("pip list; ls /usr/local/bin").stdout
 
 
 MAKE_WHEEL = """

@@ -7,6 +7,8 @@ from e2b import AuthenticationException, Sandbox
 
 from gateway import KEY, coppice
 
+pytestmark = pytest.mark.local("starts gateways with settings of its own")
+
 GOOD, OTHER, WRONG = ("e2b_" + digit * 40 for digit in "123")
 
 

@@ -71,6 +71,7 @@ def test_a_download_in_flight_fails(sandbox):
     assert time.monotonic() - asked < 5
 
 
+@pytest.mark.local("kills a process on the gateway's host")
 def test_the_sandbox_ends_with_its_first_process(sandbox, eventually):
     handle = sandbox.commands.run("sleep 60", background=True)
     (envd,) = processes_of(sandbox.sandbox_id, "envd")

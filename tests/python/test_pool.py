@@ -39,8 +39,8 @@ def pooled(new_gateway, eventually):
     """Makes a gateway with a pool of `base`, which is full; what it leaves behind is a failure."""
     made = []
 
-    def make(*flags, size=SIZE):
-        gateway = new_gateway("--pool", f"base={size}", *flags)
+    def make(*flags, size=SIZE, **options):
+        gateway = new_gateway("--pool", f"base={size}", *flags, **options)
         gateway.before = HostState.of(gateway)
         made.append(gateway)
         gateway.start()
@@ -210,6 +210,41 @@ def test_the_pool_gives_way_where_there_is_no_room_for_both(pooled, eventually):
     eventually(lambda: entries(gateway) == set())
     alone.pop().kill()
     eventually(lambda: available(gateway) == 1, timeout=10)
+
+
+def test_the_pool_gives_way_where_memory_is_short_and_fills_when_there_is_some(
+    pooled, tmp_path, eventually
+):
+    """What the kernel says of memory is the test's own word, to this gateway alone."""
+    meminfo, whole, headroom = tmp_path / "meminfo", tmp_path / "proc", 1024
+    whole.mkdir()
+    # Sandboxes may have a `/proc` of their own only where there is one with nothing mounted over it.
+    mounts = 'mount -t proc proc "$0"; mount --bind "$1" /proc/meminfo; shift; exec "$@"'
+    said = ["unshare", "--mount", "sh", "-c", mounts, whole, meminfo]
+
+    def leave(mebibytes):
+        meminfo.write_text(f"MemAvailable: {headroom + mebibytes << 10} kB\n")
+
+    leave(4096)
+    gateway = pooled("--memory-headroom", str(headroom), "--stop-sandboxes-on-exit", prefix=said)
+    sandbox = Sandbox.create(timeout=120, **gateway.opts)
+    eventually(lambda: available(gateway) == SIZE, timeout=20)
+    leave(100)
+    eventually(lambda: available(gateway) == 0, timeout=20)
+    eventually(lambda: entries(gateway) == set())
+    assert gateway.log_tail().count("pool: memory is short: ending") == SIZE
+    assert sandbox.commands.run("echo lives").stdout == "lives\n"
+    with Sandbox.create(timeout=120, **gateway.opts) as cold:
+        assert cold.commands.run("echo cold").stdout == "cold\n"
+    leave(4096)
+    eventually(lambda: available(gateway) == SIZE, timeout=20)
+
+    # Nothing for clients: what the pool has goes to them, though here it is not enough.
+    leave(-1)
+    with gateway.http() as http:
+        wanted = {**CREATE, "allow_internet_access": False}
+        assert http.post("/v2/sandboxes", json=wanted).status_code == 503
+    assert available(gateway) == 0
 
 
 def test_sandboxes_are_stopped_with_the_pool_when_so_asked(pooled):

@@ -9,6 +9,7 @@ import pytest
 from e2b_code_interpreter import Sandbox
 
 from hoststate import HostState, assert_back_to, processes_of
+from test_kernels import MAKE_WHEEL
 from test_pool import entries, figure
 
 AVAILABLE = "coppice_pool_available"
@@ -68,3 +69,20 @@ def test_a_kernel_that_died_in_the_pool_is_a_new_one_for_who_takes_it(warm):
     with Sandbox.create(timeout=120, **warm.opts) as sandbox:
         assert sandbox.run_code("6 * 7").text == "42"
         assert kernel not in kernels_of(sandbox.sandbox_id)
+
+
+def test_what_one_taker_installs_the_next_does_not_have(warm, eventually):
+    def create():
+        eventually(lambda: figure(warm, AVAILABLE, "code-interpreter-v1") == 1, timeout=60)
+        (ready,) = entries(warm)
+        sandbox = Sandbox.create(timeout=120, **warm.opts)
+        assert sandbox.sandbox_id == ready
+        return sandbox
+
+    one = create()
+    one.files.write("/tmp/wheel.py", MAKE_WHEEL.format(version="1.0"))
+    one.commands.run("python3 /tmp/wheel.py && pip install /tmp/tiny-1.0-*.whl")
+    assert one.run_code("import tiny; tiny.VERSION").text == "1.0"
+    other = create()
+    assert other.run_code("import tiny").error.name == "ModuleNotFoundError"
+    assert other.run_code("import os; os.path.exists('/tmp/wheel.py')").text == "False"

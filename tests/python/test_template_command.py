@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 from e2b import Sandbox
 
-from gateway import TEMPLATES, coppice
+from gateway import BINARY, STARTED_WITH, TEMPLATES, coppice
 from hoststate import command_lines
+
+pytestmark = pytest.mark.local("builds templates on its own machine")
 
 NAME = "code-interpreter-v1"
 
@@ -172,3 +175,112 @@ def test_a_build_that_fails_says_so_and_leaves_base_working(new_gateway, templat
     built = coppice("template", "build", NAME, "--data-dir", own.data_dir, env={"PATH": path})
     assert built.returncode == 1 and "no registry today" in built.stderr
     assert not list(templates.glob("build-*"))
+
+
+# Says where it is, and goes on when it is let; its root has just what is asked for.
+BUILDER = """#!/bin/sh
+for step in downloading extracting; do
+    echo "I: $step packages..." >&2
+    while [ ! -e "$0.$step" ]; do sleep 0.02; done
+done
+[ ! -e "$0.fails" ] || exit 1
+for root; do case $root in */root) break ;; esac; done
+mkdir -p "$root/etc/apt" "$root/etc/sudoers.d" "$root/var/cache" "$root/var/lib/apt"
+"""
+DEBIAN, FETCHING = "base: installing Debian", "base: installing Debian: downloading packages"
+UNPACKING = "base: installing Debian: extracting packages"
+REST = [
+    "base: leaving Node out: the host has no npm to fetch it with",
+    "base: clearing away what the build left",
+    "base: naming it by its content",
+    "base: built",
+]
+
+
+@pytest.fixture
+def build(gateway, short_dir):
+    """Starts a build of `base` by a builder that waits: a process, and the builder."""
+    builder = short_dir / "mmdebstrap"
+    builder.write_text(BUILDER)
+    builder.chmod(0o755)
+    # Everything that a build runs, but for npm.
+    for tool in ("mkdir", "setpriv", "sh", "sleep", "unshare"):
+        (short_dir / tool).symlink_to(shutil.which(tool))
+    started = []
+
+    def start(**streams):
+        argv = [BINARY, "template", "build", "base", "--data-dir", short_dir / "d"]
+        env = {**STARTED_WITH, "PATH": str(short_dir)}
+        started.append(subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, **streams))
+        return started[-1], builder
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def let(builder, step):
+    builder.with_name(f"{builder.name}.{step}").touch()
+
+
+def test_a_build_tells_each_step_as_it_comes(build, short_dir):
+    process, builder = build(stdout=subprocess.PIPE, text=True)
+    with process.stdout as out:
+        assert [out.readline(), out.readline()] == [f"{DEBIAN}\n", f"{FETCHING}\n"]
+        let(builder, "downloading")
+        assert out.readline() == f"{UNPACKING}\n"
+        let(builder, "extracting")
+        *rest, ready = out.read().splitlines()
+    assert rest == REST and ready.startswith("base is ready, ")
+    assert process.wait() == 0
+    listed = coppice("template", "list", "--data-dir", short_dir / "d").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["NAME", "base"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["built", "failed"])
+def test_on_a_terminal_each_step_takes_the_place_of_the_one_before(build, fails):
+    ours, its = os.openpty()
+    process, builder = build(stdout=its, stderr=its)
+    os.close(its)
+    said = b""
+
+    def until(*steps):
+        nonlocal said
+        wanted = "".join(f"\r\x1b[K{step}" for step in steps).encode()
+        while not said.endswith(wanted):
+            said += os.read(ours, 4096)
+
+    until(DEBIAN, FETCHING)
+    let(builder, "downloading")
+    until(UNPACKING)
+    if fails:
+        let(builder, "fails")
+    let(builder, "extracting")
+    try:
+        while more := os.read(ours, 4096):
+            said += more
+    except OSError:
+        pass  # Linux: what reads a terminal nobody writes to.
+    os.close(ours)
+    shown = said.decode().split("\r\x1b[K")[-1].splitlines()
+    if fails:
+        assert shown[0] == UNPACKING and shown[1].startswith("coppice: template base: ")
+        assert process.wait() == 1
+    else:
+        assert shown[0] == REST[-1] and shown[1].startswith("base is ready, ")
+        assert process.wait() == 0
+
+
+def test_who_builds_what_is_being_built_waits_for_it_and_says_so(build):
+    first, builder = build(stdout=subprocess.DEVNULL)
+    builds = builder.parent / "d/templates"
+    while not list(builds.glob("build-*")):
+        assert first.poll() is None
+    second, _ = build(stdout=subprocess.PIPE, text=True)
+    with second.stdout as out:
+        assert out.readline() == "base: waiting for another build in the same place\n"
+        let(builder, "downloading")
+        let(builder, "extracting")
+        assert out.read().startswith("base is ready, ")
+    assert (first.wait(), second.wait()) == (0, 0)

@@ -10,6 +10,7 @@ use anyhow::Context;
 use coppice::{
     backend::{Backend, Check, Verdict, disk_free},
     config::{self, Flags},
+    template::{self, Recipe},
     tls,
 };
 
@@ -25,6 +26,7 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let data_dir = planned.ancestors().find(|dir| dir.is_dir()).unwrap_or(&planned);
     let mut checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
     checks.push(room(data_dir, ROOM));
+    checks.push(base(&config.data_dir, Recipe::Base.is_built_from_a_source()));
     if let Some(tls) = &config.tls {
         checks.extend(tls::check(&tls.files, config.domain.as_deref()));
     }
@@ -54,6 +56,18 @@ fn room(data_dir: &Path, enough: u64) -> Check {
     };
     let mend = format!("free {} MiB there, or give a --data-dir with more room", enough >> 20);
     Check { what: "room", verdict, found, mend: (verdict != Verdict::Good).then_some(mend) }
+}
+
+/// The template without which nothing can be made.
+fn base(data_dir: &Path, needs_source: bool) -> Check {
+    let what = "template base";
+    let (verdict, found, mend) = match (template::is_there(data_dir, template::BASE), needs_source)
+    {
+        (true, _) => (Verdict::Good, "there", None),
+        (false, false) => (Verdict::Good, "not there; serve builds it", None),
+        (false, true) => (Verdict::Bad, "not there", Some(template::HOW_TO_MAKE_BASE.to_owned())),
+    };
+    Check { what, verdict, found: found.to_owned(), mend }
 }
 
 fn print(out: &mut impl Write, checks: &[Check]) -> std::io::Result<()> {
@@ -89,6 +103,18 @@ mod tests {
         let expected =
             "ok    overlayfs: as it is\nBAD   overlayfs: as it is\n      mend: modprobe overlay\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_base_that_nobody_builds_is_asked_for() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(base(data.path(), false).verdict, Verdict::Good);
+        let missing = base(data.path(), true);
+        assert_eq!(missing.verdict, Verdict::Bad);
+        assert!(missing.mend.unwrap().contains("coppice template build base --from base.txz"));
+        std::fs::create_dir(data.path().join("templates")).unwrap();
+        std::fs::write(data.path().join("templates/base.json"), "{}").unwrap();
+        assert_eq!(base(data.path(), true).verdict, Verdict::Good);
     }
 
     #[test]

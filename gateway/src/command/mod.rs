@@ -16,24 +16,44 @@ use coppice::{
     data_dir::DataDir,
     sandbox::{FindTemplate, Rules, Sandboxes},
 };
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 /// For what a command left running when it is done: deletions that the next start goes on with.
 const LEFTOVERS: Duration = Duration::from_millis(200);
 
+/// Sets how much is said from now on.
+type SetLevel = Box<dyn Fn(Level) -> anyhow::Result<()> + Send + Sync>;
+
 /// To stderr: stdout is for what other programs read.
 fn log(config: &Config) {
-    let level = config.log_level;
-    // Libraries speak of every frame below their own warnings.
-    let filter = EnvFilter::new(format!("warn,coppice={level}"));
+    let _ = adjustable_log(config);
+}
+
+fn adjustable_log(config: &Config) -> SetLevel {
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let first = filter(config.log_level);
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            let log = log.with_env_filter(first).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| Ok(handle.reload(filter(level))?))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_env_filter(first).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| Ok(handle.reload(filter(level))?))
+        }
     }
+}
+
+/// Libraries speak of every frame below their own warnings.
+fn filter(level: Level) -> EnvFilter {
+    EnvFilter::new(format!("warn,coppice={level}"))
 }
 
 /// Does `work` in a runtime of its own, and lets the data directory go when that is over with all

@@ -13,12 +13,13 @@ use coppice::{
     template::{Recipe, Store},
     tls::Certificates,
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 /// After a signal: open requests have so long, then what the registry is about has.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -27,15 +28,16 @@ const FINISH: Duration = Duration::from_millis(2500);
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
-    let config = config::load(flags)?;
+    let config = config::load(flags.clone())?;
     config.check_for_serving()?;
-    super::log(&config);
+    let set_level = super::adjustable_log(&config);
+    let log = Log { flags, level: config.log_level, set_level };
     let data_dir = DataDir::claim(&config.data_dir)?;
     let path = data_dir.path().to_owned();
-    super::run_in(data_dir, serve(config, &path))
+    super::run_in(data_dir, serve(config, log, &path))
 }
 
-async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
     // From here on, and with nothing to take up anew too: left alone it would end the process.
     let asked_anew = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
@@ -91,7 +93,7 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
             Some(certificates)
         }
     };
-    tokio::spawn(follow(certificates, asked_anew));
+    tokio::spawn(follow(certificates, log, asked_anew));
     let server = tokio::spawn(coppice::serve::run(entrances, front_door, stop.clone()));
     let ready = tokio::select! {
         made = announce(&templates, address, secure_address) => made,
@@ -137,14 +139,50 @@ fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -
     domain.clone()
 }
 
-/// Takes a new certificate up when its files change, and when asked.
-async fn follow(certificates: Option<Arc<Certificates>>, mut asked: Signal) {
+/// Takes a new certificate up when its files change, and that and the log level when asked.
+async fn follow(certificates: Option<Arc<Certificates>>, mut log: Log, mut asked: Signal) {
     if let Some(certificates) = certificates {
-        certificates.follow(LOOK, stream::poll_fn(|cx| asked.poll_recv(cx))).await;
+        let asked = stream::poll_fn(|cx| asked.poll_recv(cx)).inspect(|()| log.take_up());
+        certificates.follow(LOOK, asked).await;
         return;
     }
     while asked.recv().await.is_some() {
+        log.take_up();
         tracing::info!("SIGHUP: without TLS there is no certificate to take up anew");
+    }
+}
+
+/// How much is said, and where that is set.
+struct Log {
+    flags: Flags,
+    level: Level,
+    set_level: super::SetLevel,
+}
+
+impl Log {
+    /// Reads the settings anew, of which all but this one wait for the next start.
+    fn take_up(&mut self) {
+        let level = match config::load(self.flags.clone()) {
+            Ok(config) => config.log_level,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP: the settings cannot be read; the log level stays");
+                return;
+            }
+        };
+        if level == self.level {
+            return;
+        }
+        let before = std::mem::replace(&mut self.level, level);
+        let say = || tracing::info!("SIGHUP: the log level was {before} and is {level}");
+        // Said while it can be heard.
+        if level < before {
+            say();
+        }
+        match (self.set_level)(level) {
+            Err(error) => tracing::error!("SIGHUP: the log level cannot be set: {error}"),
+            Ok(()) if level > before => say(),
+            Ok(()) => {}
+        }
     }
 }
 

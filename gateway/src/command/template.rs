@@ -16,7 +16,7 @@ use coppice::{
     config::{self, Config, Flags},
     data_dir::DataDir,
     sandbox,
-    template::{Listed, Recipe, Store},
+    template::{Listed, Recipe, Source, Store},
 };
 
 #[derive(Subcommand)]
@@ -31,8 +31,11 @@ pub(crate) enum Template {
     },
     /// Build one that is missing or was built by an older recipe; a gateway may run
     Build {
-        /// base or code-interpreter-v1
+        /// base or code-interpreter-v1; any name with --from
         name: String,
+        /// Make it of a root file system: a directory, a tarball (base.txz), or zfs:DATASET
+        #[arg(long, value_name = "SOURCE")]
+        from: Option<String>,
         #[command(flatten)]
         flags: Flags,
     },
@@ -48,7 +51,7 @@ pub(crate) fn run(template: Template) -> anyhow::Result<ExitCode> {
     match template {
         Template::List(flags) => list(&settings(flags)?),
         Template::Show { name, flags } => show(&settings(flags)?, &name),
-        Template::Build { name, flags } => build(&settings(flags)?, &name),
+        Template::Build { name, from, flags } => build(&settings(flags)?, &name, from.as_deref()),
         Template::Rm { name, flags } => remove(&settings(flags)?, &name),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -108,13 +111,14 @@ fn show(config: &Config, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(config: &Config, name: &str) -> anyhow::Result<()> {
-    let recipe = Recipe::named(name).with_context(|| {
-        format!(
-            "there is no recipe of {name}, only of {}",
-            Recipe::ALL.map(Recipe::name).join(", ")
-        )
-    })?;
+fn build(config: &Config, name: &str, from: Option<&str>) -> anyhow::Result<()> {
+    let source = from.map(Source::parse).transpose().context("--from")?;
+    let recipe = Recipe::named(name);
+    anyhow::ensure!(
+        source.is_some() || recipe.is_some(),
+        "there is no recipe of {name}, only of {}; with --from it is made of a root file system",
+        Recipe::ALL.map(Recipe::name).join(", ")
+    );
     let began = Instant::now();
     let told: fn(&str, &str) = if io::stdout().is_terminal() {
         |name, step| {
@@ -127,10 +131,18 @@ fn build(config: &Config, name: &str) -> anyhow::Result<()> {
     };
     let store = Store::open(&config.data_dir, told)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(store.build(recipe)).with_context(|| format!("template {name}"))?;
+    let built = runtime.block_on(async {
+        match (source, recipe) {
+            (Some(source), _) => store.import(name, source).await,
+            (None, Some(recipe)) => store.build(recipe).await,
+            (None, None) => Ok(()),
+        }
+    });
     if io::stdout().is_terminal() {
+        // Also before the error.
         println!();
     }
+    built.with_context(|| format!("template {name}"))?;
     println!("{name} is ready, {} s", began.elapsed().as_secs());
     Ok(())
 }

@@ -19,13 +19,16 @@ const REQUIREMENTS: &str = include_str!("interpreter/requirements.txt");
 const ENTER: &str = include_str!("interpreter/enter.sh");
 const FINISH: &str = include_str!("interpreter/finish.sh");
 
+/// What is ours in Python: a module, for where its packages lie, and a path below `usr/local`.
+pub(super) const PYTHON_FILES: [(&str, &str); 2] = [
+    ("coppice_display.py", include_str!("interpreter/coppice_display.py")),
+    ("etc/ipython/ipython_kernel_config.py", include_str!("interpreter/ipython_kernel_config.py")),
+];
+
 /// Path below `usr/local` and content; directories are made.
 const FILES: &[(&str, &str)] = &[
-    (
-        "lib/python3.11/dist-packages/coppice_display.py",
-        include_str!("interpreter/coppice_display.py"),
-    ),
-    ("etc/ipython/ipython_kernel_config.py", include_str!("interpreter/ipython_kernel_config.py")),
+    ("lib/python3.11/dist-packages/coppice_display.py", PYTHON_FILES[0].1),
+    PYTHON_FILES[1],
     ("share/jupyter/kernels/python3/kernel.json", include_str!("interpreter/kernels/python3.json")),
     ("share/jupyter/kernels/bash/kernel.json", include_str!("interpreter/kernels/bash.json")),
 ];
@@ -158,7 +161,7 @@ fn install_javascript(
     Ok(())
 }
 
-fn put(local: &Path, path: &str, content: &str) -> Result<(), tree::Error> {
+pub(super) fn put(local: &Path, path: &str, content: &str) -> Result<(), tree::Error> {
     let path = local.join(path);
     let dir = path.parent().expect("it is a file below a directory");
     let missing = dir.ancestors().take_while(|dir| !dir.is_dir()).collect::<Vec<_>>();

@@ -5,12 +5,19 @@
 //! the layers it was made from, whatever its template's name means later.
 //!
 //! `store` finds templates by their records, `build` makes those there is a `recipe` of:
-//! `debootstrap` is that of `base`, `interpreter` that of `code-interpreter-v1` on top of it. `tree`
-//! measures and clears a finished root; `tool` runs the programs a build needs. `removal` takes
-//! templates away again. Nothing here is on the path of a create but [`Store::find`].
+//! `debootstrap` is that of `base`, `interpreter` that of `code-interpreter-v1` on top of it, and
+//! `freebsd` that on FreeBSD. `import` makes a template of a root file system that is there already,
+//! `account` gives it a user. `tree` measures and clears a finished root; `tool` runs the programs a
+//! build needs. `removal` takes templates away again.
+//!
+//! On Linux a template's layers lie on each other. On FreeBSD there is one, a whole root: nothing
+//! there mounts one over another. Nothing here is on the path of a create but [`Store::find`].
 
+mod account;
 mod build;
 mod debootstrap;
+mod freebsd;
+mod import;
 mod interpreter;
 mod kernels;
 mod recipe;
@@ -21,14 +28,19 @@ mod store;
 mod tool;
 mod tree;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Limits;
 
-pub use recipe::Recipe;
+pub use import::Source;
+pub use recipe::{HOW_TO_MAKE_BASE, Recipe};
 pub use store::{Error, FindError, Listed, Store};
 
 /// The template a sandbox gets when none is named.
@@ -57,6 +69,11 @@ pub struct Template {
 pub struct Available {
     pub template: Arc<Template>,
     pub built_at: DateTime<Utc>,
+}
+
+/// Whether a data directory has a template of that name, as far as a look tells; makes nothing.
+pub fn is_there(data_dir: &Path, name: &str) -> bool {
+    data_dir.join("templates").join(format!("{name}.json")).exists()
 }
 
 /// What is available at present, in the order of names.

@@ -7,7 +7,16 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{BASE, INTERPRETER, debootstrap, interpreter, tool, tree};
+use super::{BASE, INTERPRETER, debootstrap, freebsd, import, interpreter, tool, tree};
+use crate::backend;
+
+/// Where a layer is a whole root, and packages come from `pkg(8)`.
+pub(super) const ON_FREEBSD: bool = matches!(backend::BUILT_IN.as_bytes(), b"jail");
+
+/// Where a root comes from and what to do with it; the directories are those of bsdinstall(8).
+pub const HOW_TO_MAKE_BASE: &str = "fetch https://download.freebsd.org/releases/$(uname -m)/$(uname \
+                                    -p)/$(uname -r | sed 's/-p.*//')/base.txz && coppice template \
+                                    build base --from base.txz";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {
@@ -21,6 +30,12 @@ pub enum Error {
     Missing(&'static str),
     #[error("building templates takes root")]
     NotRoot,
+    #[error("on FreeBSD it is made from a root file system that you name: {HOW_TO_MAKE_BASE}")]
+    NoSource,
+    #[error(transparent)]
+    Import(#[from] import::Error),
+    #[error(transparent)]
+    Packages(#[from] freebsd::Error),
     #[error(transparent)]
     Tool(#[from] tool::Error),
     #[error(transparent)]
@@ -57,6 +72,11 @@ impl Recipe {
         }
     }
 
+    /// Whether it cannot be built of nothing on this system.
+    pub fn is_built_from_a_source(self) -> bool {
+        ON_FREEBSD && self.below().is_none()
+    }
+
     pub(super) fn below(self) -> Option<Self> {
         match self {
             Self::Base => None,
@@ -68,6 +88,7 @@ impl Recipe {
     pub(super) fn fingerprint(self) -> String {
         let recipe = match self {
             Self::Base => debootstrap::recipe(),
+            Self::Interpreter if ON_FREEBSD => freebsd::recipe(),
             Self::Interpreter => interpreter::recipe(),
         };
         blake3::hash(recipe.as_bytes()).to_hex()[..16].to_owned()
@@ -82,19 +103,27 @@ impl Recipe {
         stop: &CancellationToken,
         progress: &(dyn Fn(&str) + Sync),
     ) -> Result<Built, Error> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
-        for program in ["setpriv", "unshare"] {
-            if !in_path(program) {
-                return Err(Error::Missing("util-linux"));
-            }
-        }
+        check_host()?;
         match below {
+            None if ON_FREEBSD => Err(Error::NoSource),
             None => debootstrap::build(dir, stop, progress),
+            Some(below) if ON_FREEBSD => freebsd::build(dir, below, stop, progress),
             Some(below) => interpreter::build(dir, below, stop, progress),
         }
     }
+}
+
+/// Whether anything can be built here.
+pub(super) fn check_host() -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    for program in ["setpriv", "unshare"] {
+        if !ON_FREEBSD && !in_path(program) {
+            return Err(Error::Missing("util-linux"));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn in_path(program: &str) -> bool {

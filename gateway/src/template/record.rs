@@ -23,6 +23,9 @@ pub enum Error {
     Json { path: PathBuf, source: serde_json::Error },
 }
 
+/// In place of a recipe: it was made from a root file system that somebody named.
+pub(super) const IMPORTED: &str = "imported";
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
@@ -36,6 +39,9 @@ pub(super) struct Record {
     pub(super) workdir: Option<String>,
     /// The recipe it was built by.
     pub(super) recipe: String,
+    /// The layers of what it was built on, where its own contain them (FreeBSD).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) built_on: Vec<String>,
     /// The version of Node in it, if any.
     pub(super) node: Option<String>,
     pub(super) built_at: DateTime<Utc>,
@@ -55,6 +61,14 @@ impl Record {
         fs::write(path, text).map_err(failed("write", path))?;
         File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))?;
         Ok(())
+    }
+
+    /// The layers of the template that it was built on.
+    pub(super) fn foundation(&self) -> &[String] {
+        match self.layers.get(1..) {
+            Some(below) if self.built_on.is_empty() => below,
+            _ => &self.built_on,
+        }
     }
 
     /// `None` when it has no layer, or one is missing: as good as no template.

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Available, BASE, Template,
+    import::{self, Source},
     recipe::{self, Recipe},
-    record::{self, Record},
+    record::{self, IMPORTED, Record},
     tree::{self, failed},
 };
 
@@ -35,6 +36,11 @@ pub enum Error {
     Record(#[from] record::Error),
     #[error("the template build ended unexpectedly")]
     Lost,
+    #[error(
+        "{0:?} cannot be a template's name: small letters, digits, and . _ - between them, at most \
+         64 in all"
+    )]
+    Name(String),
     #[error("there is no template {0}")]
     Unknown(String),
     #[error("template {name}: template {by} is built on it")]
@@ -76,7 +82,7 @@ pub struct Listed {
     pub template: Template,
     pub built_at: DateTime<Utc>,
     pub node: Option<String>,
-    /// Whether a build would change nothing; `None`: there is no recipe for it.
+    /// Whether a build would change nothing; `None`: it is of no recipe.
     pub current: Option<bool>,
 }
 
@@ -89,7 +95,7 @@ pub(super) struct Shared {
     /// Canonical.
     pub(super) dir: PathBuf,
     pub(super) found: RwLock<BTreeMap<String, Available>>,
-    builds: Mutex<BTreeMap<&'static str, Build>>,
+    builds: Mutex<BTreeMap<String, Build>>,
     tell: Tell,
 }
 
@@ -109,7 +115,7 @@ impl Store {
             .create(dir.join("layers"))
             .map_err(failed("make", dir.join("layers")))?;
 
-        let builds = Mutex::new(BTreeMap::from([(BASE, Build::Waiting)]));
+        let builds = Mutex::new(BTreeMap::from([(BASE.to_owned(), Build::Waiting)]));
         let shared = Shared { dir, found: RwLock::default(), builds, tell };
         // Whoever holds the lock is building, and removes leftovers itself.
         if let Some(_lock) = shared.try_lock()? {
@@ -123,7 +129,7 @@ impl Store {
     pub fn plan(&self, recipes: &[Recipe]) {
         let mut builds = self.shared.builds.lock();
         for recipe in recipes {
-            builds.entry(recipe.name()).or_insert(Build::Waiting);
+            builds.entry(recipe.name().to_owned()).or_insert(Build::Waiting);
         }
     }
 
@@ -132,9 +138,11 @@ impl Store {
         if let Some(found) = self.shared.found.read().get(name) {
             return Ok(found.template.clone());
         }
-        // Only known names lead to the disk.
-        let Some(recipe) = Recipe::named(name) else { return Err(FindError::Unknown) };
-        if let Ok(Some(found)) = self.shared.read(recipe.name()) {
+        // Only what can be a name leads to the disk.
+        if !import::is_name(name) {
+            return Err(FindError::Unknown);
+        }
+        if let Ok(Some(found)) = self.shared.read(name) {
             self.shared.found.write().insert(name.to_owned(), found.clone());
             return Ok(found.template);
         }
@@ -156,8 +164,9 @@ impl Store {
         let mut listed = Vec::new();
         for found in self.available() {
             let name = &found.template.id;
-            let node = Record::read(&self.shared.record(name))?.node;
-            let recipe = Recipe::named(name);
+            let record = Record::read(&self.shared.record(name))?;
+            let (node, imported) = (record.node, record.recipe == IMPORTED);
+            let recipe = Recipe::named(name).filter(|_| !imported);
             listed.push(Listed {
                 template: Template::clone(&found.template),
                 built_at: found.built_at,
@@ -174,7 +183,7 @@ impl Store {
     pub async fn ensure(&self, recipe: Recipe) -> Result<(), Error> {
         self.plan(&[recipe]);
         let Err(error) = self.build(recipe).await else { return Ok(()) };
-        self.shared.set(recipe, Build::Failed(error.to_string()));
+        self.shared.set(recipe.name(), Build::Failed(error.to_string()));
         if self.shared.found.read().contains_key(recipe.name()) {
             tracing::warn!(%error, "template {}: staying with the older one", recipe.name());
             return Ok(());
@@ -190,19 +199,36 @@ impl Store {
         self.build_one(recipe).await
     }
 
+    /// Makes a template of a root file system that is there already. One of that name is replaced
+    /// when the new one is whole.
+    pub async fn import(&self, name: &str, source: Source) -> Result<(), Error> {
+        if !import::is_name(name) {
+            return Err(Error::Name(name.to_owned()));
+        }
+        let name = name.to_owned();
+        self.on_a_thread(move |shared, stop| shared.import(&name, &source, stop)).await
+    }
+
     async fn build_one(&self, recipe: Recipe) -> Result<(), Error> {
         if self.shared.is_current(recipe) {
             return Ok(());
         }
+        self.on_a_thread(move |shared, stop| shared.build(recipe, stop)).await
+    }
+
+    /// A thread of its own: see `Tool::run`. Dropping the future stops the work.
+    async fn on_a_thread(
+        &self,
+        work: impl FnOnce(&Shared, &CancellationToken) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();
         let (done, ended) = oneshot::channel();
         let shared = self.shared.clone();
-        // A thread of its own: see `Tool::run`.
         thread::Builder::new()
             .name("template".to_owned())
             .spawn(move || {
-                let _ = done.send(shared.build(recipe, &stop));
+                let _ = done.send(work(&shared, &stop));
             })
             .map_err(failed("start a thread for", &self.shared.dir))?;
         ended.await.unwrap_or(Err(Error::Lost))
@@ -245,31 +271,29 @@ impl Shared {
         self.dir.join("layers").join(digest)
     }
 
-    /// Whether it is there, by the present recipe and on what now lies below.
+    /// Whether it is there, by the present recipe and on what now lies below. What somebody made
+    /// from a root of theirs stays until they make another.
     pub(super) fn is_current(&self, recipe: Recipe) -> bool {
         let read = |recipe: Recipe| Record::read(&self.record(recipe.name())).ok();
         let Some(record) = read(recipe) else { return false };
         let below = match recipe.below() {
             None => true,
-            Some(below) => {
-                read(below).is_some_and(|below| record.layers.get(1..) == Some(&below.layers))
-            }
+            Some(below) => read(below).is_some_and(|below| record.foundation() == below.layers),
         };
-        self.found.read().contains_key(recipe.name())
-            && record.recipe == recipe.fingerprint()
-            && below
+        let wanted = record.recipe == IMPORTED || (record.recipe == recipe.fingerprint() && below);
+        self.found.read().contains_key(recipe.name()) && wanted
     }
 
-    pub(super) fn at(&self, recipe: Recipe, step: &str) {
+    pub(super) fn at(&self, name: &str, step: &str) {
         let now = Build::At(step.to_owned());
-        if self.builds.lock().get(recipe.name()) != Some(&now) {
-            (self.tell)(recipe.name(), step);
-            self.set(recipe, now);
+        if self.builds.lock().get(name) != Some(&now) {
+            (self.tell)(name, step);
+            self.set(name, now);
         }
     }
 
-    fn set(&self, recipe: Recipe, build: Build) {
-        self.builds.lock().insert(recipe.name(), build);
+    fn set(&self, name: &str, build: Build) {
+        self.builds.lock().insert(name.to_owned(), build);
     }
 
     /// Held until the file is dropped; the kernel lets go of it when the process dies.
@@ -341,12 +365,12 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let store = Store::open(data.path(), |_, _| {}).unwrap();
         assert!(matches!(store.find("base"), Err(FindError::Building(_))));
-        store.shared.at(Recipe::Base, "installing Debian");
+        store.shared.at(BASE, "installing Debian");
         assert_eq!(
             store.find("base").unwrap_err(),
             FindError::Building("installing Debian".to_owned())
         );
-        store.shared.set(Recipe::Base, Build::Failed("no network".to_owned()));
+        store.shared.set(BASE, Build::Failed("no network".to_owned()));
         assert_eq!(store.find("base").unwrap_err(), FindError::Failed("no network".to_owned()));
     }
 

@@ -1,8 +1,10 @@
 //! Programs a template build runs: bounded in time, ended with all their descendants, their last
 //! lines kept for the error.
 //!
-//! Every program gets mount and pid namespaces of its own through `unshare(1)`, so that whatever
-//! it mounted or left running goes with it; `setpriv(1)` ends it when the gateway dies.
+//! On Linux every program gets mount and pid namespaces of its own through `unshare(1)`, so that
+//! whatever it mounted or left running goes with it; `setpriv(1)` ends it when the gateway dies.
+//! FreeBSD has neither: there a shell holds the program on a leash, a pipe whose other end the
+//! gateway has, and ends the process group when that is let go.
 
 use std::{
     collections::VecDeque,
@@ -19,6 +21,8 @@ use nix::{
     unistd::Pid,
 };
 use tokio_util::sync::CancellationToken;
+
+use super::recipe::ON_FREEBSD;
 
 /// Lines of output an error carries.
 const KEPT_LINES: usize = 20;
@@ -45,6 +49,22 @@ const PASSED: &[&str] = &[
     "HOME",
     "PATH",
 ];
+
+/// Before a program: the image's modes are the packages', whatever the gateway's own mask.
+const PLAIN: &str = "umask 022 && exec \"$@\"";
+
+/// The same, ending with the one who holds the other end of stdin. A shell gives its background
+/// processes `/dev/null` for a stdin, hence the copy.
+const LEASH: &str = r#"umask 022
+exec 3<&0 </dev/null
+"$@" 3<&- &
+program=$!
+(read -r _ <&3; kill -KILL 0) &
+watcher=$!
+wait $program
+status=$?
+kill $watcher
+exit $status"#;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -113,24 +133,34 @@ impl Tool {
     fn command(&self, output: io::PipeWriter) -> io::Result<Command> {
         use std::os::unix::process::CommandExt;
 
-        let mut command = Command::new("setpriv");
+        let mut command = if ON_FREEBSD { leashed() } else { in_namespaces() };
         command
-            .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork"])
-            .args(["--kill-child=KILL", "--mount-proc", "--"])
-            // The image's modes are the packages', whatever the gateway's own mask.
-            .args(["sh", "-c", "umask 022 && exec \"$@\"", "sh"])
             .args(&self.argv)
             .current_dir(&self.dir)
             .env_clear()
             .envs(PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
             .stderr(output.try_clone()?)
             .stdout(output)
             .process_group(0);
         Ok(command)
     }
+}
+
+fn in_namespaces() -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork"])
+        .args(["--kill-child=KILL", "--mount-proc", "--", "sh", "-c", PLAIN, "sh"])
+        .stdin(Stdio::null());
+    command
+}
+
+fn leashed() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", LEASH, "sh"]).stdin(Stdio::piped());
+    command
 }
 
 enum End {
@@ -250,6 +280,41 @@ mod tests {
         assert!(matches!(error, Error::Stopped), "{error}");
         thread::sleep(Duration::from_millis(2500));
         assert!(!dir.path().join("late").exists());
+    }
+
+    fn on_a_leash(script: &str) -> Command {
+        use std::os::unix::process::CommandExt;
+
+        let mut command = leashed();
+        command.args(["sh", "-c", script]).process_group(0).stdout(Stdio::piped());
+        command
+    }
+
+    #[test]
+    fn a_program_on_a_leash_ends_as_it_does_without() {
+        let mut group = Group(on_a_leash("umask; exit 7").spawn().unwrap());
+        let end = group.wait(Duration::from_secs(30), &CancellationToken::new()).unwrap();
+        let End::Exited(status) = end else { panic!("it did not end by itself") };
+        assert_eq!(status.code(), Some(7));
+        let mut said = String::new();
+        // Read to the end: nothing that still runs holds the pipe.
+        group.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said.trim_end(), "0022");
+    }
+
+    #[test]
+    fn a_program_on_a_leash_ends_with_who_holds_it() {
+        let mut group = Group(on_a_leash("echo up; sleep 60 & sleep 60").spawn().unwrap());
+        let mut output = BufReader::new(group.0.stdout.take().unwrap());
+        let mut said = String::new();
+        output.read_line(&mut said).unwrap();
+        assert_eq!(said, "up\n");
+        drop(group.0.stdin.take());
+        // The end of the pipe: nobody is left who could write.
+        output.read_to_string(&mut said).unwrap();
+        let end = group.wait(Duration::from_secs(30), &CancellationToken::new()).unwrap();
+        let End::Exited(status) = end else { panic!("it did not end") };
+        assert!(!status.success());
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub enum Error {
     Io { call: &'static str, path: PathBuf, source: io::Error },
     #[error("{0} is neither a file, a directory nor a symbolic link")]
     Kind(PathBuf),
+    #[error("{0} is a link, which could lead out of the root file system")]
+    Link(PathBuf),
+    #[error("{0} is not there, so this is no root file system")]
+    NoRoot(PathBuf),
 }
 
 pub(super) fn failed(

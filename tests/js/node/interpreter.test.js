@@ -124,6 +124,9 @@ Shown()
   for (const name of ['png', 'jpeg', 'pdf']) {
     assert.equal(Buffer.from(shown[name], 'base64').toString(), name)
   }
+  const formats = ['html', 'markdown', 'svg', 'png', 'jpeg', 'pdf', 'latex', 'json', 'javascript']
+  assert.deepEqual(shown.formats(), formats)
+  assert.ok(shown.isMainResult)
 })
 
 test('a DataFrame is its data, and a table', async () => {
@@ -137,55 +140,6 @@ pd.DataFrame({"n": [1, 2], "when": pd.to_datetime(["2024-01-01T00:00:00", "2024-
   })
   assert.match(results[0].html, /<table[\s\S]*<td>2<\/td>/)
   assert.ok(results[0].formats().includes('data'))
-})
-
-test('a figure is a picture and a chart, field by field', async () => {
-  const { results } = await run(`
-import matplotlib.pyplot as plt
-plt.plot([1, 2, 3], [10, 20, 15], label="Home")
-plt.plot([1, 2, 3], [5, 6, 7])
-plt.title("Growth")
-plt.xlabel("Time (s)")
-plt.ylabel("Size [MB]")
-plt.xticks([1, 2, 3])
-plt.yticks([0, 10, 20])
-plt.grid(True)
-plt.show()
-`)
-  assert.equal(results.length, 1)
-  assert.equal(Buffer.from(results[0].png, 'base64').subarray(1, 4).toString(), 'PNG')
-  assert.deepEqual(results[0].chart, {
-    type: 'line',
-    title: 'Growth',
-    x_label: 'Time (s)',
-    y_label: 'Size [MB]',
-    x_unit: 's',
-    y_unit: 'MB',
-    x_ticks: [1, 2, 3],
-    x_tick_labels: ['1', '2', '3'],
-    x_scale: 'linear',
-    y_ticks: [0, 10, 20],
-    y_tick_labels: ['0', '10', '20'],
-    y_scale: 'linear',
-    elements: [
-      {
-        label: 'Home',
-        points: [
-          [1, 10],
-          [2, 20],
-          [3, 15],
-        ],
-      },
-      {
-        label: 'Line 1',
-        points: [
-          [1, 5],
-          [2, 6],
-          [3, 7],
-        ],
-      },
-    ],
-  })
 })
 
 test('long output and characters of several bytes come whole', async () => {

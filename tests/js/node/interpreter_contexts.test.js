@@ -42,11 +42,22 @@ test('contexts have variables and a directory of their own', async () => {
   }
 })
 
-test('the default one is there from the beginning', async () => {
-  const [first] = await sandbox.listCodeContexts()
-  assert.deepEqual([first.language, first.cwd], ['python', '/home/user'])
-  const { text } = await run('import os; os.getcwd()', { context: first })
-  assert.equal(text, '/home/user')
+test('the default ones are there from the beginning, and are those that run', async (t) => {
+  const own = await interpreterFor(t)
+  const contexts = await own.listCodeContexts()
+  assert.deepEqual(
+    contexts.map(({ language, cwd }) => [language, cwd]),
+    [
+      ['python', '/home/user'],
+      ['javascript', '/home/user'],
+    ],
+  )
+  const [python, javascript] = contexts
+  await own.runCode('x = 1')
+  assert.equal((await own.runCode('x + 1', { context: python })).text, '2')
+  await own.runCode('const y = 2', { language: 'js' })
+  assert.equal((await own.runCode('y + 1', { context: javascript })).text, '3')
+  assert.equal((await own.listCodeContexts()).length, 2)
 })
 
 test('a context that cannot be is told and leaves nothing', async () => {

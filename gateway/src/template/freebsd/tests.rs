@@ -1,0 +1,177 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// Says what it was called with, knows a few packages, and installs by making a file of each.
+const FAKE: &str = r#"#!/bin/sh
+echo "$ASSUME_ALWAYS_YES $ABI_FILE $*" >>"$(dirname "$0")/calls"
+[ "$1" = --rootdir ] && root=$2
+shift 4
+case $* in
+    "update -f") [ ! -e "$(dirname "$0")/offline" ] || { echo "no route to host"; exit 1; } ;;
+    "rquery -U -a %n") printf '%s\n' python3 python311 py311-numpy py311-pandas py311-matplotlib \
+        py310-ipykernel py311-scipy $(cat "$(dirname "$0")/more") ;;
+    "rquery -U %dn python3") printf '%s\n' python311 ;;
+    install*)
+        shift 3
+        mkdir -p "$root/usr/local/bin" "$root/var/cache/pkg" "$root/var/db/pkg/repos/x"
+        for name; do
+            echo "[1/9] Installing $name-1.0..."
+            : >"$root/usr/local/bin/$name"
+        done
+        : >"$root/var/db/pkg/local.sqlite" ;;
+    *) exit 64 ;;
+esac
+"#;
+
+struct Place {
+    dir: tempfile::TempDir,
+    steps: Mutex<Vec<String>>,
+}
+
+impl Place {
+    /// `None` where programs of a build cannot be run at all.
+    fn new(more: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: namespaces take root");
+            return None;
+        }
+        let place = Self { dir: tempfile::tempdir().unwrap(), steps: Mutex::default() };
+        fs::create_dir(place.path("root")).unwrap();
+        fs::write(place.path("pkg"), FAKE).unwrap();
+        fs::write(place.path("more"), more).unwrap();
+        fs::set_permissions(place.path("pkg"), fs::Permissions::from_mode(0o755)).unwrap();
+        Some(place)
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// What a build does with packages.
+    fn install(&self) -> Result<Python, recipe::Error> {
+        let (stop, progress) =
+            (CancellationToken::new(), |step: &str| self.steps.lock().push(step.to_owned()));
+        let (pkg, root) = (self.path("pkg"), self.path("root"));
+        let packages = Packages::new(&pkg, &root, self.dir.path(), &stop, &progress)?;
+        let python = packages.python()?;
+        let mut names = packages.all_of(NEEDED, &python)?;
+        names.extend(packages.some_of(WELCOME, &python));
+        packages.install(&names)?;
+        clear(&root)?;
+        Ok(python)
+    }
+}
+
+#[test]
+fn packages_are_of_the_repository_s_own_python_and_leave_no_downloads() {
+    let Some(place) = Place::new("py311-ipykernel") else { return };
+    assert_eq!(place.install().unwrap(), Python { minor: 11 });
+    let installed = place.path("root/usr/local/bin");
+    for name in ["python3", "py311-ipykernel", "py311-numpy", "py311-scipy"] {
+        assert!(installed.join(name).exists(), "{name}");
+    }
+    assert!(!installed.join("py311-sympy").exists());
+    assert!(place.path("root/var/db/pkg/local.sqlite").exists());
+    assert!(!place.path("root/var/cache/pkg").exists());
+    assert!(!place.path("root/var/db/pkg/repos").exists());
+    let calls = fs::read_to_string(place.path("calls")).unwrap();
+    let abi = place.path("root/bin/sh");
+    for call in calls.lines() {
+        assert!(call.starts_with(&format!("yes {} --rootdir ", abi.display())), "{call}");
+        assert!(call.contains(" --repo-conf-dir "), "{call}");
+    }
+    let steps = place.steps.into_inner();
+    assert!(steps.contains(&"installing packages: [1/9] Installing py311-numpy-1.0".to_owned()));
+    assert!(steps.iter().any(|step| step.contains("py311-sympy")), "{steps:?}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let Some(place) = Place::new("") else { return };
+    let error = place.install().unwrap_err().to_string();
+    assert_eq!(error, "the package repository has no py311-ipykernel");
+
+    fs::write(place.path("offline"), "").unwrap();
+    let error = place.install().unwrap_err().to_string();
+    assert!(error.contains("is there a network") && error.contains("no route to host"), "{error}");
+
+    fs::remove_file(place.path("pkg")).unwrap();
+    let error = place.install().unwrap_err().to_string();
+    assert!(error.contains("`pkg bootstrap`"), "{error}");
+}
+
+#[test]
+fn a_flavour_is_taken_from_the_package_of_python() {
+    for (name, minor) in [("python311", Some(11)), ("python39", Some(9)), ("python3", None)] {
+        assert_eq!(Python::of_package(name).map(|python| python.minor), minor, "{name}");
+    }
+    for other in ["python", "python2", "python311-docs", "py311-pip", "python3x"] {
+        assert_eq!(Python::of_package(other), None, "{other}");
+    }
+    let python = Python { minor: 12 };
+    assert_eq!(
+        (python.package("%-numpy"), python.package("bash")),
+        ("py312-numpy".to_owned(), "bash".to_owned())
+    );
+}
+
+#[test]
+fn repositories_of_the_host_s_own_come_after_the_system_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let (system, own) = (dir.path().join("system"), dir.path().join("own"));
+    for (dir, text) in [(&system, "of the system"), (&own, "of the host")] {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("FreeBSD.conf"), text).unwrap();
+        fs::write(dir.join("notes.txt"), text).unwrap();
+    }
+    let to = dir.path().join("all");
+    collect(&[&system, Path::new("/nowhere"), &own], &to).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(&to).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["0-FreeBSD.conf", "2-FreeBSD.conf"]);
+    assert_eq!(fs::read_to_string(to.join("2-FreeBSD.conf")).unwrap(), "of the host");
+}
+
+#[test]
+fn the_interpreter_s_files_lie_where_freebsd_s_python_looks() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("usr/local/lib/python3.11/site-packages")).unwrap();
+    put_interpreter(root.path(), &Python { minor: 11 }).unwrap();
+    for path in [
+        "lib/python3.11/site-packages/coppice_display.py",
+        "etc/ipython/ipython_kernel_config.py",
+        "share/jupyter/kernels/python3/kernel.json",
+    ] {
+        assert!(root.path().join("usr/local").join(path).is_file(), "{path}");
+    }
+    let spec: serde_json::Value = serde_json::from_str(KERNEL).unwrap();
+    assert_eq!(spec["argv"][0], "/usr/local/bin/python3");
+}
+
+#[test]
+fn there_is_a_bash_at_the_path_that_sdks_start() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("bin")).unwrap();
+    provide_bash(root.path()).unwrap();
+    let bash = root.path().join("bin/bash");
+    let run = |argv: &[&str]| {
+        let home = root.path().join("home");
+        let done =
+            std::process::Command::new(&bash).args(argv).env("HOME", &home).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(run(&["-l", "-c", "echo $0 \"$1\"", "name", "a  b"]), "name a  b\n");
+    assert_eq!(run(&["-c", "echo -l"]), "-l\n");
+    fs::create_dir(root.path().join("home")).unwrap();
+    fs::write(root.path().join("home/.profile"), "GREETING=hello\n").unwrap();
+    assert_eq!(run(&["-l", "-c", "echo $GREETING"]), "hello\n");
+
+    fs::create_dir_all(root.path().join("usr/local/bin")).unwrap();
+    fs::write(root.path().join("usr/local/bin/bash"), "the real one").unwrap();
+    tree::remove(&bash).unwrap();
+    provide_bash(root.path()).unwrap();
+    assert_eq!(fs::read_link(&bash).unwrap(), Path::new("../usr/local/bin/bash"));
+}
