@@ -134,6 +134,8 @@ async def test_long_output_of_any_characters_comes_whole(sandbox):
     text = "añ😀\u2028日本\x85 \u0301\u2029"
     execution = await sandbox.run_code(f"print({text!r} * 200_000)")
     assert "".join(execution.logs.stdout) == text * 200_000 + "\n"
+    execution = await sandbox.run_code("print('x' * 50_000_000)")
+    assert sum(map(len, execution.logs.stdout)) == 50_000_001
 
 
 @pytest.mark.parametrize(

@@ -203,10 +203,13 @@ async fn follow(
         } else if waiting == 0 {
             life.go_on();
         }
-        if goodbye.is_none() && (execution.is_idle() || execution.is_replied()) {
+        let most = if until.is_some() { MAX_LEFT_BEHIND } else { MAX_WAITING };
+        if waiting >= most {
+            // The other is not read before the client has taken what waits for it.
+            goodbye = None;
+        } else if goodbye.is_none() && (execution.is_idle() || execution.is_replied()) {
             goodbye = Some(Instant::now());
         }
-        let most = if until.is_some() { MAX_LEFT_BEHIND } else { MAX_WAITING };
         let mut gone = false;
         tokio::select! {
             biased;
@@ -399,6 +402,41 @@ mod tests {
             all.extend_from_slice(&chunk.lines);
         }
         assert_eq!(types(&all), ["stdout", "error", "number_of_executions", "end_of_execution"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_its_time_loses_nothing_of_code_that_is_over() {
+        let (mut kernel, mut shell, mut iopub, _ends) = kernel().await;
+        say(&mut shell, "execute_reply", json!({"status": "ok", "execution_count": 1})).await;
+        // More than is held for it.
+        let text = "x".repeat(60_000);
+        let count = 20;
+        let saying = async {
+            for _ in 0..count {
+                say(&mut iopub, "stream", json!({"name": "stdout", "text": text})).await;
+            }
+            say(&mut iopub, "status", json!({"execution_state": "idle"})).await;
+        };
+        let (sender, mut chunks) = mpsc::channel(1);
+        sender.try_send(Chunk { lines: "".into(), is_last: false }).ok().unwrap();
+        let taking = async {
+            sleep(GOODBYE * 3).await;
+            let mut all = Vec::new();
+            while let Some(chunk) = chunks.recv().await {
+                all.extend_from_slice(&chunk.lines);
+            }
+            types(&all)
+        };
+        let (_given, mut orders) = Orders::to_be_given();
+        let request = RequestId::named("ours");
+        let following = async move {
+            let mut execution = Execution::default();
+            follow(&request, &mut kernel, &mut orders, &sender, &mut execution).await;
+            finish(execution, sender, &mut orders).await;
+        };
+        let ((), (), said) = tokio::join!(following, saying, taking);
+        assert!(!said.contains(&"error".to_owned()), "{said:?}");
+        assert_eq!(said.iter().filter(|kind| *kind == "stdout").count(), count);
     }
 
     #[tokio::test(start_paused = true)]
