@@ -16,6 +16,7 @@ use crate::{
     auth::pages,
     data::{Address, Credential, DataPlane, Domain, host},
     error::DataPlaneError,
+    metrics::Metrics,
     sandbox::{Registry, Sandbox},
     serve::{Line, Received},
 };
@@ -38,9 +39,14 @@ enum Destination {
 
 impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
-    pub fn new(registry: Arc<Registry>, domain: Option<String>, control: Router) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        domain: Option<String>,
+        control: Router,
+    ) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        Self { registry, domain, control, data: DataPlane::default() }
+        Self { registry, domain, control, data: DataPlane::new(metrics) }
     }
 
     async fn answer(self, request: Request<Received>) -> Response<Body> {

@@ -7,6 +7,7 @@
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
 mod memory;
+mod own;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -18,6 +19,7 @@ use crate::{sandbox::SandboxId, template::Template};
 
 pub use host::{Host, return_memory};
 pub use memory::{available_memory, disk_free, disk_size};
+pub use own::{OwnProcess, own_process};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].
 pub const BUILT_IN: &str = if cfg!(target_os = "freebsd") { "jail" } else { "linux" };

@@ -82,8 +82,8 @@ async fn serve(config: Config, data_dir: &Path) -> anyhow::Result<ExitCode> {
         let sandboxes = sandboxes.clone();
         async move { tokio::join!(sandboxes.keep_tidy(), sandboxes.keep_pool()) }
     });
-    let registry = sandboxes.registry().clone();
-    let front_door = FrontDoor::new(registry, config.domain, coppice::router(gateway));
+    let (registry, metrics) = (sandboxes.registry().clone(), sandboxes.metrics().clone());
+    let front_door = FrontDoor::new(registry, metrics, config.domain, coppice::router(gateway));
     let mut entrances = vec![Entrance::plain(listener)];
     let certificates = match secure {
         None => None,

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     backend::{self, Backend, Cell, CellSpec, NetworkMode},
+    metrics::Metrics,
     template::{FindError, Template},
 };
 
@@ -85,6 +86,7 @@ pub struct Sandboxes(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) metrics: Arc<Metrics>,
     /// `<data-dir>/sandboxes`.
     pub(super) home: PathBuf,
     pub(super) deadlines: Deadlines,
@@ -119,6 +121,7 @@ impl Sandboxes {
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             backend,
+            metrics: Arc::default(),
             home: data_dir.join("sandboxes"),
             deadlines: Deadlines::default(),
             trash: Trash::new(data_dir.join("trash")),
@@ -135,6 +138,11 @@ impl Sandboxes {
 
     pub fn registry(&self) -> &Arc<Registry> {
         &self.0.registry
+    }
+
+    /// What happens to them is counted there.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     pub fn running(&self, id: SandboxId) -> Result<Arc<Sandbox>, Error> {
@@ -175,8 +183,14 @@ impl Sandboxes {
         ticket: Option<Ticket>,
     ) -> Result<Arc<Sandbox>, Error> {
         let sandboxes = self.clone();
+        let began = Instant::now();
         let task = self.0.tasks.spawn(async move {
-            let sandbox = sandboxes.make(wanted).await?;
+            let made = sandboxes.make(wanted).await;
+            match &made {
+                Ok(_) => sandboxes.0.metrics.create_succeeded(began.elapsed()),
+                Err(error) => sandboxes.0.metrics.create_failed(error),
+            }
+            let sandbox = made?;
             if let Some(ticket) = ticket {
                 ticket.settle(sandbox.id());
             }
@@ -310,7 +324,7 @@ impl Sandboxes {
     pub(super) fn begin(&self, sandbox: &Arc<Sandbox>, cell: &Cell) {
         self.0.deadlines.watch(sandbox.id(), &sandbox.deadline);
         self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
-        self.0.inside.follow(sandbox.clone());
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
         self.0.pool.stir();
     }
 }

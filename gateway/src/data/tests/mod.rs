@@ -62,7 +62,7 @@ impl World {
         let id = SandboxId::random();
         insert(&registry, id, dir.path());
         let control = Router::new().fallback(async || (http::StatusCode::OK, "control plane"));
-        let door = FrontDoor::new(registry.clone(), None, control);
+        let door = FrontDoor::new(registry.clone(), Arc::default(), None, control);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
