@@ -25,6 +25,7 @@ mod filesystem;
 #[cfg(test)]
 mod hostile;
 mod kernel;
+mod log;
 mod os;
 mod paths;
 mod process;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    mem,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -26,41 +27,26 @@ pub struct Reports {
 struct Ring {
     last: u64,
     held: VecDeque<Report>,
+    /// The language of each kernel that lives.
+    kernels: Vec<String>,
 }
 
 impl Reports {
     pub fn push(&self, what: What) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let mut ring = self.ring.lock();
-        ring.last += 1;
-        let report = Report { seq: ring.last, at: u64::try_from(at).unwrap_or(u64::MAX), what };
-        if ring.held.len() == CAPACITY {
-            ring.held.pop_front();
-        }
-        ring.held.push_back(report);
-        drop(ring);
+        self.ring.lock().push(what);
         self.added.notify_waiters();
     }
 
     /// Forgets what was, but for the kernels that live, and begins to number anew. Only for when
     /// nobody has read anything yet.
     pub fn begin(&self) {
-        let before = std::mem::take(&mut *self.ring.lock());
-        let mut living = Vec::new();
-        for report in before.held {
-            match report.what {
-                What::KernelStarted { language } => living.push(language),
-                What::KernelDied { language: dead, .. } => {
-                    if let Some(at) = living.iter().position(|language| *language == dead) {
-                        living.remove(at);
-                    }
-                }
-                _ => {}
-            }
+        let mut ring = self.ring.lock();
+        let before = mem::take(&mut *ring);
+        for language in before.kernels {
+            ring.push(What::KernelStarted { language });
         }
-        for language in living {
-            self.push(What::KernelStarted { language });
-        }
+        drop(ring);
+        self.added.notify_waiters();
     }
 
     /// Waits for reports newer than `seq`, and returns those still held, oldest first.
@@ -76,6 +62,28 @@ impl Reports {
             }
             added.await;
         }
+    }
+}
+
+impl Ring {
+    fn push(&mut self, what: What) {
+        match &what {
+            What::KernelStarted { language } => self.kernels.push(language.clone()),
+            What::KernelDied { language: gone, .. } | What::KernelStopped { language: gone } => {
+                if let Some(at) = self.kernels.iter().position(|language| language == gone) {
+                    self.kernels.swap_remove(at);
+                }
+            }
+            _ => {}
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        let kernels = u32::try_from(self.kernels.len()).unwrap_or(u32::MAX);
+        self.last += 1;
+        if self.held.len() == CAPACITY {
+            self.held.pop_front();
+        }
+        self.held.push_back(Report { seq: self.last, at, kernels, what });
     }
 }
 
@@ -117,6 +125,26 @@ mod tests {
         let held = reports.after(0).await;
         assert_eq!(held.len(), 1);
         assert_eq!((held[0].seq, &held[0].what), (1, &started("python")));
+    }
+
+    #[tokio::test]
+    async fn every_report_says_how_many_kernels_live_though_what_was_said_of_them_is_lost() {
+        let reports = Reports::default();
+        let started = |language: &str| What::KernelStarted { language: language.into() };
+        for language in ["python", "bash", "python"] {
+            reports.push(started(language));
+        }
+        reports.push(What::KernelStopped { language: "bash".into() });
+        for _ in 0..CAPACITY {
+            reports.push(What::FileRead { bytes: 1 });
+        }
+        assert!(reports.after(0).await.iter().all(|report| report.kernels == 2));
+        reports.push(What::KernelDied { language: "python".into(), exit_code: 1 });
+        assert_eq!(reports.after(0).await.last().unwrap().kernels, 1);
+        reports.begin();
+        let held = reports.after(0).await;
+        assert_eq!(held.len(), 1);
+        assert_eq!((held[0].kernels, &held[0].what), (1, &started("python")));
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{
     attach,
     control::{self, Descriptors, Failure},
-    os,
+    log, os,
     server::{Listeners, serve},
     state::Envd,
     wire::{Attached, CONTROL_FD, Descriptor, PROTOCOL},
@@ -40,7 +40,10 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
+    if let Err(error) = log::begin() {
+        eprintln!("envd: no log: {error}");
+        return ExitCode::FAILURE;
+    }
     match enter(control.as_fd()) {
         Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
         Err(failure) => refuse(control.as_fd(), failure),

@@ -46,6 +46,9 @@ pub const CODE_PORT: u16 = 49999;
 /// takes out of all other requests.
 pub const CODE_HEADER: &str = "coppice-code";
 
+/// Contexts of a sandbox, each of which may have a kernel.
+pub const MAX_CONTEXTS: usize = 64;
+
 /// A control frame longer than this is refused (bytes).
 pub const MAX_FRAME: u32 = 4 << 20;
 
@@ -212,6 +215,9 @@ pub struct Report {
     pub seq: u64,
     /// Milliseconds since the epoch.
     pub at: u64,
+    /// Kernels that live after it: with any one report that comes through, that is known.
+    #[serde(default)]
+    pub kernels: u32,
     #[serde(flatten)]
     pub what: What,
 }
@@ -242,8 +248,14 @@ pub enum What {
         language: String,
         exit_code: i32,
     },
+    /// As it was told to, with its context or for a new one in its place.
+    KernelStopped {
+        language: String,
+    },
+    /// Its turn came and is over.
     CodeExecuted {
         language: String,
+        /// The client was told of an error.
         failed: bool,
         duration_ms: u64,
     },
@@ -266,6 +278,7 @@ mod tests {
             "\\PC{0,64}".prop_map(|language| What::KernelStarted { language }),
             ("\\PC{0,64}", any::<i32>())
                 .prop_map(|(language, exit_code)| What::KernelDied { language, exit_code }),
+            "\\PC{0,64}".prop_map(|language| What::KernelStopped { language }),
             ("\\PC{0,64}", any::<(bool, u64)>()).prop_map(|(language, (failed, duration_ms))| {
                 What::CodeExecuted { language, failed, duration_ms }
             }),
@@ -306,10 +319,19 @@ mod tests {
 
         #[test]
         fn a_report_is_one_short_line_and_read_as_it_was_written(seq: u64, at: u64, what in what()) {
-            let report = Report { seq, at, what };
+            let report = Report { seq, at, kernels: at as u32, what };
             let line = serde_json::to_string(&report).unwrap();
             prop_assert!(line.len() < MAX_REPORT && !line.contains('\n'));
             prop_assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
         }
+    }
+
+    /// Sandboxes outlive the gateway they were made by, and its build.
+    #[test]
+    fn a_report_of_an_older_envd_is_read() {
+        let line = r#"{"seq":1,"at":2,"type":"file_read","bytes":3}"#;
+        let what = What::FileRead { bytes: 3 };
+        let report = Report { seq: 1, at: 2, kernels: 0, what };
+        assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
     }
 }

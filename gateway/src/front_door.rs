@@ -41,7 +41,8 @@ impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
     pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        Self { sandboxes, domain, control, data: DataPlane::default() }
+        let data = DataPlane::new(sandboxes.metrics().clone());
+        Self { sandboxes, domain, control, data }
     }
 
     async fn answer(self, request: Request<Received>) -> Response<Body> {

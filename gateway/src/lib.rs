@@ -13,7 +13,7 @@ pub mod front_door;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod metrics;
+pub mod metrics;
 pub mod ops;
 pub mod sandbox;
 pub mod serve;

@@ -218,6 +218,7 @@ impl Keeper {
         while let Ok(task) = tasks.try_recv() {
             if let Task::Run(run) = task {
                 run::refuse(run);
+                self.executed(true, Duration::ZERO);
             }
         }
     }
@@ -276,11 +277,9 @@ impl Keeper {
         }
         let began = Instant::now();
         let (ended, failed) = run::turn(run, self).await;
-        self.envd.reports.push(What::CodeExecuted {
-            language: self.language.clone(),
-            failed,
-            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        });
+        if let Some(failed) = failed {
+            self.executed(failed, began.elapsed());
+        }
         match ended {
             Ended::Whole => {}
             // Where it stands nobody knows, so it is not asked.
@@ -288,6 +287,7 @@ impl Keeper {
                 if let Some(mut kernel) = self.kernel.take() {
                     kernel.life.kill();
                     let _ = timeout(SHUTDOWN, kernel.life.end()).await;
+                    self.stopped();
                 }
             }
             Ended::Died(exit) => {
@@ -317,7 +317,20 @@ impl Keeper {
             kernel.life.shut_down();
             // What does not end by itself does when it is dropped.
             let _ = timeout(SHUTDOWN, kernel.life.end()).await;
+            self.stopped();
         }
+    }
+
+    fn stopped(&self) {
+        self.envd.reports.push(What::KernelStopped { language: self.language.clone() });
+    }
+
+    fn executed(&self, failed: bool, took: Duration) {
+        self.envd.reports.push(What::CodeExecuted {
+            language: self.language.clone(),
+            failed,
+            duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
     }
 }
 

@@ -19,10 +19,7 @@ use super::{
     request::random,
     spec::{self, KernelSpec},
 };
-use crate::{paths, state::Envd};
-
-/// Each may have a kernel.
-const MAX_CONTEXTS: usize = 64;
+use crate::{paths, state::Envd, wire::MAX_CONTEXTS};
 
 /// There from the beginning, though their kernels are not.
 const AT_FIRST: [&str; 2] = [PYTHON, "javascript"];

@@ -375,7 +375,9 @@ async fn connect_any(
 }
 
 fn not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
+    // The last: it listens, and others have filled its queue.
+    matches!(error.kind(), NotFound | ConnectionRefused | WouldBlock)
 }
 
 impl Drop for Directory {

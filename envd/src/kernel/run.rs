@@ -56,8 +56,8 @@ pub(super) enum Ended {
     Died(Option<Exit>),
 }
 
-/// Runs the code, and says whether it failed.
-pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
+/// Runs the code, and says whether it failed; `None` when its client had gone before it ran.
+pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, Option<bool>) {
     let Run { code, env, lines: client, room } = run;
     let mut execution = Execution::default();
     if let Err(broken) = ready(keeper, &client, &mut execution).await {
@@ -66,16 +66,16 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
             Broken::Ordered => break_off(&mut execution, &keeper.orders, None),
         }
         finish(execution, client, &mut keeper.orders).await;
-        return (Ended::Whole, true);
+        return (Ended::Whole, Some(true));
     }
     if client.is_closed() {
-        return (Ended::Whole, true);
+        return (Ended::Whole, None);
     }
     let sandbox = keeper.envd.settings().env.clone();
     let mut wanted = sandbox.clone();
     let restore = !env.is_empty();
     wanted.extend(env);
-    let Keeper { kernel: Some(kernel), orders, .. } = keeper else { return (Ended::Whole, true) };
+    let Keeper { kernel: Some(kernel), orders, .. } = keeper else { return (Ended::Whole, None) };
 
     let sent = async {
         set_variables(kernel, wanted).await?;
@@ -114,7 +114,7 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, bool) {
             Err(_) => Ended::Died(None),
         };
     }
-    (ended, failed)
+    (ended, Some(failed))
 }
 
 /// For code whose context has gone before its turn.

@@ -7,10 +7,9 @@
 use std::{io, path::Path};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::os::Handed;
 
 /// Read at once (bytes).
 const CHUNK: usize = 64 << 10;
@@ -30,9 +29,8 @@ pub(super) enum Kind {
 }
 
 /// A connection whose greetings have been said.
-#[derive(Debug)]
 pub(super) struct Socket {
-    stream: UnixStream,
+    stream: Handed,
     buffer: BytesMut,
     at: At,
 }
@@ -57,7 +55,7 @@ pub(super) struct Piece {
 
 impl Socket {
     pub(super) async fn connect(path: &Path, kind: Kind) -> io::Result<Self> {
-        let stream = UnixStream::connect(path).await?;
+        let stream = Handed::dial(path)?;
         let mut socket = Self { stream, buffer: BytesMut::new(), at: At::Header };
         socket.greet(kind).await?;
         if let Kind::Sub = kind {
@@ -196,7 +194,10 @@ fn invalid(what: &'static str) -> io::Error {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use tokio::net::UnixListener;
+    use std::{io::IoSlice, os::fd::AsRawFd};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+    use tokio::net::{UnixListener, UnixStream};
 
     use super::*;
 
@@ -275,5 +276,21 @@ pub(super) mod tests {
             peer.write_all(nonsense).await.unwrap();
             assert_eq!(socket.read().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_come_with_a_message_end_the_connection() {
+        let (mut socket, peer) = pair(Kind::Dealer).await;
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let rights = [write.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        let frame = [IoSlice::new(b"\x00\x01x")];
+        let peer = peer.into_std().unwrap();
+        sendmsg::<UnixAddr>(peer.as_raw_fd(), &frame, &rights, MsgFlags::empty(), None).unwrap();
+        assert_eq!(socket.read().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        drop(write);
+        // Its other end is closed when it is closed everywhere.
+        let closed = tokio::task::spawn_blocking(|| io::read_to_string(std::fs::File::from(read)));
+        assert_eq!(closed.await.unwrap().unwrap(), "");
     }
 }

@@ -12,6 +12,7 @@ mod host;
 #[allow(dead_code)] // What uses it is compiled for FreeBSD only.
 mod jail;
 mod memory;
+mod own;
 mod turns;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use crate::{sandbox::SandboxId, template::Template};
 
 pub use host::{Host, return_memory, unlock};
 pub use memory::{available_memory, disk_free, disk_size};
+pub use own::{OwnProcess, own_process};
 
 /// The backend this program was built with: [`Backend::name`] of [`Host`].
 pub const BUILT_IN: &str = if cfg!(target_os = "freebsd") { "jail" } else { "linux" };

@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::pool::Lease;
-use crate::serve::{Line, ResetOn};
+use crate::{
+    metrics::Execute,
+    serve::{Line, ResetOn},
+};
 
 /// Passes frames on as they come, and ends in a reset when the sandbox ends before its response:
 /// of the connection on HTTP/1.1, of the stream on HTTP/2.
@@ -26,6 +29,8 @@ pub(super) struct Relay {
     complete: bool,
     /// How the response broke, once what came before has had its turn to be sent.
     broken: Option<hyper::Error>,
+    /// What is counted when this ends.
+    _execute: Option<Execute>,
 }
 
 /// Who waits for the sandbox's end.
@@ -58,6 +63,7 @@ impl Relay {
         line: &Line,
         multiplexed: bool,
         cut: &CancellationToken,
+        execute: Option<Execute>,
     ) -> Self {
         let lease = Arc::new(Mutex::new(Some(lease)));
         let end = if multiplexed {
@@ -66,7 +72,8 @@ impl Relay {
             End::Line(line.reset_on(cut.clone()))
         };
         let complete = incoming.is_end_stream();
-        Self { incoming, lease, line: line.clone(), end, complete, broken: None }
+        let (line, broken) = (line.clone(), None);
+        Self { incoming, lease, line, end, complete, broken, _execute: execute }
     }
 
     fn fail(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -12,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::reports;
-use crate::sandbox::{Inside, Sandbox};
+use crate::{
+    metrics::Metrics,
+    sandbox::{Inside, Sandbox},
+};
 
 /// Of an envd that has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,8 +27,8 @@ pub struct Envds;
 
 #[async_trait]
 impl Inside for Envds {
-    fn follow(&self, sandbox: Arc<Sandbox>) {
-        tokio::spawn(reports::follow(sandbox));
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>) {
+        tokio::spawn(reports::follow(sandbox, metrics.clone()));
     }
 
     async fn warm(&self, dir: &Path) -> io::Result<()> {

@@ -26,12 +26,13 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use envd::unread;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::timeout;
 
 use crate::{
     error::DataPlaneError,
+    metrics::Metrics,
     sandbox::Sandbox,
     serve::{Line, Received},
 };
@@ -51,12 +52,17 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 /// another of ours to be closed.
 const ROOM: Duration = Duration::from_millis(100);
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct DataPlane {
     pools: Pools,
+    metrics: Arc<Metrics>,
 }
 
 impl DataPlane {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { pools: Pools::default(), metrics }
+    }
+
     /// Has the sandbox answer the request on that port.
     ///
     /// # Errors
@@ -85,6 +91,10 @@ impl DataPlane {
         };
         // Code that runs for nobody is interrupted at once.
         line.may_half_close(server != Server::Interpreter);
+        let execute = runs_code(server, &request).then(|| {
+            sandbox.give_code();
+            self.metrics.execute()
+        });
         let failure = Failure { sandbox: &sandbox, port };
         let pool = self.pools.of(&sandbox);
         let request = request.map(Outgoing::new);
@@ -118,9 +128,17 @@ impl DataPlane {
             if !taken {
                 lease.connection().let_go();
             }
-            Body::new(Relay::new(body, lease, line, multiplexed, &cut))
+            Body::new(Relay::new(body, lease, line, multiplexed, &cut, execute))
         }))
     }
+}
+
+/// `POST /execute`, as envd reads it.
+fn runs_code<B>(server: Server, request: &Request<B>) -> bool {
+    let mut segments = request.uri().path().split('/').filter(|segment| !segment.is_empty());
+    server == Server::Interpreter
+        && request.method() == Method::POST
+        && (segments.next(), segments.next()) == (Some("execute"), None)
 }
 
 enum SendError {

@@ -1,13 +1,16 @@
-//! What envd reports of a sandbox, followed from the gateway's side.
+//! What envd reports of a sandbox, followed from the gateway's side, and counted.
 //!
-//! The lines may be written by hostile code: their length and rate are bounded, and they decide
-//! nothing.
+//! The lines may be written by hostile code: their length and rate are bounded, they decide
+//! nothing, and they are counted as far as they can be true. No more code is counted than the
+//! sandbox was given, no command ran for longer than the sandbox, and there are no more kernels
+//! than there may be.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
+use chrono::Utc;
 use envd::{
     tunnel::Handed,
-    wire::{MAX_REPORT, Report},
+    wire::{MAX_REPORT, Report, What},
 };
 use futures_util::StreamExt;
 use tokio::{
@@ -16,18 +19,23 @@ use tokio::{
 };
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use crate::sandbox::Sandbox;
+use crate::{
+    metrics::{Kernels, Metrics},
+    sandbox::Sandbox,
+};
 
 /// Reports read in one second; the rest waits in envd, which drops the oldest.
 const PER_SECOND: u32 = 1000;
 const CONNECT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// For what a sandbox had reported by its end to be read.
+const LAST: Duration = Duration::from_millis(500);
 
-/// Reads a sandbox's reports until it ends; while it is paused there are none.
-pub async fn follow(sandbox: Arc<Sandbox>) {
-    let mut follower = Follower { sandbox: &sandbox, last: 0, missed: 0, complained: false };
-    sandbox.gone().run_until_cancelled(follower.run()).await;
+/// Reads a sandbox's reports until it has ended; while it is paused there are none.
+pub async fn follow(sandbox: Arc<Sandbox>, metrics: Arc<Metrics>) {
+    let mut follower = Follower::new(&sandbox, &metrics);
+    follower.run().await;
     if follower.missed > 0 {
         tracing::info!(sandbox = %sandbox.id(), missed = follower.missed, "reports were lost");
     }
@@ -35,11 +43,16 @@ pub async fn follow(sandbox: Arc<Sandbox>) {
 
 struct Follower<'a> {
     sandbox: &'a Sandbox,
+    metrics: &'a Metrics,
+    kernels: Kernels,
     /// The last sequence number seen.
     last: u64,
     missed: u64,
     /// Whether a malformed report has been logged already.
     complained: bool,
+    /// When so many reports were begun to be read.
+    window: Instant,
+    read: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,16 +65,38 @@ enum Error {
     Malformed(String),
 }
 
-impl Follower<'_> {
+impl<'a> Follower<'a> {
+    fn new(sandbox: &'a Sandbox, metrics: &'a Arc<Metrics>) -> Self {
+        Self {
+            sandbox,
+            metrics,
+            kernels: metrics.kernels(),
+            last: 0,
+            missed: 0,
+            complained: false,
+            window: Instant::now(),
+            read: 0,
+        }
+    }
+
     async fn run(&mut self) {
+        let gone = self.sandbox.gone();
         let mut pause = FIRST_PAUSE;
-        loop {
+        while !gone.is_cancelled() {
             let before = self.last;
-            if let Err(error) = self.connection().await {
+            let ended = {
+                let mut connection = pin!(self.connection());
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    // Its processes are ending, and with them the connection.
+                    () = gone.cancelled() => timeout(LAST, connection).await.unwrap_or(Ok(())),
+                }
+            };
+            if let Err(error) = ended {
                 self.log(&error);
             }
             pause = if self.last > before { FIRST_PAUSE } else { pause };
-            sleep(pause).await;
+            gone.run_until_cancelled(sleep(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -81,7 +116,6 @@ impl Follower<'_> {
             .map_err(Error::Connect)?;
 
         let mut lines = FramedRead::new(stream, LinesCodec::new_with_max_length(MAX_REPORT - 1));
-        let (mut window, mut read) = (Instant::now(), 0);
         while let Some(line) = lines.next().await {
             let line = line.map_err(|error| match error {
                 tokio_util::codec::LinesCodecError::Io(error)
@@ -92,10 +126,10 @@ impl Follower<'_> {
                 other => Error::Malformed(other.to_string()),
             })?;
             self.take(&line)?;
-            read += 1;
-            if read == PER_SECOND {
-                sleep_until(window + Duration::from_secs(1)).await;
-                (window, read) = (Instant::now(), 0);
+            self.read += 1;
+            if self.read == PER_SECOND {
+                sleep_until(self.window + Duration::from_secs(1)).await;
+                (self.window, self.read) = (Instant::now(), 0);
             }
         }
         Ok(())
@@ -111,11 +145,36 @@ impl Follower<'_> {
         };
         if gap > 0 {
             self.missed = self.missed.saturating_add(gap);
+            self.metrics.report_missed();
             tracing::debug!(sandbox = %self.sandbox.id(), gap, "reports are missing");
         }
         self.last = report.seq;
         tracing::debug!(sandbox = %self.sandbox.id(), ?report, "report");
+        self.kernels.are(report.kernels);
+        // What an adopted sandbox did before is in the figures of the gateway before.
+        if report.at >= self.metrics.began_at() {
+            self.count(&report.what);
+        }
         Ok(())
+    }
+
+    fn count(&self, what: &What) {
+        match what {
+            What::CodeExecuted { language, failed, .. } => {
+                if self.sandbox.has_run_code() {
+                    self.metrics.code_executed(language, *failed);
+                }
+            }
+            What::KernelStarted { .. } => self.metrics.kernel_started(),
+            What::KernelStopped { .. } => self.metrics.kernel_stopped(),
+            What::KernelDied { .. } => self.metrics.kernel_died(),
+            What::ProcessEnded { exit_code, duration_ms, .. } => {
+                let lived = (Utc::now() - self.sandbox.facts().started_at).to_std();
+                let took = Duration::from_millis(*duration_ms).min(lived.unwrap_or_default());
+                self.metrics.command_ended(*exit_code, took);
+            }
+            What::ProcessStarted { .. } | What::FileRead { .. } | What::FileWritten { .. } => {}
+        }
     }
 
     fn log(&mut self, error: &Error) {
@@ -169,20 +228,20 @@ mod tests {
     #[tokio::test]
     async fn a_broken_stream_is_resumed_where_it_broke() {
         let (sandbox, mut connections, _dir) = followed();
-        let follower = tokio::spawn(follow(sandbox.clone()));
+        let follower = tokio::spawn(follow(sandbox.clone(), Arc::default()));
         for (from, seq) in [(0, 1), (1, 7), (7, 8)] {
             let (asked, mut stream) = connections.recv().await.unwrap();
             assert_eq!(asked, from);
             stream.write_all(report(seq).as_bytes()).await.unwrap();
         }
         sandbox.gone().cancel();
-        timeout(Duration::from_secs(1), follower).await.unwrap().unwrap();
+        timeout(Duration::from_secs(5), follower).await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn malformed_reports_end_the_connection() {
         let (sandbox, mut connections, _dir) = followed();
-        tokio::spawn(follow(sandbox.clone()));
+        tokio::spawn(follow(sandbox.clone(), Arc::default()));
         for wrong in ["garbage\n", "\n", "\u{0}\u{ff}\n", &"x".repeat(MAX_REPORT * 2), &report(0)] {
             let (asked, mut stream) = connections.recv().await.unwrap();
             assert_eq!(asked, 0);
@@ -197,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_is_read_at_a_bounded_rate() {
         let (sandbox, mut connections, _dir) = followed();
-        tokio::spawn(follow(sandbox.clone()));
+        tokio::spawn(follow(sandbox.clone(), Arc::default()));
         let (_, mut stream) = connections.recv().await.unwrap();
         let mut written = 0;
         let flood = async {
@@ -212,6 +271,103 @@ mod tests {
         sandbox.gone().cancel();
     }
 
+    #[tokio::test]
+    async fn a_flood_over_many_connections_is_read_no_faster() {
+        let (sandbox, mut connections, _dir) = followed();
+        let (metrics, began) = (Arc::<Metrics>::default(), Instant::now());
+        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone()));
+        let mut seq = 0;
+        let flood = async {
+            while let Some((_, mut stream)) = connections.recv().await {
+                for _ in 1..PER_SECOND {
+                    seq += 1;
+                    let line = now(
+                        seq,
+                        "process_ended\",\"pid\":1,\"exit_code\":0,\"duration_ms\":1,\"_\":\"",
+                    );
+                    stream.write_all(line.as_bytes()).await.unwrap();
+                }
+            }
+        };
+        let _ = timeout(Duration::from_millis(1500), flood).await;
+        sandbox.gone().cancel();
+        timeout(Duration::from_secs(5), follower).await.unwrap().unwrap();
+        let windows = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
+        let read = figure(&metrics, "coppice_command_exits_total{exit=\"zero\"}");
+        assert!(0 < read && read <= u64::from(PER_SECOND * windows), "{read} in {windows}");
+    }
+
+    #[tokio::test]
+    async fn what_a_sandbox_has_reported_by_its_end_is_counted() {
+        let (sandbox, mut connections, _dir) = followed();
+        let metrics = Arc::<Metrics>::default();
+        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone()));
+        let (_, mut stream) = connections.recv().await.unwrap();
+        sandbox.gone().cancel();
+        tokio::task::yield_now().await;
+        stream.write_all(now(1, "kernel_started\",\"language\":\"r").as_bytes()).await.unwrap();
+        drop(stream);
+        timeout(Duration::from_secs(5), follower).await.unwrap().unwrap();
+        assert_eq!(figure(&metrics, "coppice_kernel_spawns_total"), 1);
+    }
+
+    /// A report of now, of that type, with three kernels.
+    fn now(seq: u64, what: &str) -> String {
+        let at = u64::MAX;
+        format!("{{\"seq\":{seq},\"at\":{at},\"kernels\":3,\"type\":\"{what}\"}}\n")
+    }
+
+    fn figure(metrics: &Metrics, name: &str) -> u64 {
+        let text = crate::metrics::told_of_work(metrics);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
+        let metrics = Arc::<Metrics>::default();
+        let mut follower = Follower::new(&sandbox, &metrics);
+        let mut seq = 0;
+        let mut take = |line: &dyn Fn(u64) -> String| {
+            seq += 1;
+            follower.take(line(seq).trim_end()).unwrap();
+        };
+        let ran = "code_executed\",\"failed\":true,\"duration_ms\":1,\"language\":\"klingon";
+        for _ in 0..3 {
+            take(&|seq| now(seq, ran));
+        }
+        assert_eq!(figure(&metrics, "coppice_execute_errors_total"), 0, "it was given no code");
+        sandbox.give_code();
+        for _ in 0..3 {
+            take(&|seq| now(seq, ran));
+        }
+        assert_eq!(figure(&metrics, "coppice_execute_errors_total"), 1);
+        let other = "coppice_execute_by_language_total{language=\"other\"}";
+        assert_eq!(figure(&metrics, other), 1);
+
+        let longest = u64::MAX;
+        let ended = format!(
+            "process_ended\",\"pid\":1,\"exit_code\":-1,\"duration_ms\":{longest},\"_\":\""
+        );
+        take(&|seq| now(seq, &ended));
+        assert_eq!(figure(&metrics, "coppice_command_exits_total{exit=\"signal\"}"), 1);
+        let minute = "coppice_command_duration_seconds_bucket{le=\"60.0\"}";
+        assert_eq!(figure(&metrics, minute), 1, "it ran for no longer than the sandbox");
+
+        let died = "kernel_died\",\"exit_code\":1,\"language\":\"r";
+        take(&|seq| now(seq, died));
+        assert_eq!(figure(&metrics, "coppice_kernel_deaths_total"), 1);
+        assert_eq!(figure(&metrics, "coppice_kernels_alive"), 3);
+        // Of before this gateway: the state is told, what happened is not counted again.
+        take(&|seq| now(seq, died).replace(&u64::MAX.to_string(), "1"));
+        assert_eq!(figure(&metrics, "coppice_kernel_deaths_total"), 1);
+        drop(follower);
+        assert_eq!(figure(&metrics, "coppice_kernels_alive"), 0);
+        assert_eq!(figure(&metrics, "coppice_kernel_exits_total"), 1 + 3, "with the sandbox");
+    }
+
     proptest! {
         #[test]
         fn whatever_a_sandbox_reports_its_numbers_only_rise(
@@ -222,7 +378,8 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
-            let mut follower = Follower { sandbox: &sandbox, last: 0, missed: 0, complained: false };
+            let metrics = Arc::default();
+            let mut follower = Follower::new(&sandbox, &metrics);
             for line in lines {
                 let before = (follower.last, follower.missed);
                 match follower.take(line.trim_end()) {

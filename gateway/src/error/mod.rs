@@ -152,6 +152,7 @@ impl From<sandbox::Error> for ApiError {
                 )
             },
             E::Full(_) => Self::full(error.to_string()),
+            E::Busy(_) => Self::full(error.to_string()),
             E::Stopping => Self::unavailable(RETRY_FULL, error.to_string()),
             E::NotFound(id) => Self::no_sandbox(&id.to_string()),
             E::NotNow(id, phase) => {

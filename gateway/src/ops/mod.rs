@@ -6,7 +6,7 @@ pub(crate) mod document;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::IntoResponse,
 };
 use serde::Serialize;
@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     Gateway,
     error::{ApiError, NotReady},
-    metrics as figures,
+    metrics::{self as figures, Format},
     sandbox::Error,
     template::{BASE, FindError},
 };
@@ -47,12 +47,14 @@ async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError
     }
 }
 
-/// Figures for Prometheus.
+/// Figures for Prometheus; docs/metrics.md has what each means.
 #[utoipa::path(get, path = "/metrics", tag = "gateway", security(()), responses(
-    (status = 200, description = "in the text format 0.0.4", body = String,
-        content_type = "text/plain"),
+    (status = 200, description = "in the text format 0.0.4, or in OpenMetrics 1.0 where `Accept` names it",
+        content((String = "text/plain"), (String = "application/openmetrics-text"))),
 ))]
-async fn metrics(State(gateway): State<Gateway>) -> impl IntoResponse {
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], figures::text(gateway.sandboxes()))
+async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::wanted(accept.unwrap_or_default());
+    let kind = HeaderValue::from_static(format.content_type());
+    ([(header::CONTENT_TYPE, kind)], figures::tell(gateway.sandboxes(), format))
 }

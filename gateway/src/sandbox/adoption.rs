@@ -119,6 +119,7 @@ impl Sandboxes {
     /// Removes what was never visible in this gateway's life.
     fn give_up(&self, id: SandboxId, dir: PathBuf, reason: Reason) {
         tracing::info!(sandbox = %id, %reason, "removing");
+        self.0.metrics.sandbox_ended(reason);
         self.0.registry.hide(id);
         let sandboxes = self.clone();
         self.0.tasks.spawn(async move {

@@ -21,9 +21,9 @@ use super::{
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// Why a sandbox ended; told in the log.
+/// Why a sandbox ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     Killed,
     TimedOut,
     /// Its first process is gone, whoever ended that.
@@ -35,16 +35,33 @@ pub(super) enum Reason {
     GatewayStopped,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// In the order they are declared in.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Killed,
+        Self::TimedOut,
+        Self::EnvdDied,
+        Self::NoRecord,
+        Self::NotPaused,
+        Self::GatewayStopped,
+    ];
+
+    /// As logs and figures have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Killed => "killed",
             Self::TimedOut => "timed_out",
             Self::EnvdDied => "envd_died",
             Self::NoRecord => "no_record",
             Self::NotPaused => "not_paused",
             Self::GatewayStopped => "gateway_stopped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -55,12 +72,13 @@ impl Sandboxes {
     pub async fn kill(&self, id: SandboxId) -> Result<(), Error> {
         if let Some(gone) = self.0.registry.abandon(id) {
             gone.cancelled().await;
-            return Ok(());
+        } else {
+            let sandbox = self.present(id)?;
+            let tried = self.end(&sandbox, Reason::Killed).ok_or(Error::NotFound(id))?;
+            // The sender is only dropped when the gateway itself goes.
+            let _ = tried.await;
         }
-        let sandbox = self.present(id)?;
-        let tried = self.end(&sandbox, Reason::Killed).ok_or(Error::NotFound(id))?;
-        // The sender is only dropped when the gateway itself goes.
-        let _ = tried.await;
+        self.0.metrics.kill_succeeded();
         Ok(())
     }
 
@@ -79,6 +97,7 @@ impl Sandboxes {
         sandbox.gone().cancel();
         self.0.deadlines.watch(id, &sandbox.life);
         tracing::info!(sandbox = %id, %reason, "ending");
+        self.0.metrics.sandbox_ended(reason);
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
@@ -218,6 +237,13 @@ mod tests {
         Rules, Wanted,
         testing::{self, bed},
     };
+
+    #[test]
+    fn reasons_are_counted_under_their_own_names() {
+        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, n, "{reason}");
+        }
+    }
 
     #[tokio::test]
     async fn a_destroy_that_fails_is_tried_until_it_works_while_the_client_has_its_answer() {

@@ -1,6 +1,6 @@
 //! What can go wrong with a sandbox.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use crate::{backend, template::FindError};
 
@@ -12,6 +12,9 @@ pub enum Error {
     Template { name: String, source: FindError },
     #[error("no room for another sandbox: {0}")]
     Full(String),
+    /// Too many were being made before it, for as long as that.
+    #[error("other sandboxes are being made; this one had no turn within {} s", .0.as_secs())]
+    Busy(Duration),
     #[error("the gateway is stopping")]
     Stopping,
     /// Never existed, or has ended.

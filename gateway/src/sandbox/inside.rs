@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use envd::wire::Init;
 
 use super::Sandbox;
+use crate::metrics::Metrics;
 
 #[async_trait]
 pub trait Inside: Send + Sync + 'static {
-    /// Called once for every sandbox that becomes visible.
-    fn follow(&self, sandbox: Arc<Sandbox>);
+    /// Called once for every sandbox that becomes visible; what it reports is counted.
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>);
 
     /// Starts what a sandbox in `dir` would else start when it is first asked for it: the default
     /// kernel, where its template has one. Bounded in time.

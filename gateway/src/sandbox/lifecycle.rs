@@ -15,7 +15,7 @@ use std::{
 };
 
 use chrono::Utc;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -29,12 +29,16 @@ use super::{
 };
 use crate::{
     backend::{self, Backend, Cell, CellSpec, NetworkMode},
+    metrics::Metrics,
     template::{FindError, Template},
 };
 
 /// Memory (bytes) a sandbox has taken by the time its envd answers, rounded up well: of those
 /// that are being made the system's figure does not tell yet.
 pub(super) const TAKEN_AT_FIRST: u64 = 16 << 20;
+
+/// For a turn to be made. Clients give up after a minute, and are to hear of it before.
+const TURN: Duration = Duration::from_secs(30);
 
 /// What is left of an ended sandbox is normally removed in far less.
 const ENDING: Duration = Duration::from_secs(1);
@@ -86,6 +90,7 @@ pub struct Sandboxes(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) metrics: Arc<Metrics>,
     /// `<data-dir>/sandboxes`.
     pub(super) home: PathBuf,
     pub(super) deadlines: Deadlines,
@@ -120,6 +125,7 @@ impl Sandboxes {
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             backend,
+            metrics: Arc::default(),
             home: data_dir.join("sandboxes"),
             deadlines: Deadlines::default(),
             trash: Trash::new(data_dir.join("trash")),
@@ -136,6 +142,11 @@ impl Sandboxes {
 
     pub fn registry(&self) -> &Arc<Registry> {
         &self.0.registry
+    }
+
+    /// What happens to them is counted there.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     pub fn running(&self, id: SandboxId) -> Result<Arc<Sandbox>, Error> {
@@ -181,8 +192,14 @@ impl Sandboxes {
         ticket: Option<Ticket>,
     ) -> Result<Arc<Sandbox>, Error> {
         let sandboxes = self.clone();
+        let began = Instant::now();
         let task = self.0.tasks.spawn(async move {
-            let sandbox = sandboxes.make(wanted).await?;
+            let made = sandboxes.make(wanted).await;
+            match &made {
+                Ok(_) => sandboxes.0.metrics.create_succeeded(began.elapsed()),
+                Err(error) => sandboxes.0.metrics.create_failed(error),
+            }
+            let sandbox = made?;
             if let Some(ticket) = ticket {
                 ticket.settle(sandbox.id());
             }
@@ -215,7 +232,8 @@ impl Sandboxes {
 
     /// Makes a sandbox's directory and its kernel half.
     pub(super) async fn make_cell(&self, dir: &Path, spec: CellSpec) -> Result<Cell, Error> {
-        let _turn = self.0.making.acquire().await.expect("is never closed");
+        let turn = time::timeout(TURN, self.0.making.acquire()).await;
+        let _turn = turn.map_err(|_| Error::Busy(TURN))?.expect("is never closed");
         tokio::fs::DirBuilder::new()
             .mode(0o700)
             .create(dir)
@@ -318,7 +336,7 @@ impl Sandboxes {
     pub(super) fn begin(&self, sandbox: &Arc<Sandbox>, cell: &Cell) {
         self.0.deadlines.watch(sandbox.id(), &sandbox.life);
         self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
-        self.0.inside.follow(sandbox.clone());
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
         self.0.pool.stir();
     }
 }
@@ -375,6 +393,27 @@ mod tests {
         let made = futures_util::future::join_all(creates).await;
         assert!(made.iter().all(Result::is_ok));
         assert_eq!(bed.backend.most_creating.load(SeqCst), at_once());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_no_turn_in_time_is_told_and_nothing_of_it_was_made() {
+        let many = at_once();
+        let bed = bed(Rules { max_sandboxes: many + 1, ..testing::rules() });
+        *bed.backend.create_takes.lock() = TURN * 2;
+        let creates = (0..many).map(|_| bed.sandboxes.create(testing::wanted(), None));
+        let began = time::Instant::now();
+        let late = async {
+            time::sleep(Duration::from_secs(1)).await;
+            let late = bed.sandboxes.create(testing::wanted(), Some("k")).await;
+            assert!(matches!(late, Err(Error::Busy(_))), "{:?}", late.map(|it| it.id()));
+            assert!(began.elapsed() < TURN * 2, "{:?}", began.elapsed());
+            assert_eq!(bed.left("sandboxes"), many);
+        };
+        let (made, ()) = tokio::join!(futures_util::future::join_all(creates), late);
+        assert!(made.iter().all(Result::is_ok));
+        assert_eq!(bed.backend.specs.lock().len(), many);
+        // It gave its place back.
+        bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
     }
 
     #[tokio::test]

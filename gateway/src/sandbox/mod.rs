@@ -34,6 +34,7 @@ mod repeats;
 pub(crate) mod testing;
 mod trash;
 
+pub(crate) use ending::Reason;
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
 pub use inside::Inside;

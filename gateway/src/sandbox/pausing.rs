@@ -4,7 +4,10 @@
 //! has a bound. The record says what the client was told last, so a gateway that starts makes the
 //! kernel agree with it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::Utc;
 
@@ -67,12 +70,16 @@ impl Sandboxes {
         let id = sandbox.id();
         self.0.deadlines.watch(id, &sandbox.life);
         sandbox.cut().cancel();
+        let began = Instant::now();
         let stopped = async {
             self.0.backend.freeze(id).await?;
             sandbox.life.make(Move::Stand).map_err(refused(id))?;
             self.record(sandbox).await
         };
-        let Err(error) = stopped.await else { return Ok(()) };
+        let Err(error) = stopped.await else {
+            self.0.metrics.pause_succeeded(began.elapsed());
+            return Ok(());
+        };
         if sandbox.life.ended() {
             return Err(Error::NotFound(id));
         }
@@ -115,7 +122,7 @@ impl Sandboxes {
             if sandbox.phase() == Phase::Running {
                 return Ok(false);
             }
-            let now = Utc::now();
+            let (now, began) = (Utc::now(), Instant::now());
             let deadline = after(now, timeout.min(sandboxes.0.rules.max_life));
             sandbox.life.resume(now, deadline).map_err(refused(id))?;
             // Before it runs: a gateway that dies now leaves one that the next lets go on.
@@ -130,6 +137,7 @@ impl Sandboxes {
                 }
                 return Err(error);
             }
+            sandboxes.0.metrics.resume_succeeded(began.elapsed());
             tracing::info!(sandbox = %id, "resumed");
             Ok(true)
         })

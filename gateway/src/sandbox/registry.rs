@@ -33,6 +33,8 @@ pub struct Sandbox {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// A write of the record is on its way that will see what is changed now.
     pub(super) unsaved: AtomicBool,
+    /// Code it was given to run and has not reported yet.
+    given: AtomicU64,
     /// Held while the record is written, so that the latest state is the last one written.
     saving: Mutex<()>,
 }
@@ -61,6 +63,7 @@ impl Sandbox {
             life,
             turn: tokio::sync::Mutex::new(()),
             unsaved: AtomicBool::new(false),
+            given: AtomicU64::new(0),
             saving: Mutex::new(()),
         }
     }
@@ -109,6 +112,17 @@ impl Sandbox {
     /// From here on streams to it are possible again.
     pub(super) fn mend(&self) {
         *self.run.write() = self.gone.child_token();
+    }
+
+    /// Takes note that it is given code to run.
+    pub(crate) fn give_code(&self) {
+        self.given.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether there is code that it may have run: what it reports beyond that is made up.
+    pub(crate) fn has_run_code(&self) -> bool {
+        let left = |given: u64| given.checked_sub(1);
+        self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
     }
 
     /// Writes the record as it stands, unless the sandbox has ended. Blocks.

@@ -184,7 +184,7 @@ pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
 
 #[async_trait]
 impl Inside for Listening {
-    fn follow(&self, _sandbox: Arc<Sandbox>) {}
+    fn follow(&self, _sandbox: Arc<Sandbox>, _metrics: &Arc<crate::metrics::Metrics>) {}
 
     async fn warm(&self, _dir: &Path) -> io::Result<()> {
         self.0.warmed.fetch_add(1, Ordering::SeqCst);

@@ -4,6 +4,8 @@
 //! and one round through the loopback. Reconnects when the server has hung up between requests.
 
 use std::{
+    error::Error,
+    fmt,
     future::poll_fn,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -94,13 +96,31 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// # Errors
+    /// [`Refused`] for any other status.
     pub(crate) fn successful(self) -> anyhow::Result<Self> {
         if !self.status.is_success() {
-            bail!("{}: {}", self.status, String::from_utf8_lossy(&self.body).trim());
+            let text = String::from_utf8_lossy(&self.body).trim().to_owned();
+            bail!(Refused { status: self.status, text });
         }
         Ok(self)
     }
 }
+
+/// What a server said instead of doing it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    text: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.text)
+    }
+}
+
+impl Error for Refused {}
 
 /// A connection to one server, made when it is first needed.
 pub(crate) struct Client {

@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Stage, pool};
 use crate::{
     api::{Api, Sandbox},
-    client::{Client, Keep, Payload},
+    client::{Client, Keep, Payload, Refused},
     load::{Closed, Lane, Turn, Work, interleave},
     report::{At, Of, Report},
     tally::Tally,
@@ -102,13 +103,18 @@ async fn once_built(api: &Arc<Api>, client: &mut Client) -> anyhow::Result<Sandb
     let start = Instant::now();
     loop {
         match api.create_as(client, of_template(true)).await {
-            Err(error) if start.elapsed() < BUILDS && format!("{error:#}").contains("503") => {
+            Err(error) if start.elapsed() < BUILDS && is_for_later(&error) => {
                 eprintln!("    waiting for the template {TEMPLATE}");
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
             made => return made,
         }
     }
+}
+
+fn is_for_later(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| refused.status == StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// Lines of a kibibyte, 64 at a time.
@@ -224,6 +230,7 @@ impl Turn for Firsts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Answer;
 
     #[test]
     fn only_a_whole_answer_with_the_right_sum_counts() {
@@ -235,5 +242,16 @@ mod tests {
         for bad in [&[wrong, end][..], &[end], &[right], &["{"], &[]] {
             assert!(answer(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_that_means_later_is_told_by_its_status_and_not_by_its_words() {
+        let refused = |status, body: &'static str| {
+            let answer = Answer { status, body: body.into(), length: body.len() as u64 };
+            answer.successful().err().unwrap().context("create")
+        };
+        assert!(is_for_later(&refused(StatusCode::SERVICE_UNAVAILABLE, "being built")));
+        assert!(!is_for_later(&refused(StatusCode::NOT_FOUND, "503")));
+        assert!(!is_for_later(&anyhow::anyhow!("503")));
     }
 }
