@@ -105,6 +105,10 @@ def test_sandboxes_and_commands_are_counted(figures, eventually):
     asked = time.monotonic() - began
     with pytest.raises(SandboxException, match="404"):
         Sandbox.create(template="nobody-has-it", **opts)
+    assert killed.pause() and not killed.pause()
+    states = [figures("sandboxes", state=state) for state in ("running", "paused")]
+    assert (*figures.of("sandboxes_alive"), *states) == (3, 2, 1)
+    killed.connect()
     assert killed.kill()
     assert not killed.kill()
     short.set_timeout(1)
@@ -113,7 +117,10 @@ def test_sandboxes_and_commands_are_counted(figures, eventually):
 
     assert figures.of("sandboxes_alive", "sandboxes_created_total") == (1, 3)
     assert figures.of("sandboxes_killed_total") == (1,)
-    assert figures.of("sandboxes_paused_total", "sandboxes_resumed_total") == (0, 0)
+    assert figures.of("sandboxes_paused_total", "sandboxes_resumed_total") == (1, 1)
+    for what in ("pause", "resume"):
+        count, total = histogram(figures, f"sandbox_{what}_duration_seconds")
+        assert count == 1 and total > 0
     assert figures("sandboxes_ended_total", reason="killed") == 1
     assert figures("sandboxes_ended_total", reason="envd_died") == 0
     assert figures("create_failures_total", reason="no_template") == 1
