@@ -103,9 +103,10 @@ step "what is needed" have_tools
 step "lint, by mise" with_mise run lint
 step "unit tests" cargo test --locked --workspace
 step "dependencies" cargo deny --locked check bans licenses sources
+step "FreeBSD: the headers" sh tools/freebsd-abi.sh
 step "FreeBSD: types and lints" sh tools/freebsd-check.sh
-# That it links is asked here, not how fast it is.
-step "FreeBSD: a binary" env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 sh tools/freebsd-build.sh
+# That they link is asked here, not how fast they are.
+step "FreeBSD: the binaries" env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 sh tools/freebsd-build.sh
 step "release build" cargo build --locked --release --package coppice --package bench
 binary=$(cd "$target/release" && pwd)/coppice
 # What the suites below found to work, for the last step.
