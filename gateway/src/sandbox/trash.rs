@@ -10,6 +10,7 @@ use std::{
 use tokio::{sync::Notify, task, time};
 
 use super::{Error, SandboxId};
+use crate::backend;
 
 /// Entries looked at in one go; bounds the memory a sandbox with millions of files can claim.
 const BATCH: usize = 512;
@@ -100,19 +101,33 @@ fn remove(dir: &Path, path: &Path, moved: &mut u64) -> Result<(), Error> {
         move |source| Error::io("cannot delete", path, source)
     };
     if !fs::symlink_metadata(path).map_err(failed(path))?.is_dir() {
-        return fs::remove_file(path).map_err(failed(path));
+        return unlocked(&[path], || fs::remove_file(path)).map_err(failed(path));
     }
     for entry in fs::read_dir(path).map_err(failed(path))? {
         let entry = entry.map_err(failed(path))?;
         let found = entry.path();
         if entry.file_type().map_err(failed(&found))?.is_dir() {
             let aside = free_name(dir, moved);
-            fs::rename(&found, aside).map_err(failed(&found))?;
+            unlocked(&[&found, path], || fs::rename(&found, &aside)).map_err(failed(&found))?;
         } else {
-            fs::remove_file(&found).map_err(failed(&found))?;
+            unlocked(&[&found, path], || fs::remove_file(&found)).map_err(failed(&found))?;
         }
     }
-    fs::remove_dir(path).map_err(failed(path))
+    unlocked(&[path], || fs::remove_dir(path)).map_err(failed(path))
+}
+
+/// Once more without their flags, where that is what the system says no for.
+fn unlocked(paths: &[&Path], act: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match act() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let mut some = false;
+            for path in paths {
+                some |= backend::unlock(path);
+            }
+            if some { act() } else { Err(error) }
+        }
+        result => result,
+    }
 }
 
 fn free_name(dir: &Path, moved: &mut u64) -> PathBuf {

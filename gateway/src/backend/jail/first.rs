@@ -20,7 +20,10 @@ use rctl_sys::{
     process::{self, Identity, State},
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::spawn_blocking,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -68,7 +71,8 @@ pub(super) fn find(directory: &Path, jid: Jid) -> Result<Option<Identity>, Error
 }
 
 /// Cancels `ended` when the process has ended; `ours` is reaped then. Must be called within a
-/// runtime. False when it has ended already.
+/// runtime. False when it has ended and was reaped already; one that is only not reaped yet is
+/// told of at once (`filt_procattach` in sys/kern/kern_event.c).
 pub(super) fn watch(
     pid: i32,
     ours: Option<Arc<Process>>,
@@ -93,14 +97,15 @@ pub(super) fn watch(
         result => result?,
     };
     // FreeBSD: a kqueue can be waited for in another: `kqueue_kqfilter` in sys/kern/kern_event.c.
-    let queue = AsyncFd::with_interest(queue, Interest::READABLE)?;
+    // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same for as long.
+    let queue = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }?;
     tokio::spawn(async move {
         // An error here means that the process can no longer be watched: as good as gone.
-        let _ = queue.readable().await;
-        if let Some(ours) = ours {
-            ours.reap();
-        }
+        let seen = queue.readable().await.is_ok();
         ended.cancel();
+        if let Some(ours) = ours.filter(|_| seen) {
+            spawn_blocking(move || ours.bury());
+        }
     });
     Ok(true)
 }

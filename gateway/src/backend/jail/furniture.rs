@@ -63,7 +63,7 @@ pub(super) fn entries(layer: &Path) -> Result<Vec<Entry>, Error> {
 }
 
 const COPIED: [&str; 4] = ["etc", "root", "home", "var"];
-const FRESH: [(&str, u32); 3] = [("dev", 0o555), ("run", 0o755), ("tmp", 0o1777)];
+const FRESH: [&str; 3] = ["dev", "run", "tmp"];
 
 /// The steps from an empty `root` to one that looks like `layer`.
 pub(super) fn thin(layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
@@ -73,7 +73,7 @@ pub(super) fn thin(layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
         let named = |known: &str| name.as_os_str() == known;
         match *kind {
             Kind::Directory { mode, empty } => {
-                if FRESH.iter().any(|(known, _)| named(known)) {
+                if FRESH.iter().any(|known| named(known)) {
                     continue;
                 }
                 if COPIED.iter().any(|known| named(known)) {
@@ -88,8 +88,8 @@ pub(super) fn thin(layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
             Kind::Other => steps.push(Step::Copy { from, to }),
         }
     }
-    let fresh = FRESH.iter();
-    steps.extend(fresh.map(|(name, mode)| Step::Place { path: root.join(name), mode: *mode }));
+    // The others are seen to for every root.
+    steps.push(Step::Place { path: root.join("tmp"), mode: 0o1777 });
     steps
 }
 
@@ -208,4 +208,65 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     }
     let permissions = fs::Permissions::from_mode(mode);
     fs::set_permissions(path, permissions).call("chmod", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_top_of_a_layer_is_read_in_the_order_of_names() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+        fs::create_dir(dir.path().join("mnt")).unwrap();
+        symlink("usr/bin", dir.path().join("bin")).unwrap();
+        set_mode(&dir.path().join("usr"), 0o711).unwrap();
+        set_mode(&dir.path().join("mnt"), 0o755).unwrap();
+        let entry = |name: &str, kind| Entry { name: name.into(), kind };
+        assert_eq!(
+            entries(dir.path()).unwrap(),
+            [
+                entry("bin", Kind::Other),
+                entry("mnt", Kind::Directory { mode: 0o755, empty: true }),
+                entry("usr", Kind::Directory { mode: 0o711, empty: false }),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_copy_has_links_as_links_and_modes_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("a")).unwrap();
+        fs::write(from.join("a/tool"), "text").unwrap();
+        set_mode(&from.join("a/tool"), 0o4755).unwrap();
+        set_mode(&from.join("a"), 0o1770).unwrap();
+        symlink("/outside", from.join("a/link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
+        copy(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("a/tool")).unwrap(), "text");
+        assert_eq!((mode(&to.join("a/tool")), mode(&to.join("a"))), (0o4755, 0o1770));
+        assert_eq!(fs::read_link(to.join("a/link")).unwrap(), Path::new("/outside"));
+        assert!(!to.join("socket").exists());
+    }
+
+    #[test]
+    fn no_link_of_a_template_leads_out_of_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "untouched").unwrap();
+        symlink(dir.path(), dir.path().join("etc")).unwrap();
+        let error = make_place(&dir.path().join("etc"), 0o755).unwrap_err();
+        assert!(error.to_string().starts_with("use the template's "), "{error}");
+        let link = dir.path().join("resolv.conf");
+        symlink(&outside, &link).unwrap();
+        write(&link, "nameserver 192.0.2.1\n").unwrap();
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
+        assert_eq!(mode(&link), 0o644);
+        assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,12 +28,11 @@ use super::{
     net::Network,
     plan::{self, Decided, Root},
     probe,
-    spawn::{Image, Process},
-    turns::Turns,
+    spawn::{self, Image, Process},
     zfs::Zfs,
 };
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage},
+    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, turns::Turns},
     sandbox::SandboxId,
 };
 
@@ -46,7 +45,8 @@ pub struct Host(Arc<Inner>);
 
 pub(super) struct Inner {
     settings: Settings,
-    pub(super) image: Image,
+    /// From `prepare` on: whoever only looks the host over leaves nothing in it.
+    image: OnceLock<Image>,
     pub(super) network: Network,
     /// `None` where the data directory is not on ZFS.
     pub(super) zfs: Option<Zfs>,
@@ -65,7 +65,7 @@ impl Host {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let cpus = cpus::ours()?;
         Ok(Self(Arc::new(Inner {
-            image: Image::take(&settings.data_dir)?,
+            image: OnceLock::new(),
             network: Network::new(&settings),
             zfs: Zfs::detect(&settings)?,
             turns: Turns::default(),
@@ -107,7 +107,14 @@ impl Backend for Host {
                         .into(),
                 ));
             }
+            spawn::keep_private()?;
+            if inner.image.get().is_none() {
+                let _ = inner.image.set(Image::take(&inner.settings.data_dir)?);
+            }
             devfs::prepare()?;
+            if let Some(zfs) = &inner.zfs {
+                zfs.prepare()?;
+            }
             inner.network.prepare()
         });
         prepared.await
@@ -120,14 +127,14 @@ impl Backend for Host {
         tokio::spawn(async move {
             let id = spec.id;
             let _place = host.0.making.acquire().await;
-            let made = match host.turn(id, move |inner| inner.make(&spec)).await {
-                Ok(process) => host.watch(id, process.pid, Some(process)),
-                Err(error) => Err(error),
-            };
-            if let Err(Ok(_)) = tell.send(made)
-                && let Err(error) = host.destroy(id).await
-            {
-                error!(sandbox = %id, %error, "could not end a sandbox that nobody waits for");
+            let made = host.turn(id, move |inner| inner.make(&spec)).await;
+            let there = made.is_ok();
+            let cell = made.and_then(|process| host.watch(id, process.pid, Some(process)));
+            if there && cell.is_err() {
+                host.destroy_or_log(id).await;
+            }
+            if let Err(Ok(_)) = tell.send(cell) {
+                host.destroy_or_log(id).await;
             }
         });
         told.await.map_err(std::io::Error::other).call("make", "sandbox")?
@@ -207,6 +214,12 @@ impl Backend for Host {
 }
 
 impl Host {
+    async fn destroy_or_log(&self, id: SandboxId) {
+        if let Err(error) = self.destroy(id).await {
+            error!(sandbox = %id, %error, "could not end a sandbox that nobody has");
+        }
+    }
+
     fn watch(&self, id: SandboxId, pid: i32, ours: Option<Arc<Process>>) -> Result<Cell, Error> {
         let ended = CancellationToken::new();
         let target = format!("EVFILT_PROC of pid {pid}, sandbox {id}");
@@ -218,6 +231,10 @@ impl Host {
 }
 
 impl Inner {
+    pub(super) fn image(&self) -> Result<&Image, Error> {
+        self.image.get().ok_or_else(|| Error::Unsupported("the host was not made ready".into()))
+    }
+
     /// Returns its envd when that serves. On error nothing is left. Blocks.
     fn make(&self, spec: &CellSpec) -> Result<Arc<Process>, Error> {
         let id = spec.id;
@@ -255,7 +272,7 @@ impl Inner {
         };
         let layer = layer.clone();
         let root = match self.zfs.as_ref().filter(|zfs| zfs.has(&layer)) {
-            Some(zfs) => Root::Clone { layer, dataset: zfs.dataset(spec.id) },
+            Some(zfs) => Root::Clone { dataset: zfs.dataset(&layer, spec.id)?, layer },
             None => Root::Thin { entries: furniture::entries(&layer)?, layer },
         };
         Ok(Decided {
@@ -305,7 +322,7 @@ impl Inner {
             }
         }
         let mounts = ending::with_mounts(&self.sandboxes())?.into_iter();
-        ids.extend(mounts.filter_map(|name| name.to_str()?.parse().ok()));
+        ids.extend(mounts.filter_map(|name| name.to_str()?.parse::<SandboxId>().ok()));
         ids.extend(self.network.list()?);
         if let Some(zfs) = &self.zfs {
             ids.extend(zfs.list()?);

@@ -10,7 +10,7 @@ use rctl_sys::{
 
 use super::{
     cpus, ending, entry,
-    error::{Call, Kernel},
+    error::Kernel,
     furniture,
     holding::{Acts, Holding},
     host::Inner,
@@ -83,12 +83,13 @@ impl Acts for Making<'_> {
             }
             Step::Envd => {
                 let jid = self.jid()?;
-                let spec = self.spec.ok_or(std::io::ErrorKind::InvalidInput.into());
-                let spec = spec.call("start envd of", self.id)?;
+                let nothing =
+                    || Error::Unsupported("an envd of a sandbox that is only ended".into());
+                let spec = self.spec.ok_or_else(nothing)?;
                 let cpus = std::mem::take(&mut self.cpus);
                 let attach = entry::attach(spec, jid, cpus, self.network.take());
                 let inner = &self.inner;
-                let process = entry::enter(&inner.image, self.directory, spec, attach, jid)?;
+                let process = entry::enter(inner.image()?, self.directory, spec, attach, jid)?;
                 inner.children.lock().insert(self.id, Arc::clone(&process));
                 self.envd = Some(process);
                 Ok(())

@@ -18,7 +18,6 @@ mod pf;
 mod plan;
 mod probe_checks;
 mod program;
-mod turns;
 mod zfs;
 mod zfs_names;
 
@@ -32,6 +31,8 @@ mod ending;
 mod entry;
 #[cfg(target_os = "freebsd")]
 mod first;
+#[cfg(target_os = "freebsd")]
+mod flags;
 #[cfg(target_os = "freebsd")]
 mod freezing;
 #[cfg(target_os = "freebsd")]
@@ -48,5 +49,7 @@ mod pf_run;
 mod probe;
 #[cfg(target_os = "freebsd")]
 mod spawn;
+#[cfg(target_os = "freebsd")]
+pub use flags::unlock;
 #[cfg(target_os = "freebsd")]
 pub use host::{Host, return_memory};

@@ -1,6 +1,8 @@
 //! What the kernel is asked about interfaces with: the structures of netintro(4), as the headers
 //! `net/if.h` and `netinet/in_var.h` of FreeBSD 13 to 15 have them. Asks nothing itself.
 
+#![allow(unsafe_code)]
+
 use std::{mem::offset_of, net::Ipv4Addr};
 
 use rctl_sys::abi;
@@ -107,9 +109,11 @@ impl InterfaceRequest {
         )
     }
 
-    /// Of a request that the kernel has answered with flags.
-    pub(super) fn value(&mut self) -> &mut InterfaceValue {
-        &mut self.value
+    /// Of a request that the kernel has answered with flags: the low half, and the high.
+    pub(super) fn flags(&self) -> (u16, u16) {
+        // SAFETY: whatever it was made with has set these four bytes, and any bits are flags.
+        let [low, high] = unsafe { self.value.flags };
+        (low, high)
     }
 }
 

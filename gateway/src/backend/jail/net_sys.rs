@@ -69,13 +69,21 @@ pub(super) fn make_pair(slot: Slot, tag: &Tag, note: &str) -> Result<(), Error> 
         .call("ioctl SIOCAIFGROUP", format!("{outside} {group}"))
 }
 
-/// Gives the host's end its address and lets it speak. Idempotent.
+/// Gives the host's end its address and lets it speak, unless it does: an address that is given
+/// anew is away for a moment. One that is not there is a success: root in a jail can destroy the
+/// end that is his, and the other goes along.
 pub(super) fn open(slot: Slot) -> Result<(), Error> {
-    add_address(&slot.outside(), slot.gateway(), PREFIX)?;
-    set_up(&slot.outside(), true)
+    let outside = slot.outside();
+    match flags(&outside)? {
+        Some((low, _)) if low & IFF_UP == 0 => {
+            add_address(&outside, slot.gateway(), PREFIX)?;
+            set_up(&outside, true)
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Has it say and hear nothing. Idempotent.
+/// Has it say and hear nothing. Idempotent; one that is not there is a success.
 pub(super) fn shut(slot: Slot) -> Result<(), Error> {
     set_up(&slot.outside(), false)
 }
@@ -115,13 +123,20 @@ fn add_address(interface: &str, address: Ipv4Addr, prefix: u8) -> Result<(), Err
 }
 
 fn set_up(interface: &str, up: bool) -> Result<(), Error> {
-    let mut request = InterfaceRequest::named(interface);
-    ask(SIOCGIFFLAGS, &mut request).call("ioctl SIOCGIFFLAGS", interface)?;
-    // SAFETY: the kernel has answered with flags, which any bits are.
-    let flags = unsafe { &mut request.value().flags };
-    flags[0] = if up { flags[0] | IFF_UP } else { flags[0] & !IFF_UP };
+    let Some((low, high)) = flags(interface)? else { return Ok(()) };
+    let low = if up { low | IFF_UP } else { low & !IFF_UP };
+    let mut request = InterfaceRequest::new(interface, InterfaceValue { flags: [low, high] });
     let what = if up { "up" } else { "down" };
     ask(SIOCSIFFLAGS, &mut request).call("ioctl SIOCSIFFLAGS", format!("{interface} {what}"))
+}
+
+/// `None` for an interface that is not there.
+fn flags(interface: &str) -> Result<Option<(u16, u16)>, Error> {
+    let mut request = InterfaceRequest::named(interface);
+    match ask(SIOCGIFFLAGS, &mut request) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        result => result.call("ioctl SIOCGIFFLAGS", interface).map(|()| Some(request.flags())),
+    }
 }
 
 fn ask<T>(number: u64, request: &mut T) -> io::Result<()> {

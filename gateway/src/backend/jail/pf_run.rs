@@ -68,9 +68,9 @@ impl Filter {
         let closed = looked.err().map(|error| error.to_string());
         match (&closed, &seen.closed) {
             (Some(why), before) if before.as_ref() != Some(why) => {
-                error!("links of sandboxes are down: {why}");
+                warn!("no sandbox has a network, as its links are down: {why}");
             }
-            (None, Some(_)) => info!("the packet filter holds, links of sandboxes may be up"),
+            (None, Some(_)) => info!("the packet filter holds: sandboxes have their network"),
             _ => {}
         }
         seen.closed = closed;
@@ -88,12 +88,13 @@ impl Filter {
             }
         }
         let rules = Rules::new(self.tag.clone(), &self.dns, net_sys::uplinks()?);
-        let listed = self.list()?;
+        // An anchor that is not there yet cannot be listed.
+        let listed = self.list().ok();
         let before = self.seen.lock().loaded.take();
         let was_loaded = before.is_some();
         if let Some((known, listing)) = before
             && known == rules
-            && listing == listed
+            && listed.as_ref() == Some(&listing)
         {
             self.seen.lock().loaded = Some((known, listing));
             return Ok(());
@@ -124,10 +125,10 @@ fn load(tag: &Tag, rules: &str) -> Result<(), Error> {
 }
 
 fn ask(what: &[&str]) -> Result<String, Error> {
-    run(&[&["/sbin/pfctl"], what].concat(), "", PATIENCE)
+    run(&[&["/sbin/pfctl"][..], what].concat(), "", PATIENCE)
 }
 
-/// Looks time and again, and tells `held` what it saw whenever that matters. Dropped, it ends.
+/// Looks time and again, and tells `told` whether the rules hold whenever that matters. Dropped, it ends.
 pub(super) struct Guard {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,

@@ -201,9 +201,10 @@ fn filter(facts: &Facts) -> Check {
     let how = if !has_file {
         format!("printf '{lines}' > /etc/pf.conf && {start}")
     } else {
+        // Before all others, as one of those that is `quick` would decide for ours.
         format!(
-            "add to /etc/pf.conf, unless it has them, `{}` before its first rule that passes or \
-             blocks and `{}` after it; then {start}",
+            "add to /etc/pf.conf, unless it has them, `{}` and `{}`, right before its first rule \
+             that passes or blocks; then {start}",
             ANCHORS[0], ANCHORS[1]
         )
     };

@@ -23,67 +23,73 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// `patience` and a little. It must not be given more to read than a pipe holds (64 KiB) before it
 /// reads. On failure the error has its arguments, its status and what it said.
 pub(super) fn run(arguments: &[&str], input: &str, patience: Duration) -> Result<String, Error> {
-    finish(start(arguments)?, arguments, input, patience)
+    let mut running = Running::start(arguments, Stdio::piped())?;
+    running.output = running.child.stdout.take().map(collect);
+    running.finish(input, patience)
 }
 
 /// Does so with the output of one program as the input of another.
 pub(super) fn pipe(from: &[&str], to: &[&str], patience: Duration) -> Result<(), Error> {
-    let mut first = start(from)?;
-    let output = first.stdout.take().map_or_else(Stdio::null, Stdio::from);
-    let second = match command(to).stdin(output).spawn().call("exec", to.join(" ")) {
+    let mut first = Running::start(from, Stdio::piped())?;
+    let output = first.child.stdout.take().map_or_else(Stdio::null, Stdio::from);
+    let mut second = match Running::start(to, output) {
         Ok(second) => second,
         Err(error) => {
-            end(&mut first);
+            end(&mut first.child);
             return Err(error);
         }
     };
+    second.output = second.child.stdout.take().map(collect);
     // Both are waited for whatever becomes of either: the one that failed says why.
-    let second = finish(second, to, "", patience).map(drop);
-    let first = finish(first, from, "", DRAIN).map(drop);
-    second.and(first)
+    let second = second.finish("", patience);
+    let first = first.finish("", DRAIN);
+    second.and(first).map(drop)
 }
 
-fn command(arguments: &[&str]) -> Command {
-    let (program, arguments) = arguments.split_first().unwrap_or((&"", &[]));
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A shell's settings are nothing to them, and their words are to be understood.
-    command.env_clear().env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin").env("LC_ALL", "C");
-    command
+struct Running {
+    child: Child,
+    arguments: String,
+    output: Option<mpsc::Receiver<Vec<u8>>>,
+    complaint: Option<mpsc::Receiver<Vec<u8>>>,
 }
 
-fn start(arguments: &[&str]) -> Result<Child, Error> {
-    command(arguments).stdin(Stdio::piped()).spawn().call("exec", arguments.join(" "))
-}
-
-fn finish(
-    mut child: Child,
-    arguments: &[&str],
-    input: &str,
-    patience: Duration,
-) -> Result<String, Error> {
-    let deadline = Instant::now() + patience;
-    let output = child.stdout.take().map(collect);
-    let complaint = child.stderr.take().map(collect);
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that has ended without reading says why by its status.
-        let _ = stdin.write_all(input.as_bytes());
+impl Running {
+    fn start(arguments: &[&str], input: Stdio) -> Result<Self, Error> {
+        let (program, rest) = arguments.split_first().unwrap_or((&"", &[]));
+        let mut command = Command::new(program);
+        command.args(rest).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A shell's settings are nothing to them, and their words are to be understood.
+        command.env_clear().env("PATH", "/sbin:/bin:/usr/sbin:/usr/bin").env("LC_ALL", "C");
+        let arguments = arguments.join(" ");
+        let mut child = command.spawn().call("exec", &arguments)?;
+        let complaint = child.stderr.take().map(collect);
+        Ok(Self { child, arguments, output: None, complaint })
     }
-    let status = wait(&mut child, deadline);
-    let text = |stream: Option<mpsc::Receiver<Vec<u8>>>| {
-        let bytes = stream.and_then(|stream| stream.recv_timeout(DRAIN).ok()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let source = match status {
-        Ok(Some(status)) if status.success() => return Ok(text(output)),
-        Ok(Some(status)) => io::Error::other(format!("{status}: {}", text(complaint).trim())),
-        Ok(None) => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("did not end within {patience:?}: {}", text(complaint).trim()),
-        ),
-        Err(error) => error,
-    };
-    Err(source).call("run", arguments.join(" "))
+
+    fn finish(mut self, input: &str, patience: Duration) -> Result<String, Error> {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            // One that has ended without reading says why by its status.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let status = wait(&mut self.child, Instant::now() + patience);
+        let source = match status {
+            Ok(Some(status)) if status.success() => return Ok(text(self.output)),
+            Ok(Some(status)) => {
+                io::Error::other(format!("{status}: {}", text(self.complaint).trim()))
+            }
+            Ok(None) => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("did not end within {patience:?}: {}", text(self.complaint).trim()),
+            ),
+            Err(error) => error,
+        };
+        Err(source).call("run", self.arguments)
+    }
+}
+
+fn text(stream: Option<mpsc::Receiver<Vec<u8>>>) -> String {
+    let bytes = stream.and_then(|stream| stream.recv_timeout(DRAIN).ok()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// `None` for one that had to be ended.
@@ -149,6 +155,12 @@ mod tests {
     fn a_flood_of_output_neither_blocks_nor_is_kept() {
         let printed = run(&["head", "-c", "3000000", "/dev/zero"], "", LONG).unwrap();
         assert_eq!(printed.len() as u64, MOST);
+    }
+
+    #[test]
+    fn one_that_complains_at_length_is_not_held_up_by_it() {
+        let noisy = "head -c 300000 /dev/zero >&2; echo done";
+        pipe(&["sh", "-c", noisy], &["grep", "-q", "done"], LONG).unwrap();
     }
 
     #[test]

@@ -64,6 +64,17 @@ impl Image {
     }
 }
 
+/// We hold keys, and the memory of a process that nobody may trace, nor have a core of, is nobody
+/// else's: procctl(2). It ends with fexecve(2), so that envd decides for itself.
+pub(super) fn keep_private() -> Result<(), Error> {
+    let mut disable: libc::c_int = libc::PROC_TRACE_CTL_DISABLE;
+    let pid = libc::id_t::from(std::process::id());
+    // SAFETY: the kernel reads one int, which lives for the call.
+    let rc =
+        unsafe { libc::procctl(libc::P_PID, pid, libc::PROC_TRACE_CTL, (&raw mut disable).cast()) };
+    Errno::result(rc).map(drop).call("procctl", "PROC_TRACE_CTL_DISABLE")
+}
+
 /// An envd, which waits for its [`envd::wire::Spec`]. Dropped, it is killed.
 pub(super) struct Child {
     process: Arc<Process>,
@@ -83,6 +94,15 @@ impl Process {
         let mut reaped = self.reaped.lock();
         if !*reaped {
             *reaped = self.wait(libc::WNOHANG);
+        }
+    }
+
+    /// Waits for one whose end was announced. FreeBSD: that is done before it can be reaped
+    /// (`exit1` in sys/kern/kern_exit.c). Blocks.
+    pub(super) fn bury(&self) {
+        let mut reaped = self.reaped.lock();
+        if !*reaped {
+            *reaped = self.wait(0);
         }
     }
 
@@ -203,8 +223,6 @@ unsafe fn run(plan: &Plan) -> ! {
         // A directory that stays open over jail_attach(2) is a way out.
         must(c"chdir", libc::chdir(c"/".as_ptr()));
         must(c"setsid", libc::setsid());
-        // FreeBSD: a new session keeps the login name, which is that of whoever started us.
-        must(c"setlogin", libc::setlogin(c"root".as_ptr()));
         libc::umask(0o022);
         for signal in 1..=126 {
             libc::signal(signal, libc::SIG_DFL);
