@@ -14,7 +14,7 @@ fn file() -> String {
     for header in abi::HEADERS {
         line(&mut c, format_args!("#include <{header}>"));
     }
-    for constant in abi::CONSTANTS {
+    for constant in abi::CONSTANTS.iter().chain(abi::borrowed::CONSTANTS) {
         let (name, value) = (constant.name, constant.value);
         equal(&mut c, name, value);
     }

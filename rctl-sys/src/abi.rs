@@ -6,6 +6,8 @@
 //! one fails without a FreeBSD machine. A constant that the gateway or envd needs by its number
 //! belongs here too: one line in a table, and it is checked.
 
+pub mod borrowed;
+
 /// What a C header calls a number, and which number this crate takes it for.
 #[derive(Clone, Copy, Debug)]
 pub struct Constant {
@@ -66,6 +68,14 @@ pub const HEADERS: &[&str] = &[
     "netinet6/nd6.h",
     "net/route.h",
     "unistd.h",
+    // Of both: what they wait for, and whom they bound.
+    "fcntl.h",
+    "signal.h",
+    "sys/cpuset.h",
+    "sys/event.h",
+    "sys/procctl.h",
+    "sys/stat.h",
+    "sys/wait.h",
     "fs/devfs/devfs.h",
 ];
 
@@ -285,6 +295,14 @@ offsets! {
         DR_MODE = dr_mode: u16, 232;
         DR_INCSET = dr_incset: u16, 234;
     }
+    "struct kevent" KEVENT_SIZE = 64 {
+        KEVENT_IDENT = ident: usize, 0;
+        KEVENT_FILTER = filter: i16, 8;
+        KEVENT_FLAGS = flags: u16, 10;
+        KEVENT_FFLAGS = fflags: u32, 12;
+        KEVENT_UDATA = udata: usize, 24;
+    }
+    "struct stat" STAT_SIZE = 224 {}
     "struct timeval" TIMEVAL_SIZE = 16 {
         TV_SEC = tv_sec: i64, 0;
         TV_USEC = tv_usec: i64, 8;

@@ -322,7 +322,7 @@ impl Inner {
             }
         }
         let mounts = ending::with_mounts(&self.sandboxes())?.into_iter();
-        ids.extend(mounts.filter_map(|name| name.to_str()?.parse().ok()));
+        ids.extend(mounts.filter_map(|name| name.to_str()?.parse::<SandboxId>().ok()));
         ids.extend(self.network.list()?);
         if let Some(zfs) = &self.zfs {
             ids.extend(zfs.list()?);
