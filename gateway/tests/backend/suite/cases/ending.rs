@@ -13,7 +13,10 @@ use coppice::{
 };
 
 use super::{Case, cases, freezing::start_fork_storm, limits::FILL_PROCESS_TABLE};
-use crate::suite::{platform, world::World};
+use crate::suite::{
+    platform,
+    world::{World, eventually},
+};
 
 pub(super) fn cases() -> Vec<Case> {
     cases![
@@ -135,6 +138,9 @@ async fn a_create_nobody_waits_for_is_undone(world: &World) {
         if let Ok(made) = made {
             made.expect("a quick one");
         }
+        // From then on an end waits for it.
+        let log = world.directory(id).join("envd.log");
+        eventually("it has begun", async || log.exists()).await;
         world.destroy(id).await;
         assert_eq!(world.host.list().await.unwrap(), []);
     }
