@@ -5,6 +5,8 @@
 //! of Python is named after it (`py311-numpy`), and which one that is, the repository's `python3`
 //! says.
 
+mod hints;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -37,6 +39,7 @@ const BASE_PACKAGES: &[&str] =
 const NEEDED: &[&str] = &["python3", "%-ipykernel", "%-numpy", "%-pandas", "%-matplotlib"];
 /// What the Linux template has as well, as far as the repository has them.
 const WELCOME: &[&str] = &[
+    "bash",
     "%-openpyxl",
     "%-pillow",
     "%-pip",
@@ -96,12 +99,15 @@ pub(super) fn build(
     names.extend(packages.some_of(WELCOME, &python));
     packages.install(&names)?;
     clear(&root)?;
+    hints::write(&root)?;
+    provide_bash(&root)?;
     put_interpreter(&root, &python)?;
     progress("opening /usr/local to everyone in the sandbox");
     Tool::new("find", dir, Duration::from_secs(5 * 60))
         .args([root.join("usr/local")])
         .args(["-type", "d", "-exec", "chmod", "a+w", "{}", "+"])
         .run(stop, |_| {})?;
+    hints::close(&root)?;
     Ok(Built { root, node: None })
 }
 
@@ -124,6 +130,7 @@ pub(super) fn furnish(
         Err(recipe::Error::Tool(tool::Error::Stopped)) => return Err(tool::Error::Stopped.into()),
         Err(error) => progress(&format!("leaving packages out: {error}")),
     }
+    hints::write(root)?;
     provide_bash(root)?;
     // A sandbox is as disposable as a virtual environment: let `pip install` just work.
     tree::write(&root.join("etc/pip.conf"), 0o644, PIP_CONF)?;
@@ -136,10 +143,14 @@ pub(super) fn furnish(
 /// At the path that SDKs start.
 fn provide_bash(root: &Path) -> Result<(), recipe::Error> {
     let bash = root.join("bin/bash");
-    if plain(root, "bin")?.is_none() || fs::symlink_metadata(&bash).is_ok() {
+    // Ours gives way to a real one.
+    let is_ours = || fs::read(&bash).is_ok_and(|content| content == BASH.as_bytes());
+    let is_taken = fs::symlink_metadata(&bash).is_ok_and(|meta| !meta.is_file() || !is_ours());
+    if plain(root, "bin")?.is_none() || is_taken {
         return Ok(());
     }
     if plain(root, "usr/local/bin/bash")?.is_some() {
+        tree::remove(&bash)?;
         symlink("../usr/local/bin/bash", &bash).map_err(failed("symlink", &bash))?;
         return Ok(());
     }

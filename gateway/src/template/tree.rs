@@ -90,7 +90,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
 
 /// Replaces a file; a link in its place is not followed, since a tree's links mean paths of the
 /// sandbox.
-pub(super) fn write(path: &Path, mode: u32, content: &str) -> Result<(), Error> {
+pub(super) fn write(path: &Path, mode: u32, content: impl AsRef<[u8]>) -> Result<(), Error> {
     remove(path)?;
     fs::write(path, content).map_err(failed("write", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("chmod", path))

@@ -171,7 +171,14 @@ fn there_is_a_bash_at_the_path_that_sdks_start() {
 
     fs::create_dir_all(root.path().join("usr/local/bin")).unwrap();
     fs::write(root.path().join("usr/local/bin/bash"), "the real one").unwrap();
-    tree::remove(&bash).unwrap();
     provide_bash(root.path()).unwrap();
-    assert_eq!(fs::read_link(&bash).unwrap(), Path::new("../usr/local/bin/bash"));
+    let link = Path::new("../usr/local/bin/bash");
+    assert_eq!(fs::read_link(&bash).unwrap(), link);
+
+    // What came with the root stays.
+    for own in ["another's bash", ""] {
+        tree::write(&bash, 0o755, own).unwrap();
+        provide_bash(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&bash).unwrap(), own);
+    }
 }
