@@ -21,11 +21,6 @@ SAID = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def begun(fanout):
-    """A later test wants its pool full; it fills while others run."""
-
-
 def run(gateway, program, tmp_path, **env):
     command = ["sh"] if program.endswith(".sh") else [sys.executable]
     return subprocess.run(
@@ -46,6 +41,8 @@ def test_an_example_does_what_it_says(gateway, interpreter_template, tmp_path, p
     assert gateway.ids() == before
 
 
+# Whose pool fills beside the tests that follow.
+@pytest.mark.usefixtures("fanout")
 def test_every_example_is_run():
     programs = {path.name for path in (REPO / "example").iterdir()} - {"README.md"}
     elsewhere = {name for name in programs if name.endswith(".mjs")}

@@ -93,6 +93,7 @@ class Shown:
     def _repr_latex_(self): return "$x$"
     def _repr_json_(self): return {"a": [1, None]}
     def _repr_javascript_(self): return "1"
+    def _repr_e2b_data_(self): return {"a": [1]}
     def __repr__(self): return "text"
 display({"application/vnd.own+json": {"n": 1}, "text/plain": "raw"}, raw=True)
 Shown()
@@ -104,10 +105,11 @@ Shown()
         False,
     )
     texts = {"text": "text", "html": "<b>html</b>", "markdown": "# m", "svg": "<svg/>"}
-    texts |= {"latex": "$x$", "javascript": "1", "json": {"a": [1, None]}}
+    texts |= {"latex": "$x$", "javascript": "1", "json": {"a": [1, None]}, "data": {"a": [1]}}
     assert {name: shown[name] for name in texts} == texts
     for name in ["png", "jpeg", "pdf"]:
         assert base64.b64decode(shown[name]) == name.encode()
+    assert {*shown.formats()} == {*texts, "png", "jpeg", "pdf"}
 
 
 def test_an_exception_too_large_to_be_held_is_an_error_nevertheless(run):
