@@ -53,7 +53,9 @@ def test_nothing_runs_while_a_sandbox_is_paused_and_everything_goes_on_after(san
 
 
 def test_a_timer_that_ran_out_meanwhile_rings_on_resuming(sandbox, eventually):
-    sandbox.commands.run("sleep 3; date +%s.%N > /tmp/ringing; mv /tmp/ringing /tmp/rang", True)
+    ringing = "sleep 3; date +%s.%N > /tmp/ringing; mv /tmp/ringing /tmp/rang"
+    sandbox.commands.run(ringing, background=True)
+    sandbox.commands.run("until pgrep -x sleep; do :; done")
     sandbox.pause()
     time.sleep(3)
     resumed = time.time()
