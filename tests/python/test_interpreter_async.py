@@ -130,6 +130,7 @@ Shown()
     assert fields(figure.results[0].chart) == chart
 
 
+@pytest.mark.timeout(180)
 async def test_long_output_of_any_characters_comes_whole(sandbox):
     text = "añ😀\u2028日本\x85 \u0301\u2029"
     execution = await sandbox.run_code(f"print({text!r} * 200_000)")

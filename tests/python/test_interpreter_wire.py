@@ -148,11 +148,10 @@ def posted(gateway, interpreter, path, content):
 
 def whole(answer):
     """The body of a chunked answer, as far as it has come."""
-    rest, body = answer.partition(b"\r\n\r\n")[2], []
-    while rest:
-        size, _, rest = rest.partition(b"\r\n")
-        body.append(rest[: int(size, 16)])
-        rest = rest[int(size, 16) + 2 :]
+    at, body = answer.find(b"\r\n\r\n") + 4, []
+    while (end := answer.find(b"\r\n", at)) > 0:
+        at = end + 4 + int(answer[at:end], 16)
+        body.append(answer[end + 2 : at - 2])
     return b"".join(body)
 
 
