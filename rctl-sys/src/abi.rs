@@ -61,6 +61,11 @@ pub const HEADERS: &[&str] = &[
     "net/if.h",
     "netinet/in.h",
     "netinet/in_var.h",
+    // envd's: addresses and routes, its processes.
+    "netinet6/in6_var.h",
+    "netinet6/nd6.h",
+    "net/route.h",
+    "unistd.h",
     "fs/devfs/devfs.h",
 ];
 
@@ -131,6 +136,20 @@ constants! {
     /// With the terminating NUL: the longest name of an interface, and of a group of them.
     IFNAMSIZ: usize = 16;
     IFF_UP: u16 = 1;
+    AF_INET: u8 = 2;
+    AF_INET6: u8 = 28;
+    SIOCAIFADDR_IN6: u64 = 0x8088_691b;
+    ND6_INFINITE_LIFETIME: u32 = u32::MAX;
+
+    // route(4)
+    RTM_VERSION: u8 = 5;
+    RTM_ADD: u8 = 1;
+    RTF_UP: i32 = 0x1;
+    RTF_GATEWAY: i32 = 0x2;
+    RTF_STATIC: i32 = 0x800;
+    RTA_DST: i32 = 0x1;
+    RTA_GATEWAY: i32 = 0x2;
+    RTA_NETMASK: i32 = 0x4;
 
     // devfs(8), fs/devfs/devfs.h
     DEVFSIO_RADD: u64 = 0xc0ec_4400;
@@ -181,6 +200,7 @@ offsets! {
         KI_RSSIZE = ki_rssize: i64, 264;
         KI_RUNTIME = ki_runtime: u64, 328;
         KI_START = ki_start: [i64; 2], 336;
+        KI_CHILDTIME = ki_childtime: [i64; 2], 352;
         KI_FLAG = ki_flag: u64, 368;
         KI_STAT = ki_stat: u8, 388;
         KI_COMM = ki_comm: [u8; KI_COMM_SIZE], 447;
@@ -223,6 +243,29 @@ offsets! {
         SIN_FAMILY = sin_family: u8, 1;
         SIN_PORT = sin_port: u16, 2;
         SIN_ADDR = sin_addr: [u8; 4], 4;
+    }
+    "struct sockaddr_in6" SOCKADDR_IN6_SIZE = 28 {
+        SIN6_LEN = sin6_len: u8, 0;
+        SIN6_FAMILY = sin6_family: u8, 1;
+        SIN6_ADDR = sin6_addr: [u8; 16], 8;
+    }
+    "struct in6_aliasreq" IN6_ALIASREQ_SIZE = 136 {
+        IFRA6_NAME = ifra_name: [u8; IFNAMSIZ], 0;
+        IFRA6_ADDR = ifra_addr: [u8; SOCKADDR_IN6_SIZE], 16;
+        IFRA6_PREFIXMASK = ifra_prefixmask: [u8; SOCKADDR_IN6_SIZE], 72;
+        IFRA6_LIFETIME = ifra_lifetime: [u8; IN6_ADDRLIFETIME_SIZE], 104;
+    }
+    "struct in6_addrlifetime" IN6_ADDRLIFETIME_SIZE = 24 {
+        IA6T_VLTIME = ia6t_vltime: u32, 16;
+        IA6T_PLTIME = ia6t_pltime: u32, 20;
+    }
+    "struct rt_msghdr" RT_MSGHDR_SIZE = 152 {
+        RTM_MSGLEN_AT = rtm_msglen: u16, 0;
+        RTM_VERSION_AT = rtm_version: u8, 2;
+        RTM_TYPE_AT = rtm_type: u8, 3;
+        RTM_FLAGS_AT = rtm_flags: i32, 8;
+        RTM_ADDRS_AT = rtm_addrs: i32, 12;
+        RTM_SEQ_AT = rtm_seq: i32, 20;
     }
     "struct ifgroupreq" IFGROUPREQ_SIZE = 40 {
         IFGR_NAME = ifgr_name: [u8; IFNAMSIZ], 0;
@@ -281,4 +324,30 @@ prototypes! {
     // modfind(2), kldload(2)
     "int" modfind "(const char *)";
     "int" kldload "(const char *)";
+    "int" setlogin "(const char *)";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_within_its_structure() {
+        for Struct { name, size, fields } in STRUCTS {
+            for field in *fields {
+                assert!(field.offset + field.size <= *size, "{name}: {}", field.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_device_request_holds_the_size_of_its_argument() {
+        // `IOCPARM_LEN` of sys/ioccom.h.
+        let size = |request: u64| usize::try_from(request >> 16 & 0x1fff).unwrap();
+        assert_eq!(size(SIOCGIFFLAGS), IFREQ_SIZE);
+        assert_eq!(size(SIOCAIFADDR), IN_ALIASREQ_SIZE);
+        assert_eq!(size(SIOCAIFADDR_IN6), IN6_ALIASREQ_SIZE);
+        assert_eq!(size(SIOCAIFGROUP), IFGROUPREQ_SIZE);
+        assert_eq!(size(DEVFSIO_RADD), DEVFS_RULE_SIZE);
+    }
 }

@@ -154,17 +154,23 @@ fn of_pid(pid: i32, what: i32) -> Result<Vec<Process>, Error> {
 /// Some hundred thousand processes.
 const MOST: usize = 256 << 20;
 
+/// Attempts at a table during which the clock was not set.
+const ATTEMPTS: u32 = 8;
+
 fn table(shown: &str, which: &[i32]) -> Result<Vec<Process>, Error> {
     let failed = |error| Error::new("sysctl", shown, error);
     let name: Vec<i32> = [abi::CTL_KERN, abi::KERN_PROC].iter().chain(which).copied().collect();
-    loop {
-        let boot = boot_time()?;
+    let mut boot = boot_time()?;
+    for _ in 0..ATTEMPTS {
         let bytes = sysctl::whole(MOST, |buffer| sys::sysctl(&name, buffer)).map_err(failed)?;
-        // Where the clock was set in between, the starts have another origin.
-        if boot_time()? == boot {
+        let after = boot_time()?;
+        if after == boot {
             return read_table(&bytes, boot).map_err(failed);
         }
+        // The starts in it are by the old clock or by the new one.
+        boot = after;
     }
+    Err(failed(io::Error::other("the clock is being set all the time")))
 }
 
 fn boot_time() -> Result<Duration, Error> {

@@ -12,17 +12,12 @@ use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
+use rctl_sys::abi::{SIOCAIFADDR, SIOCAIFADDR_IN6, SIOCGIFFLAGS, SIOCSIFFLAGS};
 
 use super::{super::layout, Step};
 use crate::{control::Failure, wire::JailNetwork};
 
 const LOOPBACK: &str = "lo0";
-
-/// `sys/sockio.h` and `netinet6/in6_var.h`; the libc crate lacks them.
-const SIOCGIFFLAGS: libc::c_ulong = 0xc020_6911;
-const SIOCSIFFLAGS: libc::c_ulong = 0x8020_6910;
-const SIOCAIFADDR: libc::c_ulong = 0x8044_692b;
-const SIOCAIFADDR_IN6: libc::c_ulong = 0x8088_691b;
 
 pub(super) fn configure(network: Option<&JailNetwork>) -> Result<(), Failure> {
     if !has_own_stack().step("sysctlbyname(\"security.jail.vnet\")")? {

@@ -206,7 +206,7 @@ impl Drop for Directories {
 fn follow(shared: &Shared) {
     loop {
         let mut notes: BTreeMap<usize, u32> = BTreeMap::new();
-        match take(&shared.kqueue, &mut notes, None) {
+        match take(&shared.kqueue, &mut notes, true) {
             Ok(Taken::End) => return,
             Ok(Taken::Some(_)) => {}
             Err(error) => {
@@ -216,7 +216,7 @@ fn follow(shared: &Shared) {
         }
         thread::sleep(SETTLE);
         for _ in 0..16 {
-            match take(&shared.kqueue, &mut notes, Some(Duration::ZERO)) {
+            match take(&shared.kqueue, &mut notes, false) {
                 Ok(Taken::End) => return,
                 Ok(Taken::Some(AT_ONCE)) => {}
                 _ => break,
@@ -354,7 +354,12 @@ impl State {
             let notes = if found.is_dir() { OF_SUBDIRECTORY } else { OF_FILE };
             entry.seen = Seen::of(&found);
             has_content = found.is_file() && found.len() > 0;
-            entry.watched = Some(self.register(kqueue, file, directory, Some(&name), notes)?);
+            entry.watched = match self.register(kqueue, file, directory, Some(&name), notes) {
+                Ok(watched) => Some(watched),
+                // Not every file system can tell of every file.
+                Err(Unwatched::Io(_)) => None,
+                Err(too_many) => return Err(too_many),
+            };
         }
         if let Some(known) = self.directories.get_mut(directory) {
             known.entries.insert(name, entry);
@@ -459,15 +464,11 @@ enum Taken {
     End,
 }
 
-/// Waits for notes until `patience` is over, and adds them up by owner.
-fn take(
-    kqueue: &OwnedFd,
-    notes: &mut BTreeMap<usize, u32>,
-    patience: Option<Duration>,
-) -> io::Result<Taken> {
+/// Takes notes, or waits for some, and adds them up by owner.
+fn take(kqueue: &OwnedFd, notes: &mut BTreeMap<usize, u32>, wait: bool) -> io::Result<Taken> {
     let mut events = [event(0, 0, 0, 0, 0); AT_ONCE];
-    let patience = patience.map(|_| libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    let patience = patience.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let patience = if wait { ptr::null() } else { &raw const now };
     let count = loop {
         let (room, queue) = (AT_ONCE as libc::c_int, kqueue.as_raw_fd());
         // SAFETY: the kernel writes at most as many events as there is room for; these and the

@@ -1,91 +1,101 @@
 //! FreeBSD: structures of the kernel's that the libc crate does not have, as bytes.
 //!
 //! Nothing here calls the system, so that it is tested everywhere. Sizes and offsets are those of
-//! the headers on 64-bit little-endian machines, the same from 13.2 to 15: `net/route.h`,
-//! `net/if.h`, `netinet/in_var.h`, `netinet6/in6_var.h`, `netinet6/nd6.h`, `sys/user.h`.
+//! 64-bit little-endian machines, the same from 13.2 to 15, from the table that is compared with
+//! the headers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 28;
+use rctl_sys::abi::{
+    self, AF_INET, AF_INET6, IFF_UP, RT_MSGHDR_SIZE, SOCKADDR_IN_SIZE as SOCKADDR_IN,
+    SOCKADDR_IN6_SIZE as SOCKADDR_IN6,
+};
 
-/// `struct sockaddr_in` and `struct sockaddr_in6`.
-const SOCKADDR_IN: usize = 16;
-const SOCKADDR_IN6: usize = 28;
-
-/// `IFNAMSIZ`, which includes the terminating zero.
-const NAME: usize = 16;
-
-/// `IFF_UP`.
-const UP: u16 = 1;
+/// Which includes the terminating zero.
+const NAME: usize = abi::IFNAMSIZ;
 
 /// `struct ifreq`, for `SIOCGIFFLAGS` and `SIOCSIFFLAGS`.
-pub(super) type Flags = [u8; 32];
+pub(super) type Flags = [u8; abi::IFREQ_SIZE];
 
 /// The name of an interface that is longer than the kernel's is cut, and then not found.
 pub(super) fn flags(interface: &str) -> Flags {
-    let mut request = [0; 32];
+    let mut request = [0; abi::IFREQ_SIZE];
     put_name(&mut request, interface);
     request
 }
 
 /// The same interface, with all that it was and `IFF_UP`.
 pub(super) fn with_up(mut request: Flags) -> Flags {
-    let flags = u16::from_ne_bytes([request[NAME], request[NAME + 1]]) | UP;
-    request[NAME..NAME + 2].copy_from_slice(&flags.to_ne_bytes());
+    const AT: usize = abi::IFR_FLAGS;
+    let flags = u16::from_ne_bytes([request[AT], request[AT + 1]]) | IFF_UP;
+    request[AT..AT + 2].copy_from_slice(&flags.to_ne_bytes());
     request
 }
 
 /// `struct in_aliasreq`, for `SIOCAIFADDR`: one address with its network.
-pub(super) fn address(interface: &str, address: Ipv4Addr, prefix: u8) -> [u8; 68] {
+pub(super) fn address(
+    interface: &str,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> [u8; abi::IN_ALIASREQ_SIZE] {
     let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-    let mut request = [0; 68];
+    let mut request = [0; abi::IN_ALIASREQ_SIZE];
     put_name(&mut request, interface);
     let broadcast = Ipv4Addr::from_bits(address.to_bits() | !mask);
-    for (at, address) in [(16, address), (32, broadcast), (48, Ipv4Addr::from_bits(mask))] {
+    for (at, address) in [
+        (abi::IFRA_ADDR, address),
+        (abi::IFRA_BROADADDR, broadcast),
+        (abi::IFRA_MASK, Ipv4Addr::from_bits(mask)),
+    ] {
         request[at..at + SOCKADDR_IN].copy_from_slice(&inet(address));
     }
     request
 }
 
 /// `struct in6_aliasreq`, for `SIOCAIFADDR_IN6`: `::1/128`, for ever.
-pub(super) fn loopback6(interface: &str) -> [u8; 136] {
-    const LIFETIMES: usize = 104 + 16;
-    let mut request = [0; 136];
+pub(super) fn loopback6(interface: &str) -> [u8; abi::IN6_ALIASREQ_SIZE] {
+    const ADDRESS: usize = abi::IFRA6_ADDR;
+    const MASK: usize = abi::IFRA6_PREFIXMASK;
+    // Of being valid and of being preferred.
+    const LIFETIMES: [usize; 2] =
+        [abi::IFRA6_LIFETIME + abi::IA6T_VLTIME, abi::IFRA6_LIFETIME + abi::IA6T_PLTIME];
+    let mut request = [0; abi::IN6_ALIASREQ_SIZE];
     put_name(&mut request, interface);
-    request[16..16 + SOCKADDR_IN6].copy_from_slice(&inet6(Ipv6Addr::LOCALHOST));
-    request[72..72 + SOCKADDR_IN6].copy_from_slice(&inet6(Ipv6Addr::from_bits(u128::MAX)));
-    // ND6_INFINITE_LIFETIME, of being valid and of being preferred.
-    request[LIFETIMES..LIFETIMES + 8].fill(0xff);
+    request[ADDRESS..ADDRESS + SOCKADDR_IN6].copy_from_slice(&inet6(Ipv6Addr::LOCALHOST));
+    let all = inet6(Ipv6Addr::from_bits(u128::MAX));
+    request[MASK..MASK + SOCKADDR_IN6].copy_from_slice(&all);
+    for at in LIFETIMES {
+        request[at..at + 4].copy_from_slice(&abi::ND6_INFINITE_LIFETIME.to_ne_bytes());
+    }
     request
 }
 
+/// A `struct rt_msghdr` and three addresses.
+const ROUTE: usize = RT_MSGHDR_SIZE + 3 * SOCKADDR_IN;
+
 /// `RTM_ADD` of a route to everywhere, as route(4) takes it.
-pub(super) fn default_route(gateway: Ipv4Addr) -> [u8; 200] {
-    const HEADER: usize = 152;
-    const RTM_VERSION: u8 = 5;
-    const RTM_ADD: u8 = 1;
-    // RTF_UP | RTF_GATEWAY | RTF_STATIC
-    const FLAGS: i32 = 0x1 | 0x2 | 0x800;
-    // RTA_DST | RTA_GATEWAY | RTA_NETMASK, which follow in this order.
-    const ADDRESSES: i32 = 0x1 | 0x2 | 0x4;
-    let mut message = [0; 200];
-    message[..2].copy_from_slice(&200_u16.to_ne_bytes());
-    message[2] = RTM_VERSION;
-    message[3] = RTM_ADD;
-    message[8..12].copy_from_slice(&FLAGS.to_ne_bytes());
-    message[12..16].copy_from_slice(&ADDRESSES.to_ne_bytes());
+pub(super) fn default_route(gateway: Ipv4Addr) -> [u8; ROUTE] {
+    const HEADER: usize = RT_MSGHDR_SIZE;
+    const FLAGS: i32 = abi::RTF_UP | abi::RTF_GATEWAY | abi::RTF_STATIC;
+    // They follow in this order.
+    const ADDRESSES: i32 = abi::RTA_DST | abi::RTA_GATEWAY | abi::RTA_NETMASK;
+    let mut message = [0; ROUTE];
+    let mut put = |at: usize, value: &[u8]| message[at..at + value.len()].copy_from_slice(value);
+    put(abi::RTM_MSGLEN_AT, &(ROUTE as u16).to_ne_bytes());
+    put(abi::RTM_VERSION_AT, &[abi::RTM_VERSION]);
+    put(abi::RTM_TYPE_AT, &[abi::RTM_ADD]);
+    put(abi::RTM_FLAGS_AT, &FLAGS.to_ne_bytes());
+    put(abi::RTM_ADDRS_AT, &ADDRESSES.to_ne_bytes());
     // The number by which the kernel's answer is told from others.
-    message[20..24].copy_from_slice(&1_i32.to_ne_bytes());
+    put(abi::RTM_SEQ_AT, &1_i32.to_ne_bytes());
     for (n, address) in [Ipv4Addr::UNSPECIFIED, gateway, Ipv4Addr::UNSPECIFIED].iter().enumerate() {
-        let at = HEADER + n * SOCKADDR_IN;
-        message[at..at + SOCKADDR_IN].copy_from_slice(&inet(*address));
+        put(HEADER + n * SOCKADDR_IN, &inet(*address));
     }
     message
 }
 
 /// `struct kinfo_proc`, of which sysctl(3) `kern.proc` gives one for each process.
-pub(super) const PROCESS: usize = 1088;
+pub(super) const PROCESS: usize = abi::KINFO_PROC_SIZE;
 
 /// What the processes of a jail but for `envd` use, as one reply of `kern.proc` tells: bytes in
 /// memory, pages that several share counted for each, as racct(4) does it; and microseconds of CPU
@@ -100,13 +110,15 @@ pub(super) fn used(reply: &[u8], envd: i32, page: u64) -> (u64, u64) {
         if usize::try_from(size) != Ok(PROCESS) {
             continue;
         }
-        let pid = process[72..].first_chunk().map_or(0, |&bytes| i32::from_ne_bytes(bytes));
+        let pid =
+            process[abi::KI_PID..].first_chunk().map_or(0, |&bytes| i32::from_ne_bytes(bytes));
         if pid != envd {
-            used.0 = used.0.saturating_add(number(264).saturating_mul(page)); // ki_rssize
-            used.1 = used.1.saturating_add(number(328)); // ki_runtime
+            used.0 = used.0.saturating_add(number(abi::KI_RSSIZE).saturating_mul(page));
+            used.1 = used.1.saturating_add(number(abi::KI_RUNTIME));
         }
-        // ki_childtime
-        let ended = number(352).saturating_mul(1_000_000).saturating_add(number(360));
+        let seconds = number(abi::KI_CHILDTIME + abi::TV_SEC);
+        let micros = number(abi::KI_CHILDTIME + abi::TV_USEC);
+        let ended = seconds.saturating_mul(1_000_000).saturating_add(micros);
         used.1 = used.1.saturating_add(ended);
     }
     used

@@ -3,6 +3,7 @@
 //! A backend makes and ends [`Cell`]s, the kernel half of a sandbox. It knows nothing of tenants,
 //! deadlines or HTTP, and keeps no state of its own: what exists is what the kernel says.
 
+mod call;
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;
@@ -11,6 +12,7 @@ mod host;
 #[allow(dead_code)] // What uses it is compiled for FreeBSD only.
 mod jail;
 mod memory;
+mod turns;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -43,11 +43,13 @@ pub(super) fn living_jail(id: SandboxId) -> Result<Option<Jid>, Error> {
 /// Removes the jail; when it returns nothing of it runs, and nothing can enter it. Blocks.
 ///
 /// FreeBSD: jail_remove(2) kills what is attached to the jail, but overlooks a process that is just
-/// being forked (`PRS_NEW` in `prison_deref`, sys/kern/kern_jail.c). So it is looked for until
-/// there is none.
+/// being forked (`PRS_NEW` in `prison_deref`, sys/kern/kern_jail.c), and which no table shows either.
+/// So one is looked for until there was none twice in a row.
 pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<(), Error> {
     let deadline = Instant::now() + DYING;
     let mut pause = Duration::from_micros(200);
+    let mut looks = 0;
+    let mut none = 0;
     loop {
         // Reaped, or its jail would not be free of it.
         if let Some(child) = child {
@@ -58,12 +60,13 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
         }
         let Some(jid) = any_jail(id)? else { return Ok(()) };
         let left = process::in_jail(jid).to("list the processes of jail", jid)?;
-        let mut some = false;
-        for process in left.iter().filter(|process| process.state != State::Zombie) {
-            some = true;
-            send(process.pid, libc::SIGKILL)?;
+        let left = left.iter().filter(|process| process.state != State::Zombie);
+        let left: Vec<i32> = left.map(|process| process.pid).collect();
+        none = if left.is_empty() { none + 1 } else { 0 };
+        if none == 1 {
+            continue;
         }
-        if !some {
+        if none > 1 {
             if let Some(child) = child {
                 child.reap();
             }
@@ -72,6 +75,11 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
         if Instant::now() >= deadline {
             return Err(Error::Timeout("the end of a sandbox's processes", DYING));
         }
+        // By number, and so only whom the kernel has left.
+        for pid in left.into_iter().filter(|_| looks > 0) {
+            send(pid, libc::SIGKILL)?;
+        }
+        looks += 1;
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
@@ -97,21 +105,30 @@ pub(super) fn unmount_all(directory: &Path) -> Result<(), Error> {
         if mounted.is_empty() {
             return Ok(());
         }
-        let force = Instant::now() >= deadline;
+        let now = Instant::now();
+        let force = now >= deadline;
+        if now >= deadline + LEAVING {
+            return Err(Error::Timeout("the end of a sandbox's mounts", 2 * LEAVING));
+        }
+        let mut busy = force;
         for Mounted { fsid, path, .. } in &mounted {
             match mount::unmount_fsid(*fsid, force) {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(libc::EBUSY) && !force => break,
-                // Gone in between.
+                // In use, or gone in between.
                 Err(error)
-                    if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL)) && !force =>
+                    if !force
+                        && matches!(
+                            error.errno(),
+                            Some(libc::EBUSY | libc::ENOENT | libc::EINVAL)
+                        ) =>
                 {
+                    busy = true;
                     break;
                 }
                 Err(error) => return Err(error).to("unmount", path.display()),
             }
         }
-        if !force {
+        if busy {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }

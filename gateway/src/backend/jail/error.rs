@@ -3,22 +3,7 @@
 use std::{fmt::Display, io};
 
 use crate::backend::Error;
-
-pub(super) trait Call<T> {
-    fn call(self, call: &'static str, target: impl Display) -> Result<T, Error>;
-}
-
-impl<T> Call<T> for io::Result<T> {
-    fn call(self, call: &'static str, target: impl Display) -> Result<T, Error> {
-        self.map_err(|source| Error::Call { call, target: target.to_string(), source })
-    }
-}
-
-impl<T> Call<T> for nix::Result<T> {
-    fn call(self, call: &'static str, target: impl Display) -> Result<T, Error> {
-        self.map_err(io::Error::from).call(call, target)
-    }
-}
+pub(super) use crate::backend::call::Call;
 
 /// Of `rctl-sys`, which names the system call, its arguments and errno itself.
 pub(super) trait Kernel<T> {

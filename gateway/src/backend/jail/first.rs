@@ -97,7 +97,8 @@ pub(super) fn watch(
         result => result?,
     };
     // FreeBSD: a kqueue can be waited for in another: `kqueue_kqfilter` in sys/kern/kern_event.c.
-    let queue = AsyncFd::with_interest(queue, Interest::READABLE)?;
+    // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same for as long.
+    let queue = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }?;
     tokio::spawn(async move {
         // An error here means that the process can no longer be watched: as good as gone.
         let seen = queue.readable().await.is_ok();

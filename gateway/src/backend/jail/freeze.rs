@@ -186,7 +186,7 @@ mod tests {
                     Some(left) => *left -= 1,
                     None => {}
                 }
-                if self.processes[at].stopped || self.held || full || chance % 3 != 0 {
+                if self.processes[at].stopped || self.held || full || !chance.is_multiple_of(3) {
                     continue;
                 }
                 let ppid = self.processes[at].pid;
@@ -210,7 +210,7 @@ mod tests {
             while at < self.processes.len() {
                 table.push(picture(&self.processes[at]));
                 at += 1;
-                if !only_at_once && self.chance() % 4 == 0 {
+                if !only_at_once && self.chance().is_multiple_of(4) {
                     self.moment();
                 }
             }

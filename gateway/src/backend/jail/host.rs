@@ -29,11 +29,10 @@ use super::{
     plan::{self, Decided, Root},
     probe,
     spawn::{self, Image, Process},
-    turns::Turns,
     zfs::Zfs,
 };
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage},
+    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, turns::Turns},
     sandbox::SandboxId,
 };
 
@@ -251,11 +250,13 @@ impl Inner {
             Err(error) => return Err(undone(id, error, holding::release(&mut making))),
         };
         let made = holding::make(&plan, &mut making);
-        let made = made.map_err(|(error, undoing)| undone(id, error, undoing));
-        if made.is_err() {
-            entry::remove_sockets(&directory)?;
+        if let Err((error, undoing)) = made {
+            return Err(undone(
+                id,
+                error,
+                undoing.and_then(|()| entry::remove_sockets(&directory)),
+            ));
         }
-        made?;
         making.envd.ok_or_else(|| Error::Unsupported("a plan without an envd".into()))
     }
 
@@ -323,7 +324,7 @@ impl Inner {
             }
         }
         let mounts = ending::with_mounts(&self.sandboxes())?.into_iter();
-        ids.extend(mounts.filter_map(|name| name.to_str()?.parse().ok()));
+        ids.extend(mounts.filter_map(|name| name.to_str()?.parse::<SandboxId>().ok()));
         ids.extend(self.network.list()?);
         if let Some(zfs) = &self.zfs {
             ids.extend(zfs.list()?);

@@ -18,7 +18,6 @@ mod pf;
 mod plan;
 mod probe_checks;
 mod program;
-mod turns;
 mod zfs;
 mod zfs_names;
 

@@ -125,10 +125,10 @@ fn load(tag: &Tag, rules: &str) -> Result<(), Error> {
 }
 
 fn ask(what: &[&str]) -> Result<String, Error> {
-    run(&[&["/sbin/pfctl"], what].concat(), "", PATIENCE)
+    run(&[&["/sbin/pfctl"][..], what].concat(), "", PATIENCE)
 }
 
-/// Looks time and again, and tells `held` what it saw whenever that matters. Dropped, it ends.
+/// Looks time and again, and tells `told` whether the rules hold whenever that matters. Dropped, it ends.
 pub(super) struct Guard {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,

@@ -150,9 +150,9 @@ pub(super) fn plan(spec: &CellSpec, decided: Decided<'_>) -> Result<Plan, Error>
 /// anyway (`JAIL_DEFAULT_ALLOW` in sys/kern/kern_jail.c).
 fn jail(id: SandboxId, path: &Path, ruleset: u16, stack: Stack) -> Params {
     let params = Params::new()
-        .text("name", &id.cell_name())
+        .text("name", id.cell_name())
         .text("path", path)
-        .text("host.hostname", &id.to_string())
+        .text("host.hostname", id.to_string())
         .flag("persist", true)
         .int("enforce_statfs", 2)
         .int("children.max", 0)

@@ -58,7 +58,9 @@ fn facts(settings: &Settings) -> Facts {
             maxproc: number("kern.maxproc"),
             maxprocperuid: number("kern.maxprocperuid"),
             maxfiles: number("kern.maxfiles"),
-            nofile: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard as u64),
+            nofile: getrlimit(Resource::RLIMIT_NOFILE)
+                .ok()
+                .and_then(|(_, hard)| u64::try_from(hard).ok()),
         },
     }
 }
@@ -83,7 +85,7 @@ fn file_is_there(module: &str) -> bool {
 }
 
 fn filter() -> Filter {
-    let ask = |what| run(&["/sbin/pfctl", "-s", what], "", PATIENCE).ok();
+    let ask = |what: &str| run(&["/sbin/pfctl", "-s", what], "", PATIENCE).ok();
     let enabled = ask("info").map(|info| pf::is_enabled(&info));
     let lacks = |(anchor, kind): (&'static str, &str)| {
         let leads = ask(kind).is_some_and(|listing| pf::leads_here(&listing, anchor));

@@ -79,9 +79,12 @@ enum Work {
     Forget(Layer),
 }
 
+/// zfs(8), and what it said.
+type Run = dyn Fn(&Arguments) -> Result<String, Error> + Send + Sync;
+
 /// What is run.
 struct Tools {
-    zfs: Box<dyn Fn(&Arguments) -> Result<String, Error> + Send + Sync>,
+    zfs: Box<Run>,
     /// Copies a layer's directory into a dataset, which it mounts meanwhile.
     copy: fn(&Path, &str, &Path) -> Result<(), Error>,
     /// Undoes one that was broken off.

@@ -8,7 +8,6 @@ mod allocator;
 mod cell;
 mod cgroup;
 mod cgroup_plan;
-mod error;
 mod forwarding;
 mod freezer;
 mod guard;
@@ -23,7 +22,6 @@ mod ruleset;
 mod slot;
 mod spawner;
 mod spreading;
-mod turns;
 mod upper;
 mod usage;
 
@@ -58,9 +56,8 @@ use self::{
     guard::Guard,
     slot::{Owner, Slot, Slots},
     spawner::Spawner,
-    turns::Turns,
 };
-use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage};
+use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, call as error, turns::Turns};
 use crate::sandbox::SandboxId;
 pub use allocator::return_memory;
 
