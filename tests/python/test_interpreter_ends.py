@@ -112,6 +112,7 @@ def test_a_sandbox_that_ends_ends_what_runs_in_it(gateway):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.local("kills a process on the gateway's host")
 def test_a_sandbox_whose_envd_dies_ends_with_its_kernels_and_no_other_does(
     gateway, interpreter, eventually
 ):

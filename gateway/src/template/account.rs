@@ -86,7 +86,7 @@ fn add(root: &Path, passwd: &Path, accounts: &str) -> Result<(), Error> {
     }
     chown(&home, Some(id), Some(id)).map_err(failed("chown", &home))?;
     if let Some(sudoers) = plain(root, "etc/sudoers.d")? {
-        tree::write(&sudoers.join(USER), 0o440, &format!("{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n"))?;
+        tree::write(&sudoers.join(USER), 0o440, format!("{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n"))?;
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ fn read(path: &Path) -> Result<String, tree::Error> {
 fn append(path: &Path, old: &str, line: &str) -> Result<(), tree::Error> {
     let mode = fs::symlink_metadata(path).map_or(0o644, |meta| meta.permissions().mode() & 0o7777);
     let gap = if old.is_empty() || old.ends_with('\n') { "" } else { "\n" };
-    tree::write(path, mode, &format!("{old}{gap}{line}\n"))
+    tree::write(path, mode, format!("{old}{gap}{line}\n"))
 }
 
 fn has(accounts: &str, name: &str) -> bool {
