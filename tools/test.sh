@@ -38,6 +38,7 @@ have_tools() {
     need jq jq
     need shellcheck shellcheck
     need ip iproute2
+    need xz xz-utils
     debian rustc-web cargo-web rust-web-src rust-web-clippy
     need readelf binutils
     if ! has cargo-deny && [ ! -x "$target/tools/bin/cargo-deny" ]; then
