@@ -250,11 +250,13 @@ impl Inner {
             Err(error) => return Err(undone(id, error, holding::release(&mut making))),
         };
         let made = holding::make(&plan, &mut making);
-        let made = made.map_err(|(error, undoing)| undone(id, error, undoing));
-        if made.is_err() {
-            entry::remove_sockets(&directory)?;
+        if let Err((error, undoing)) = made {
+            return Err(undone(
+                id,
+                error,
+                undoing.and_then(|()| entry::remove_sockets(&directory)),
+            ));
         }
-        made?;
         making.envd.ok_or_else(|| Error::Unsupported("a plan without an envd".into()))
     }
 
