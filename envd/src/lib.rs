@@ -19,6 +19,7 @@ pub mod wire;
 
 mod attach;
 mod auth;
+mod awake;
 mod connect;
 mod files;
 mod filesystem;

@@ -20,6 +20,9 @@ use crate::{
     serve::{Line, Received},
 };
 
+/// By which clients ask envd whether its sandbox runs.
+const HEALTH: &str = "/health";
+
 /// Serves one request after another, of any connection; clones share everything.
 #[derive(Clone)]
 pub struct FrontDoor {
@@ -79,6 +82,10 @@ impl FrontDoor {
         line: &Line,
     ) -> Result<Response<Body>, DataPlaneError> {
         let sandbox = match sandbox_id.parse() {
+            // Whoever only asks how it is lets it sleep; SDKs do when a stream of theirs was cut.
+            Ok(id) if port == ENVD_PORT && request.uri().path() == HEALTH => {
+                self.sandboxes.registry().running(id)
+            }
             Ok(id) => self.sandboxes.reach(id).await,
             Err(_) => None,
         };

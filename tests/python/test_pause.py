@@ -163,7 +163,8 @@ async def test_the_asynchronous_half_pauses_too(async_sandbox):
 
 
 def test_time_stands_still_for_what_is_paused_and_begins_anew(sandboxes):
-    sandbox = sandboxes(timeout=2)
+    sandbox = sandboxes(timeout=60)
+    sandbox.set_timeout(2)
     sandbox.pause()
     time.sleep(2.5)
     again = Sandbox.connect(sandbox.sandbox_id, timeout=90)
@@ -173,7 +174,7 @@ def test_time_stands_still_for_what_is_paused_and_begins_anew(sandboxes):
 
 def test_a_paused_sandbox_takes_no_timeout(sandbox):
     sandbox.pause()
-    with pytest.raises(SandboxException, match="already paused"):
+    with pytest.raises(NotFoundException):
         sandbox.set_timeout(60)
 
 
@@ -188,8 +189,9 @@ def test_a_sandbox_is_paused_at_its_deadline_where_that_was_asked_for(
     sandboxes, eventually, sdk_since
 ):
     sdk_since(2, 60)
-    sandbox = sandboxes(timeout=1, lifecycle={"on_timeout": "pause"})
+    sandbox = sandboxes(lifecycle={"on_timeout": "pause"})
     sandbox.files.write("note", "kept")
+    sandbox.set_timeout(1)
     eventually(lambda: sandbox.get_info().state == SandboxState.PAUSED)
     lifecycle = sandbox.get_info().lifecycle
     assert (lifecycle["on_timeout"], lifecycle["auto_resume"]) == ("pause", False)
@@ -199,18 +201,21 @@ def test_a_sandbox_is_paused_at_its_deadline_where_that_was_asked_for(
 
 
 def test_whoever_sends_it_something_wakes_one_that_is_to_be_woken(
-    sandboxes, eventually, sdk_since
+    gateway, sandboxes, eventually, sdk_since
 ):
     sdk_since(2, 60)
     sandbox = sandboxes(timeout=60, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    to_port = gateway.http(**{"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"})
     sandbox.commands.run("python3 -m http.server -d /etc 8000", background=True, timeout=0)
     eventually(lambda: sandbox.commands.run("curl -s localhost:8000 || true").stdout)
     for ask in [
         lambda: sandbox.commands.run("echo woken").stdout == "woken\n",
         lambda: sandbox.files.write("note", "x" * (1 << 20)).path,
-        sandbox.is_running,
+        lambda: to_port.get("/hostname").status_code == 200,
     ]:
         assert sandbox.pause() is True
+        # Asking how it is does not wake it.
+        assert sandbox.is_running() is False
         assert ask()
         left = (sandbox.get_info().end_at - datetime.now(timezone.utc)).total_seconds()
         assert 55 < left <= 61
@@ -223,6 +228,29 @@ def test_many_who_come_at_once_wake_it_once_and_are_all_served(sandboxes, sdk_si
     with ThreadPoolExecutor(10) as pool:
         said = pool.map(lambda n: sandbox.commands.run(f"echo {n}").stdout, range(10))
         assert list(said) == [f"{n}\n" for n in range(10)]
+
+
+def test_one_that_is_to_be_woken_sleeps_though_a_stream_of_it_was_open(
+    sandboxes, eventually, sdk_since
+):
+    sdk_since(2, 60)
+    sandbox = sandboxes(lifecycle={"on_timeout": "pause", "auto_resume": True})
+    handle = sandbox.commands.run("sleep 100", background=True, timeout=0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(handle.wait)
+        sandbox.set_timeout(1)
+        with pytest.raises(SandboxException):
+            waiting.result(timeout=20)
+    assert sandbox.get_info().state == SandboxState.PAUSED
+
+
+def test_the_time_a_command_may_take_stands_still_too(sandbox):
+    """That of the SDK's timeout, which envd sees to."""
+    running = sandbox.commands.run("sleep 1000", background=True, timeout=5)
+    sandbox.pause()
+    time.sleep(6)
+    again = Sandbox.connect(sandbox.sandbox_id)
+    assert [process.pid for process in again.commands.list()] == [running.pid]
 
 
 def test_a_paused_sandbox_is_killed_without_a_trace(new_gateway):

@@ -30,6 +30,7 @@ use super::{
     zmtp::Kind,
 };
 use crate::{
+    awake,
     os::Exit,
     process::{self, CHILDREN, Program, exit_words},
     state::Envd,
@@ -119,7 +120,7 @@ impl Kernel {
     ) -> Result<Self, Unstarted> {
         let starting = Self::try_start(envd, spec, language, cwd);
         let patience = START.as_secs();
-        timeout(START, starting).await.unwrap_or_else(|_| {
+        awake::timeout(START, starting).await.unwrap_or_else(|_| {
             Err(format!("the kernel does not answer within {patience} s").into())
         })
     }

@@ -18,7 +18,7 @@ use super::{
     request::{Execute, LOUD, RequestId, SILENT},
     seldom::LOG,
 };
-use crate::os::Exit;
+use crate::{awake, os::Exit};
 
 /// Of silence, until a client is told that its code still runs.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, Option<bool>)
         kernel.shell.send(&request, "execute_request", &content).await?;
         std::io::Result::Ok(request)
     };
-    let mut ended = match timeout(REQUEST, sent).await {
+    let mut ended = match awake::timeout(REQUEST, sent).await {
         Ok(Ok(request)) => {
             drop((code, room));
             follow(&request, kernel, orders, &client, &mut execution).await
@@ -108,7 +108,7 @@ pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, Option<bool>)
                 None => Ok(()),
             }
         };
-        ended = match timeout(REQUEST, restored).await {
+        ended = match awake::timeout(REQUEST, restored).await {
             Ok(Ok(())) => Ended::Whole,
             Ok(Err(error)) => Ended::Died(kernel.life.end_soon(&error).await),
             Err(_) => Ended::Died(None),

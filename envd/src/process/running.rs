@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use nix::{errno::Errno, sys::signal::Signal};
-use tokio::{sync::oneshot, time::sleep_until};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,7 +27,9 @@ use super::{
     input::Input,
     stream::{PIPE_CHUNK, Stream, TERMINAL_CHUNK},
 };
-use crate::{connect::proto::process::process_event::EndEvent, os::Exit, state::Envd, wire::What};
+use crate::{
+    awake, connect::proto::process::process_event::EndEvent, os::Exit, state::Envd, wire::What,
+};
 
 /// What a signalled process left in its pipes is read up to here (bytes): background children may
 /// go on filling them. A listener that is behind has this waiting for it as well.
@@ -140,12 +142,12 @@ impl Process {
     }
 }
 
-/// Sees a process through to its end.
+/// Sees a process through to its end. Its time stands still while the sandbox is paused.
 pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<Instant>) {
     let Started { process, sources, exit, at, .. } = started;
     let release = CancellationToken::new();
     let pumps = process.pump_all(sources, &release);
-    let expired = sleep_until(deadline.unwrap_or(at).into());
+    let expired = awake::sleep(deadline.unwrap_or(at).saturating_duration_since(at));
     tokio::pin!(pumps, exit, expired);
     let mut exited = None;
     let mut drained = false;

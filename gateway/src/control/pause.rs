@@ -2,13 +2,12 @@
 
 use axum::{extract::State, http::StatusCode};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     extract::{ApiJson, SandboxPath},
-    unasked::unasked_memory,
+    unasked::{unasked_health, unasked_memory},
 };
 use crate::{
     Gateway,
@@ -23,11 +22,11 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 pub(super) struct Pause {
     #[schema(schema_with = unasked_memory, required = false)]
     memory: Option<bool>,
-    /// What else is said is not asked for by anybody: a sandbox is paused whether envd answers or
-    /// not, as it is stopped from outside.
-    #[serde(flatten)]
-    #[schema(value_type = Object, inline)]
-    _others: Map<String, Value>,
+    /// Whether only one whose envd answers is to be paused: not honoured yet, it is stopped from
+    /// outside.
+    #[serde(rename = "requireHealthyGuest")]
+    #[schema(schema_with = unasked_health, required = false)]
+    require_healthy_guest: Option<bool>,
 }
 
 /// Stops it where it is, with its memory, its files and its connections inside; its time stands
@@ -42,8 +41,15 @@ async fn pause(
     SandboxPath(id): SandboxPath,
     body: Option<ApiJson<Pause>>,
 ) -> Result<StatusCode, ApiError> {
-    if body.is_some_and(|ApiJson(body)| body.memory == Some(false)) {
-        return Err(ApiError::bad_request("memory: false is not supported yet: leave it out"));
+    if let Some(ApiJson(body)) = body {
+        let refused = [
+            ("memory: false", body.memory == Some(false)),
+            ("requireHealthyGuest", body.require_healthy_guest == Some(true)),
+        ];
+        if let Some((what, _)) = refused.into_iter().find(|(_, asked)| *asked) {
+            let text = format!("{what} is not supported yet: leave it out");
+            return Err(ApiError::bad_request(text));
+        }
     }
     gateway.sandboxes().pause(id).await?;
     Ok(StatusCode::NO_CONTENT)

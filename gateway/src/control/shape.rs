@@ -93,17 +93,18 @@ impl Listed {
     /// `None` when it has ended meanwhile.
     pub(super) fn new(gateway: &Gateway, sandbox: &Sandbox) -> Option<Self> {
         let facts = sandbox.facts();
+        let (phase, end_at) = sandbox.stands()?;
         Some(Self {
             sandbox_id: facts.id.to_string(),
             template_id: facts.template.id.clone(),
             client_id: CLIENT_ID,
             alias: facts.template.id.clone(),
             started_at: time(facts.started_at),
-            end_at: time(sandbox.ends_at()?),
+            end_at: time(end_at),
             cpu_count: facts.limits.cpus,
             memory_mb: facts.limits.memory_bytes >> 20,
             disk_size_mb: gateway.disk_bytes() >> 20,
-            state: State::of(sandbox.phase()),
+            state: State::of(phase),
             envd_version: envd::wire::ENVD_VERSION,
             metadata: facts.metadata.clone(),
         })
@@ -117,7 +118,8 @@ pub(super) struct Detail {
     #[serde(flatten)]
     listed: Listed,
     envd_access_token: String,
-    domain: String,
+    /// `null` while it is paused.
+    domain: Option<String>,
     allow_internet_access: Option<bool>,
     lifecycle: Lifecycle,
 }
@@ -140,10 +142,12 @@ impl Detail {
     /// `None` when it has ended meanwhile.
     pub(super) fn new(gateway: &Gateway, sandbox: &Arc<Sandbox>) -> Option<Self> {
         let facts = sandbox.facts();
+        let listed = Listed::new(gateway, sandbox)?;
+        let running = matches!(listed.state, State::Running);
         Some(Self {
-            listed: Listed::new(gateway, sandbox)?,
+            domain: running.then(|| gateway.domain().to_owned()),
+            listed,
             envd_access_token: sandbox.envd_token().to_owned(),
-            domain: gateway.domain().to_owned(),
             allow_internet_access: facts.allow_internet_access,
             lifecycle: Lifecycle {
                 auto_resume: facts.auto_resume,

@@ -11,6 +11,7 @@ use super::extract::{ApiJson, SandboxPath};
 use crate::{
     Gateway,
     error::{ApiError, InvalidBody, NoSandbox, NotNow},
+    sandbox::{Error, Phase},
 };
 
 /// Refreshes are never shorter, nor longer, than this (seconds).
@@ -40,7 +41,7 @@ async fn set_timeout(
     ApiJson(body): ApiJson<SetTimeout>,
 ) -> Result<StatusCode, ApiError> {
     // Longer than allowed is cut short by the registry, as E2B does; absurd is refused.
-    gateway.sandboxes().set_timeout(id, seconds(body.timeout)?)?;
+    gateway.sandboxes().set_timeout(id, seconds(body.timeout)?).map_err(absent)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -67,8 +68,17 @@ async fn refresh(
         let text = format!("duration must be between 0 and {LONGEST_REFRESH}");
         return Err(ApiError::bad_request(text));
     }
-    gateway.sandboxes().extend(id, seconds(duration.max(SHORTEST_REFRESH))?)?;
+    let duration = seconds(duration.max(SHORTEST_REFRESH))?;
+    gateway.sandboxes().extend(id, duration).map_err(absent)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// To E2B's clients a paused sandbox has no timeout, as if it were not there.
+fn absent(error: Error) -> Error {
+    match error {
+        Error::NotNow(id, Phase::Paused) => Error::NotFound(id),
+        error => error,
+    }
 }
 
 /// A timeout that a client may ask for: E2B's is a 32-bit number.

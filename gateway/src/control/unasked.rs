@@ -65,6 +65,11 @@ pub(super) fn unasked_object() -> RefOr<Schema> {
         .into()
 }
 
+pub(super) fn unasked_health() -> RefOr<Schema> {
+    let text = "Only if its envd answers: that is not honoured yet.";
+    one_of(vec![json!(null), json!(false)]).description(Some(text)).into()
+}
+
 pub(super) fn unasked_memory() -> RefOr<Schema> {
     let text = "Paused is not to be without memory: that is not honoured yet.";
     one_of(vec![json!(null), json!(true)]).description(Some(text)).into()

@@ -29,6 +29,7 @@ use envd::unread;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::DataPlaneError,
@@ -95,15 +96,17 @@ impl DataPlane {
             sandbox.give_code();
             self.metrics.execute()
         });
-        let failure = Failure { sandbox: &sandbox, port };
-        let pool = self.pools.of(&sandbox);
+        // Of this run: it may be paused and go on while we wait.
+        let cut = sandbox.cut();
+        let failure = Failure { sandbox: &sandbox, cut: &cut, port };
+        let pool = self.pools.of(&sandbox, &cut);
         let request = request.map(Outgoing::new);
         let taken = request.body().taken();
-        let sent = sandbox.cut().run_until_cancelled(send(&pool, port, request)).await;
+        let sent = cut.run_until_cancelled(send(&pool, port, request)).await;
         let (mut response, mut lease) = match sent {
             Some(Ok(sent)) => sent,
             Some(Err(error)) => return Err(failure.of(error).await),
-            None => return Err(failure.not_found()),
+            None => return Err(DataPlaneError::Cut { sandbox_id: sandbox.id().to_string() }),
         };
 
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -114,9 +117,8 @@ impl DataPlane {
             return Err(failure.bad_response());
         }
         if let Some(protocol) = protocol.filter(|_| switched) {
-            return Ok(upgrade::tunnel(response, protocol, client, &sandbox, line));
+            return Ok(upgrade::tunnel(response, protocol, client, &cut, line));
         }
-        let cut = sandbox.cut();
         Ok(response.map(|body| {
             let taken = taken.all();
             if hyper::body::Body::is_end_stream(&body) {
@@ -201,6 +203,7 @@ async fn exchange(
 
 struct Failure<'a> {
     sandbox: &'a Sandbox,
+    cut: &'a CancellationToken,
     port: u16,
 }
 
@@ -224,7 +227,7 @@ impl Failure<'_> {
                 self.bad_response()
             }
         };
-        match timeout(AFTERMATH, self.sandbox.cut().cancelled()).await {
+        match timeout(AFTERMATH, self.cut.cancelled()).await {
             Ok(()) => self.not_found(),
             Err(_) => error,
         }

@@ -19,6 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     connect::{self, connect},
@@ -42,6 +43,8 @@ pub(super) struct Pools(Arc<Mutex<HashMap<SandboxId, Arc<Pool>>>>);
 
 pub(super) struct Pool {
     sandbox: Arc<Sandbox>,
+    /// Of the run that its connections are of.
+    cut: CancellationToken,
     kept: Mutex<Kept>,
 }
 
@@ -70,14 +73,16 @@ pub(super) struct Lease {
 }
 
 impl Pools {
-    pub(super) fn of(&self, sandbox: &Arc<Sandbox>) -> Arc<Pool> {
+    pub(super) fn of(&self, sandbox: &Arc<Sandbox>, cut: &CancellationToken) -> Arc<Pool> {
         let mut pools = self.0.lock();
         if let Some(pool) = pools.get(&sandbox.id())
             && Arc::ptr_eq(&pool.sandbox, sandbox)
+            && !pool.cut.is_cancelled()
         {
             return pool.clone();
         }
-        let pool = Arc::new(Pool { sandbox: sandbox.clone(), kept: Mutex::default() });
+        let (sandbox, cut) = (sandbox.clone(), cut.clone());
+        let pool = Arc::new(Pool { sandbox: sandbox.clone(), cut, kept: Mutex::default() });
         pools.insert(sandbox.id(), pool.clone());
         tokio::spawn(self.clone().tend(pool.clone()));
         pool
@@ -90,7 +95,7 @@ impl Pools {
 
     /// Closes what is idle, and forgets the pool when it is cut or unused.
     async fn tend(self, pool: Arc<Pool>) {
-        let cut = pool.sandbox.cut();
+        let cut = pool.cut.clone();
         while cut.run_until_cancelled(sleep(SWEEP)).await.is_some() {
             let left = pool.sweep();
             let mut pools = self.0.lock();
@@ -161,7 +166,7 @@ impl Pool {
     fn put(&self, connection: Connection, port: u16) {
         let mut kept = self.kept.lock();
         // Looked at under the lock that cutting takes last: no connection outlives its sandbox.
-        if self.sandbox.cut().is_cancelled() || kept.crowded.contains(&port) {
+        if self.cut.is_cancelled() || kept.crowded.contains(&port) {
             return;
         }
         if kept.idle.len() == MAX_IDLE {

@@ -12,18 +12,18 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio_util::sync::CancellationToken;
 
-use crate::{sandbox::Sandbox, serve::Line};
+use crate::serve::Line;
 
 /// Answers that the protocol is switched, and carries bytes both ways from then on.
 pub(super) fn tunnel(
     mut response: Response<Incoming>,
     protocol: HeaderValue,
     client: OnUpgrade,
-    sandbox: &Sandbox,
+    cut: &CancellationToken,
     line: &Line,
 ) -> Response<Body> {
     let inside = hyper::upgrade::on(&mut response);
-    let (cut, line) = (sandbox.cut(), line.clone());
+    let (cut, line) = (cut.clone(), line.clone());
     tokio::spawn(async move {
         let abandoned = line.abandoned().clone();
         let carried = abandoned.run_until_cancelled(carry(client, inside, &line, &cut)).await;

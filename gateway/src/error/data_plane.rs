@@ -38,6 +38,9 @@ pub enum DataPlaneError {
     /// Unknown, ended, or ending.
     #[error("The sandbox was not found")]
     NotFound { sandbox_id: String },
+    /// Ended or paused when it had been sent some of the request.
+    #[error("The sandbox was not found")]
+    Cut { sandbox_id: String },
     #[error("The sandbox is running but port is not open")]
     PortClosed { sandbox_id: String, port: u16 },
     /// It does not accept connections, or not in time.
@@ -69,7 +72,7 @@ pub(super) struct SandboxBody<'a> {
 
 impl DataPlaneError {
     /// One of each, for the document.
-    pub(super) fn each() -> [Self; 13] {
+    pub(super) fn each() -> [Self; 14] {
         let (sandbox_id, port) = (EXAMPLE_ID.to_owned(), 8080);
         [
             Self::RoutingHeaders,
@@ -82,6 +85,7 @@ impl DataPlaneError {
             Self::Internal,
             Self::Connect,
             Self::NotFound { sandbox_id: sandbox_id.clone() },
+            Self::Cut { sandbox_id: sandbox_id.clone() },
             Self::PortClosed { sandbox_id: sandbox_id.clone(), port },
             Self::Unreachable { sandbox_id: sandbox_id.clone(), port },
             Self::BadResponse { sandbox_id, port },
@@ -99,6 +103,7 @@ impl DataPlaneError {
             Self::Internal => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound { .. }
+            | Self::Cut { .. }
             | Self::PortClosed { .. }
             | Self::Unreachable { .. }
             | Self::BadResponse { .. } => StatusCode::BAD_GATEWAY,
@@ -108,7 +113,7 @@ impl DataPlaneError {
     /// The sandbox it is about, and its port where that says more.
     fn subject(&self) -> Option<(&str, Option<u16>)> {
         match self {
-            Self::NotFound { sandbox_id } => Some((sandbox_id, None)),
+            Self::NotFound { sandbox_id } | Self::Cut { sandbox_id } => Some((sandbox_id, None)),
             Self::PortClosed { sandbox_id, port }
             | Self::Unreachable { sandbox_id, port }
             | Self::BadResponse { sandbox_id, port } => Some((sandbox_id, Some(*port))),
@@ -118,7 +123,7 @@ impl DataPlaneError {
 
     /// Then it had better not be sent again.
     pub(super) fn may_have_had_its_effect(&self) -> bool {
-        matches!(self, Self::BadResponse { .. })
+        matches!(self, Self::BadResponse { .. } | Self::Cut { .. })
     }
 
     pub(super) fn body(&self) -> Vec<u8> {

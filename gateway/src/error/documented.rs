@@ -67,7 +67,7 @@ groups! {
     }
     /// Of what takes a sandbox that runs.
     NotNow {
-        Status::Conflict => "it is paused, or about to be",
+        Status::Conflict => "it is about to be paused, or to go on",
     }
     NotPaused {
         Status::Conflict => "it is paused already, or about to be",

@@ -89,10 +89,16 @@ impl Sandboxes {
         }
         match self.0.backend.adopt(id).await {
             Ok(Some(cell)) => {
-                let sandbox = Arc::new(Sandbox::found(record.facts, dir, moment));
+                let mut moment = moment;
                 if let Err(error) = self.agree(id, moment.phase).await {
                     tracing::error!(sandbox = %id, "cannot be put as its record says: {error}");
+                    // One that does not go on is not to be sent anything: who connects tries again.
+                    if moment.phase == Phase::Running {
+                        moment.phase = Phase::Paused;
+                        moment.paused_at = Some(Utc::now());
+                    }
                 }
+                let sandbox = Arc::new(Sandbox::found(record.facts, dir, moment));
                 self.0.registry.readmit(sandbox.clone());
                 self.begin(&sandbox, &cell);
                 tracing::info!(sandbox = %id, phase = ?moment.phase, "adopted");

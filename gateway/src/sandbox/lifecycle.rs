@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Facts, Inside, PoolRules, Registry, Sandbox, SandboxId,
+    Error, Facts, Inside, Phase, PoolRules, Registry, Sandbox, SandboxId,
     deadlines::Deadlines,
     pool::{Pool, Shape},
     registry::Reservation,
@@ -176,8 +176,12 @@ impl Sandboxes {
                     // Without a sandbox the first one failed, and its key is free.
                     let made = outcome.wait_for(Option::is_some).await.ok().and_then(|id| *id);
                     if let Some(id) = made {
+                        // It is to run, as if it had just been made.
                         match self.present(id) {
-                            Ok(sandbox) => return Ok(sandbox),
+                            Ok(sandbox) if sandbox.phase() == Phase::Running => {
+                                return Ok(sandbox);
+                            }
+                            Ok(_) => return Ok(self.connect(id, wanted.timeout).await?.0),
                             Err(_) => self.0.repeats.forget(key, id),
                         }
                     }

@@ -31,7 +31,7 @@ impl Sandboxes {
         let sandbox = self.present(id)?;
         // Who comes second need not wait to be told so.
         match sandbox.phase() {
-            Phase::Running => {}
+            Phase::Running | Phase::Resuming => {}
             phase => return Err(refused(id)(Refused(phase))),
         }
         let sandboxes = self.clone();
@@ -71,25 +71,23 @@ impl Sandboxes {
         self.0.deadlines.watch(id, &sandbox.life);
         sandbox.cut().cancel();
         let began = Instant::now();
-        let stopped = async {
-            self.0.backend.freeze(id).await?;
-            sandbox.life.make(Move::Stand).map_err(refused(id))?;
-            self.record(sandbox).await
-        };
-        let Err(error) = stopped.await else {
+        if let Err(error) = self.0.backend.freeze(id).await {
+            // It runs on.
+            self.run_on(sandbox)?;
+            return Err(error.into());
+        }
+        sandbox.life.make(Move::Stand).map_err(refused(id))?;
+        let Err(error) = self.record(sandbox).await else {
             self.0.metrics.pause_succeeded(began.elapsed());
             return Ok(());
         };
-        if sandbox.life.ended() {
-            return Err(Error::NotFound(id));
+        // The next gateway would not know that it is paused, so it is not to be.
+        let now = sandbox.life.now();
+        sandbox.life.resume(now.runs_since, now.deadline).map_err(refused(id))?;
+        if let Err(stuck) = self.go_on(sandbox).await {
+            tracing::error!(sandbox = %id, "paused without a record: {stuck}");
+            sandbox.life.make(Move::Stand).map_err(refused(id))?;
         }
-        // Nobody is told that it is paused, so it is not.
-        if sandbox.phase() == Phase::Paused {
-            let now = sandbox.life.now();
-            // Fails only when it has ended.
-            let _ = sandbox.life.resume(now.runs_since, now.deadline);
-        }
-        self.go_on(sandbox).await?;
         Err(error)
     }
 
@@ -131,9 +129,14 @@ impl Sandboxes {
                 Err(error) => Err(error),
             };
             if let Err(error) = going {
-                if sandbox.life.make(Move::Stand).is_ok() {
-                    sandboxes.0.backend.freeze(id).await?;
-                    sandboxes.record(&sandbox).await?;
+                sandbox.life.make(Move::Stand).map_err(refused(id))?;
+                for undone in [
+                    sandboxes.0.backend.freeze(id).await.map_err(Error::from),
+                    sandboxes.record(&sandbox).await,
+                ] {
+                    if let Err(undone) = undone {
+                        tracing::error!(sandbox = %id, "cannot be paused again: {undone}");
+                    }
                 }
                 return Err(error);
             }
@@ -148,6 +151,12 @@ impl Sandboxes {
     async fn go_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
         let id = sandbox.id();
         self.0.backend.thaw(id).await?;
+        self.run_on(sandbox)
+    }
+
+    /// As [`Self::go_on`], of one whose processes do already.
+    fn run_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+        let id = sandbox.id();
         sandbox.mend();
         sandbox.life.make(Move::Run).map_err(refused(id))?;
         self.0.deadlines.watch(id, &sandbox.life);
@@ -289,7 +298,10 @@ mod tests {
         let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
         let before = sandbox.ends_at();
         bed.backend.failing_freezes.store(1, SeqCst);
+        // Nobody asks for that.
+        bed.backend.failing_thaws.store(1, SeqCst);
         assert!(bed.sandboxes.pause(sandbox.id()).await.is_err());
+        assert_eq!(bed.backend.failing_thaws.swap(0, SeqCst), 1);
         assert_eq!((sandbox.phase(), sandbox.ends_at()), (Phase::Running, before));
         assert!(!sandbox.cut().is_cancelled());
 
@@ -298,6 +310,25 @@ mod tests {
         bed.backend.failing_freezes.store(1, SeqCst);
         let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
         until(|| sandbox.phase() == Phase::Ended).await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_down_is_not_told_either() {
+        let bed = bed(testing::rules());
+        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        // In the place of the file that a record is written to first.
+        let beside = sandbox.dir().join(".sandbox.json");
+        std::fs::create_dir(&beside).unwrap();
+        assert!(bed.sandboxes.pause(sandbox.id()).await.is_err());
+        assert_eq!(sandbox.phase(), Phase::Running);
+        assert!(!bed.backend.is_frozen(sandbox.id()) && !sandbox.cut().is_cancelled());
+
+        std::fs::remove_dir(&beside).unwrap();
+        bed.sandboxes.pause(sandbox.id()).await.unwrap();
+        std::fs::create_dir(&beside).unwrap();
+        assert!(bed.sandboxes.connect(sandbox.id(), LONG).await.is_err());
+        assert_eq!(sandbox.phase(), Phase::Paused);
+        assert!(bed.backend.is_frozen(sandbox.id()));
     }
 
     #[tokio::test]

@@ -89,8 +89,10 @@ impl Record {
     /// One that is about to be paused or resumed is written as running: until its client has been
     /// told otherwise, that is what the next gateway makes of it.
     pub(super) fn new(facts: Facts, now: &Moment) -> Self {
+        let pauses = now.phase == Phase::Paused || facts.auto_pause || facts.auto_resume;
         Self {
-            version: VERSION,
+            // A gateway of before would take what is paused for something else, and only that.
+            version: if pauses { VERSION } else { OLDEST },
             protocol: envd::wire::PROTOCOL,
             deadline: now.deadline,
             runs_since: Some(now.runs_since).filter(|since| *since != facts.started_at),

@@ -91,11 +91,16 @@ impl Sandbox {
         self.life.phase()
     }
 
-    /// When it ends or is paused by itself, or since when it stands still; `None` when it has
-    /// ended.
-    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+    /// What it is at, and when it ends or is paused by itself, or since when it stands still;
+    /// `None` when it has ended.
+    pub fn stands(&self) -> Option<(Phase, DateTime<Utc>)> {
         let now = self.life.now();
-        (now.phase != Phase::Ended).then(|| now.paused_at.unwrap_or(now.deadline))
+        (now.phase != Phase::Ended).then(|| (now.phase, now.paused_at.unwrap_or(now.deadline)))
+    }
+
+    /// The second half of [`Self::stands`].
+    pub fn ends_at(&self) -> Option<DateTime<Utc>> {
+        self.stands().map(|(_, at)| at)
     }
 
     /// Cancelled the instant the sandbox stops running, before its processes are stopped: whoever

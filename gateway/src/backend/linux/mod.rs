@@ -186,7 +186,11 @@ impl Backend for Host {
     }
 
     async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
-        self.0.cgroups.freezer(id)?.frozen()
+        match self.0.cgroups.freezer(id) {
+            Ok(freezer) => freezer.frozen(),
+            // Where none can be, this one is not.
+            Err(_) => Ok(false),
+        }
     }
 
     async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {

@@ -256,13 +256,20 @@ async fn pauses(bed: &Bed) {
         failure.store(1, Ordering::SeqCst);
         bed.post(&old("pause"), json!({})).await;
     }
+    *bed.backend.freeze_takes.lock() = Duration::from_secs(1);
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for (what, body) in [("timeout", json!({"timeout": 9})), ("refreshes", json!({}))] {
+            let early = bed.post(&old(what), body).await;
+            assert_eq!(early.status, StatusCode::CONFLICT, "{what}");
+        }
+    };
+    tokio::join!(async { bed.post(&old("pause"), json!({})).await }, meanwhile);
+    *bed.backend.freeze_takes.lock() = Duration::ZERO;
     for path in [old("resume"), old("connect"), format!("/v2/sandboxes/{id}/connect")] {
         // Twice: the second time it is paused already.
         for _ in 0..2 {
             bed.post(&old("pause"), json!({})).await;
-        }
-        for (what, body) in [("timeout", json!({"timeout": 9})), ("refreshes", json!({}))] {
-            bed.post(&old(what), body).await;
         }
         for failure in [&bed.backend.failing_thaws, &bed.backend.late_thaws] {
             failure.store(1, Ordering::SeqCst);

@@ -490,11 +490,16 @@ async fn what_is_paused_is_told_so_and_goes_on_when_connected_to() {
         assert_eq!(running, (query != "?state=paused").then_some("0"), "{query}");
     }
     assert_eq!(bed.get("/sandboxes").await.body, json!([]));
-    for (path, body) in [("/pause", json!({})), ("/timeout", json!({"timeout": 9}))] {
-        let refused = bed.post(&at(path), body).await;
-        assert_eq!(refused.status, StatusCode::CONFLICT, "{path}");
-        assert_eq!(message(&refused), format!("Sandbox {id} is already paused"));
+    assert_eq!(info["domain"], Value::Null);
+    let again = bed.post(&at("/pause"), json!({})).await;
+    assert_eq!(again.status, StatusCode::CONFLICT);
+    assert_eq!(message(&again), format!("Sandbox {id} is already paused"));
+    for path in ["/timeout", "/refreshes"] {
+        let absent = bed.post(&at(path), json!({"timeout": 9})).await;
+        assert_eq!(absent.status, StatusCode::NOT_FOUND, "{path}");
     }
+    let healthy = bed.post(&at("/pause"), json!({"requireHealthyGuest": true})).await;
+    assert_eq!(healthy.status, StatusCode::BAD_REQUEST);
     let cold = bed.post(&at("/connect"), json!({"timeout": 60, "memory": false})).await;
     assert_eq!(cold.status, StatusCode::BAD_REQUEST);
 

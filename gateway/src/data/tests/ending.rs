@@ -256,7 +256,7 @@ async fn nothing_is_kept_of_a_sandbox_that_is_cut_or_unused() {
         let id = SandboxId::random();
         insert(&registry, id, dir.path());
         let sandbox = registry.running(id).unwrap();
-        drop(pools.of(&sandbox));
+        drop(pools.of(&sandbox, &sandbox.cut()));
         assert_eq!(pools.len(), 1);
         if cut {
             sandbox.cut().cancel();
