@@ -13,7 +13,7 @@ use super::{
     error::Kernel,
     furniture,
     holding::{Acts, Holding},
-    host::Inner,
+    jails::Inner,
     limits,
     plan::Step,
     spawn::Process,

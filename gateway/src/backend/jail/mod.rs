@@ -36,7 +36,7 @@ mod flags;
 #[cfg(target_os = "freebsd")]
 mod freezing;
 #[cfg(target_os = "freebsd")]
-mod host;
+mod jails;
 #[cfg(target_os = "freebsd")]
 mod making;
 #[cfg(target_os = "freebsd")]
@@ -52,4 +52,4 @@ mod spawn;
 #[cfg(target_os = "freebsd")]
 pub use flags::unlock;
 #[cfg(target_os = "freebsd")]
-pub use host::{Host, return_memory};
+pub use jails::{Host, return_memory};

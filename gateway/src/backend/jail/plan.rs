@@ -12,7 +12,7 @@ use rctl_sys::{
     rule::Rule,
 };
 
-use super::{furniture, furniture::Entry, holding::Holding, limits};
+use super::{furniture, furniture::Entry, limits};
 use crate::{
     backend::{CellSpec, Error, NetworkMode},
     sandbox::SandboxId,
@@ -76,23 +76,6 @@ pub(super) enum Step {
     Network(NetworkMode),
     /// envd, up to its answer.
     Envd,
-}
-
-impl Step {
-    /// On what list it is undone. `None` for what is in the sandbox's directory and goes with it.
-    pub(super) fn holding(&self) -> Option<Holding> {
-        match self {
-            Self::Directory { .. }
-            | Self::Place { .. }
-            | Self::Copy { .. }
-            | Self::Write { .. } => None,
-            Self::Clone { .. } => Some(Holding::Clone),
-            Self::Mount(_) => Some(Holding::Mounts),
-            Self::Rule(_) => Some(Holding::Rules),
-            Self::Jail(_) | Self::Cpus(_) | Self::Envd => Some(Holding::Jail),
-            Self::Network(_) => Some(Holding::Network),
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +169,7 @@ mod tests {
     use super::{
         super::{
             furniture::Kind,
-            holding::{self, Acts},
+            holding::{self, Acts, Holding},
         },
         *,
     };
@@ -241,6 +224,23 @@ mod tests {
             directory("var", 0o755, false),
         ];
         Root::Thin { layer: "/data/templates/layers/x".into(), entries }
+    }
+
+    impl Step {
+        /// On what list it is undone. `None` for what is in the sandbox's directory and goes with it.
+        fn holding(&self) -> Option<Holding> {
+            match self {
+                Self::Directory { .. }
+                | Self::Place { .. }
+                | Self::Copy { .. }
+                | Self::Write { .. } => None,
+                Self::Clone { .. } => Some(Holding::Clone),
+                Self::Mount(_) => Some(Holding::Mounts),
+                Self::Rule(_) => Some(Holding::Rules),
+                Self::Jail(_) | Self::Cpus(_) | Self::Envd => Some(Holding::Jail),
+                Self::Network(_) => Some(Holding::Network),
+            }
+        }
     }
 
     impl Display for Step {
