@@ -42,6 +42,9 @@ fn facts(token: &str) -> Facts {
     let limits = Limits { cpus: 1, memory_bytes: 1 << 30, processes: 1 };
     Facts {
         from_pool: false,
+        auto_pause: false,
+        auto_resume: false,
+        timeout: 60,
         id: SandboxId::random(),
         template: Template {
             id: "base".into(),
