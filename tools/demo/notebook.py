@@ -104,7 +104,8 @@ def run(number):
 
 def row(sandbox, cell, kind, began):
     ms = round((time.monotonic() - began) * 1000)
-    print(ROW.format(sandbox, cell, kind, ms), flush=True)
+    # In one piece: others print too, and the end of a line would be a piece of its own.
+    print(ROW.format(sandbox, cell, kind, ms) + "\n", end="", flush=True)
 
 
 def main():
