@@ -6,11 +6,25 @@ use nix::{
     libc::fsblkcnt_t,
     sys::statvfs::{Statvfs, statvfs},
 };
+use rctl_sys::sysctl;
 
 /// Memory (bytes) that programs could still claim without swapping; `None` where the system has
 /// no such figure.
 pub fn available_memory() -> Option<u64> {
-    parse_available(&fs::read_to_string("/proc/meminfo").ok()?)
+    match fs::read_to_string("/proc/meminfo") {
+        Ok(meminfo) => parse_available(&meminfo),
+        Err(_) => of_sysctl(),
+    }
+}
+
+/// FreeBSD: pages that are free or were not used of late, vm(4), and what ZFS keeps beyond its
+/// least and gives back when asked.
+fn of_sysctl() -> Option<u64> {
+    let value = |name| u64::try_from(sysctl::integer(name).ok()??).ok();
+    let pages = value("vm.stats.vm.v_free_count")? + value("vm.stats.vm.v_inactive_count")?;
+    let kept = value("kstat.zfs.misc.arcstats.size").unwrap_or(0);
+    let least = value("kstat.zfs.misc.arcstats.c_min").unwrap_or(0);
+    Some(pages.saturating_mul(value("hw.pagesize")?).saturating_add(kept.saturating_sub(least)))
 }
 
 fn parse_available(meminfo: &str) -> Option<u64> {

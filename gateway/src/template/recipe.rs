@@ -16,7 +16,7 @@ pub(super) const ON_FREEBSD: bool = matches!(backend::BUILT_IN.as_bytes(), b"jai
 /// Where a root comes from and what to do with it; the directories are those of bsdinstall(8).
 pub const HOW_TO_MAKE_BASE: &str = "fetch https://download.freebsd.org/releases/$(uname -m)/$(uname \
                                     -p)/$(uname -r | sed 's/-p.*//')/base.txz && coppice template \
-                                    build base --from base.txz";
+                                    build base --from base.txz --data-dir DIR";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recipe {

@@ -194,8 +194,15 @@ impl Backend for Host {
     }
 
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
-        let read = move || rctl::get_racct(&limits::subject(id)?).to("read the account of", id);
-        Ok(blocking(read).await?.memoryuse_bytes)
+        blocking(move || {
+            // FreeBSD: an account is made for whatever name is asked for, with zeros in it.
+            if ending::living_jail(id)?.is_none() {
+                return Err(Error::Unsupported(format!("sandbox {id} is not there")));
+            }
+            let account = rctl::get_racct(&limits::subject(id)?).to("read the account of", id)?;
+            Ok(account.memoryuse_bytes)
+        })
+        .await
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, Error> {
@@ -239,7 +246,11 @@ impl Inner {
     fn make(&self, spec: &CellSpec) -> Result<Arc<Process>, Error> {
         let id = spec.id;
         if ending::any_jail(id)?.is_some() {
-            return Err(Error::Unsupported(format!("sandbox {id} is there already")));
+            let why = match ending::living_jail(id)? {
+                Some(_) => "is there already",
+                None => "was there, and is held by what has not ended yet (a dying jail)",
+            };
+            return Err(Error::Unsupported(format!("sandbox {id} {why}")));
         }
         let directory = self.directory(id);
         let mut making = Making { spec: Some(spec), ..Making::new(self, id, &directory) };
@@ -294,7 +305,16 @@ impl Inner {
             if jail.dying {
                 continue;
             }
-            let account = rctl::get_racct(&limits::subject(id)?).to("read the account of", id)?;
+            let read = rctl::get_racct(&limits::subject(id)?).to("read the account of", id);
+            let account = match read {
+                // Without a process it has ended since it was listed: its account is another's.
+                Ok(account) if account.maxproc == 0 => continue,
+                Ok(account) => account,
+                Err(error) => {
+                    error!(sandbox = %id, %error, "no figures of a sandbox");
+                    continue;
+                }
+            };
             // FreeBSD: the kernel's figure takes tens of seconds to fall.
             let frozen = freezing::is_marked(&self.directory(id));
             let percent = if frozen { 0 } else { account.pcpu_percent };

@@ -64,10 +64,13 @@ impl Network {
             return Ok(());
         }
         net_sys::load_module(c"if_epair")?;
-        net_sys::turn_on_forwarding()?;
         let ours = {
             let (slots, data_dir) = (Arc::clone(&self.slots), self.data_dir.clone());
-            move |holds| set_all(&slots, &data_dir, holds)
+            move |holds| {
+                // Without the filter the host would be anybody's router.
+                let forwards = holds && net_sys::turn_on_forwarding().map_err(complain).is_ok();
+                set_all(&slots, &data_dir, forwards);
+            }
         };
         ours(self.filter.look());
         *self.guard.lock() = Some(Guard::start(Arc::clone(&self.filter), ours));
@@ -190,4 +193,8 @@ fn set_all(slots: &Slots, data_dir: &std::path::Path, holds: bool) {
             warn!(%error, "a sandbox's link is not as the packet filter would have it");
         }
     }
+}
+
+fn complain(error: Error) {
+    warn!(%error, "no sandbox has a network: the host forwards nothing");
 }

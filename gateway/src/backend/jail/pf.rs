@@ -138,6 +138,16 @@ pub(super) fn leads_here(listing: &str, anchor: &str) -> bool {
     listing.lines().any(|line| line.trim_start().starts_with(anchor))
 }
 
+/// The first of the main rules (`pfctl -s rules`) that decides before ours are asked.
+pub(super) fn decides_before(listing: &str, anchor: &str) -> Option<String> {
+    let before = listing.lines().map(str::trim).take_while(|line| !line.starts_with(anchor));
+    let mut decisions = before.filter(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("pass" | "block")) && words.any(|word| word == "quick")
+    });
+    decisions.next().map(str::to_owned)
+}
+
 /// The limit on states that `pfctl -s memory` tells: `states        hard limit   100000`.
 pub(super) fn state_limit(memory: &str) -> Option<u64> {
     let line = memory.lines().find(|line| line.starts_with("states"))?;
@@ -232,6 +242,12 @@ pass out quick inet all tagged coppice keep state
         assert!(leads_here("nat-anchor \"coppice/*\" all\n", ANCHORS[0]));
         assert!(!leads_here("nat-anchor \"coppice/*\" all\n", ANCHORS[1]));
         assert!(!leads_here("anchor \"coppice\" all\n", ANCHORS[1]));
+        assert_eq!(decides_before(listing, ANCHORS[1]), None);
+        let quick = "scrub in all\npass in quick on em0 all\nanchor \"coppice/*\" all\n";
+        let rule = decides_before(quick, ANCHORS[1]);
+        assert_eq!(rule.as_deref(), Some("pass in quick on em0 all"));
+        let after = "anchor \"coppice/*\" all\nblock drop in quick all\n";
+        assert_eq!(decides_before(after, ANCHORS[1]), None);
         let memory = "states        hard limit   100000\nsrc-nodes     hard limit    10000\n";
         assert_eq!(state_limit(memory), Some(100_000));
         assert_eq!(state_limit("states        hard limit  unlimited"), None);

@@ -82,8 +82,13 @@ impl Filter {
             return Err(Error::Unsupported("pf is not enabled".into()));
         }
         for (anchor, kind) in ANCHORS.into_iter().zip(["nat", "rules"]) {
-            if !pf::leads_here(&ask(&["-s", kind])?, anchor) {
+            let listing = ask(&["-s", kind])?;
+            if !pf::leads_here(&listing, anchor) {
                 let problem = format!("the rules of /etc/pf.conf that are loaded lack: {anchor}");
+                return Err(Error::Unsupported(problem));
+            }
+            if let Some(rule) = pf::decides_before(&listing, anchor) {
+                let problem = format!("a rule of /etc/pf.conf decides before {anchor}: {rule}");
                 return Err(Error::Unsupported(problem));
             }
         }

@@ -97,6 +97,7 @@ fn filter() -> Filter {
             Some(_) => ANCHORS.into_iter().zip(["nat", "rules"]).filter_map(lacks).collect(),
             None => Vec::new(),
         },
+        before_ours: ask("rules").and_then(|rules| pf::decides_before(&rules, ANCHORS[1])),
         states: ask("memory").and_then(|memory| pf::state_limit(&memory)),
         enabled,
     }

@@ -59,6 +59,8 @@ pub(super) struct Filter {
     pub(super) enabled: Option<bool>,
     /// Lines of [`ANCHORS`] that the loaded rules lack.
     pub(super) lacking: Vec<&'static str>,
+    /// The first rule that is `quick` and comes before ours.
+    pub(super) before_ours: Option<String>,
     pub(super) states: Option<u64>,
 }
 
@@ -186,11 +188,15 @@ fn filter(facts: &Facts) -> Check {
     if !facts.vimage {
         return check(what, Verdict::Good, "not needed without network stacks");
     }
-    let Filter { has_file, enabled, lacking, .. } = &facts.filter;
+    let Filter { has_file, enabled, lacking, before_ours, .. } = &facts.filter;
     let lines = ANCHORS.map(|line| format!("{line}\\n")).concat();
     let found = match enabled {
-        Some(true) if lacking.is_empty() => {
+        Some(true) if lacking.is_empty() && before_ours.is_none() => {
             return check(what, Verdict::Good, "on, and leads to ours");
+        }
+        Some(true) if lacking.is_empty() => {
+            let rule = before_ours.as_deref().unwrap_or_default();
+            format!("on, but one of its rules decides before ours are asked: {rule}")
         }
         Some(true) => format!("on, but its rules lack {}", lacking.join(" and ")),
         Some(false) => "off: no sandbox can have network nat".to_owned(),
@@ -208,7 +214,8 @@ fn filter(facts: &Facts) -> Check {
             ANCHORS[0], ANCHORS[1]
         )
     };
-    mend(check(what, Verdict::Bad, found), how)
+    // All but those with network nat can be made.
+    mend(check(what, Verdict::Warn, found), how)
 }
 
 /// Turned on by `serve` itself.
@@ -229,7 +236,7 @@ fn ceilings(facts: &Facts, planned: u64) -> Vec<Check> {
     let processes = planned * PROCESSES_EACH + 1024;
     let least = |what, ceiling: &Option<u64>, wanted: u64, how: String| {
         let Some(ceiling) = *ceiling else {
-            return check(what, Verdict::Warn, "unknown");
+            return mend(check(what, Verdict::Warn, "unknown"), how);
         };
         let verdict = good_if(ceiling >= wanted, Verdict::Warn);
         let found = format!("{ceiling}, {wanted} wanted for {planned} sandboxes");
@@ -280,6 +287,7 @@ mod tests {
                 has_file: true,
                 enabled: Some(true),
                 lacking: Vec::new(),
+                before_ours: None,
                 states: plenty,
             },
             forwarding: Some(true),
@@ -290,6 +298,15 @@ mod tests {
                 nofile: plenty,
             },
         }
+    }
+
+    #[test]
+    fn a_rule_that_decides_before_ours_is_named() {
+        let rule = "pass in quick on em0 all";
+        let change = |facts: &mut Facts| facts.filter.before_ours = Some(rule.to_owned());
+        let (what, verdict, found, mend) = bad(change);
+        assert_eq!((what, verdict), ("pf", Verdict::Warn));
+        assert!(found.ends_with(rule) && mend.contains("right before its first rule"), "{mend}");
     }
 
     /// The one check that is not good when `change` is made, and how it is mended.
@@ -353,8 +370,13 @@ mod tests {
     #[test]
     fn pf_is_mended_by_what_it_lacks() {
         let (_, _, _, mend) = bad(|facts| {
-            facts.filter =
-                Filter { has_file: false, enabled: None, lacking: Vec::new(), states: None };
+            facts.filter = Filter {
+                has_file: false,
+                enabled: None,
+                lacking: Vec::new(),
+                before_ours: None,
+                states: None,
+            };
         });
         let lines = r#"printf 'nat-anchor "coppice/*"\nanchor "coppice/*"\n' > /etc/pf.conf"#;
         assert_eq!(mend, format!("{lines} && sysrc pf_enable=YES && service pf start"));

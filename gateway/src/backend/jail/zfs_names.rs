@@ -146,8 +146,8 @@ pub(super) fn says_exists(error: &str) -> bool {
 pub(super) fn copy(from: &str, to: &str) -> (Arguments, Arguments) {
     let own = |arguments: &[&str]| arguments.iter().map(|text| (*text).to_owned()).collect();
     (
-        own(&["/usr/bin/tar", "-c", "-f", "-", "-C", from, "."]),
-        own(&["/usr/bin/tar", "-x", "-p", "-f", "-", "-C", to]),
+        own(&["/usr/bin/tar", "-c", "--numeric-owner", "-f", "-", "-C", from, "."]),
+        own(&["/usr/bin/tar", "-x", "-p", "--numeric-owner", "-f", "-", "-C", to]),
     )
 }
 
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_tree_is_copied_with_what_its_files_are() {
         let (read, write) = copy("/srv/a layer", "/srv/to");
-        assert_eq!(read[5..], ["/srv/a layer", "."], "one argument, whatever is in it");
-        assert_eq!(line(write), "/usr/bin/tar -x -p -f - -C /srv/to");
+        assert_eq!(read[6..], ["/srv/a layer", "."], "one argument, whatever is in it");
+        assert_eq!(line(write), "/usr/bin/tar -x -p --numeric-owner -f - -C /srv/to");
     }
 
     #[test]

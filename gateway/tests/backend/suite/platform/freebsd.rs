@@ -7,6 +7,7 @@ use std::{
 };
 
 use coppice::sandbox::SandboxId;
+use rctl_sys::sysctl;
 
 use super::{PASSWD, make_directories, say};
 use crate::suite::world::World;
@@ -19,9 +20,18 @@ pub(crate) const ACCOUNTED_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Whether sandboxes can be made at all.
 pub(crate) fn ready() -> Result<(), &'static str> {
-    match nix::unistd::geteuid().is_root() {
-        true => Ok(()),
-        false => Err("jails need root"),
+    if !nix::unistd::geteuid().is_root() {
+        return Err("jails need root");
+    }
+    // What a log without its host could not tell.
+    println!("{}", say("/usr/bin/uname", &["-a"]).trim_end());
+    for name in ["kern.osreldate", "kern.racct.enable", "kern.features.vimage", "hw.physmem"] {
+        println!("{name}: {:?}", sysctl::integer(name));
+    }
+    println!("{}", say("/bin/df", &["-T", &std::env::temp_dir().to_string_lossy()]).trim_end());
+    match sysctl::racct_enabled() {
+        Ok(Some(true)) => Ok(()),
+        _ => Err("limits need racct(4): kern.racct.enable=1 in /boot/loader.conf, and a reboot"),
     }
 }
 
