@@ -7,6 +7,7 @@ import uuid
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from inside import serve
@@ -109,6 +110,30 @@ def test_a_stream_from_a_server_is_reset_when_the_sandbox_ends(gateway, web):
         with pytest.raises(ConnectionResetError):
             while stream.recv(4096):
                 pass
+
+
+def test_a_pause_resets_streams_of_a_port_and_the_port_answers_after_it(gateway, web):
+    scheme = gateway.url.partition(":")[0].replace("http", "ws")
+    websocket = connect(
+        f"{scheme}://{gateway.host}/ws",
+        sock=gateway.dial(),
+        additional_headers=by_headers(web),
+        proxy=None,
+        compression=None,
+    )
+    with httpx.Client(base_url=gateway.url, headers=by_headers(web), timeout=20) as http:
+        with http.stream("GET", "/hold") as held:
+            pieces = held.iter_raw()
+            next(pieces)
+            assert web.pause() is True
+            with pytest.raises(httpx.TransportError):
+                list(pieces)
+        with websocket, pytest.raises(ConnectionClosed):
+            websocket.recv(timeout=10)
+        refused = http.get("/")
+        assert refused.status_code == 502 and "was not found" in refused.json()["message"]
+        web.connect()
+        assert http.get("/again").json()["path"] == "/again"
 
 
 @both

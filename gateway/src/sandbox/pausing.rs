@@ -364,6 +364,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_creates_again_with_the_same_key_finds_it_running() {
+        let bed = bed(testing::rules());
+        let first = bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
+        bed.sandboxes.pause(first.id()).await.unwrap();
+        let again = bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        assert_eq!(again.phase(), Phase::Running);
+        assert!(!bed.backend.is_frozen(first.id()));
+    }
+
+    #[tokio::test]
+    async fn one_that_a_new_gateway_cannot_let_go_on_is_paused_to_its_clients() {
+        let bed = bed(testing::rules());
+        let running = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+        bed.backend.freeze_quietly(running.id());
+        bed.backend.failing_thaws.store(1, SeqCst);
+        let after = testing::sandboxes(bed.dir.path(), &bed.backend, testing::rules());
+        after.adopt_all().await.unwrap();
+        assert_eq!(after.present(running.id()).unwrap().phase(), Phase::Paused);
+        let (_, resumed) = after.connect(running.id(), LONG).await.unwrap();
+        assert!(resumed && !bed.backend.is_frozen(running.id()));
+    }
+
+    #[tokio::test]
     async fn a_gateway_that_starts_finds_the_paused_paused_and_lets_the_others_run() {
         let bed = bed(testing::rules());
         let short = Wanted { timeout: Duration::from_millis(200), ..testing::wanted() };
