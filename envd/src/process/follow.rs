@@ -22,6 +22,9 @@ use crate::connect::{
     stream_timeout,
 };
 
+/// What a process that was killed takes until it is gone.
+const LAST: Duration = Duration::from_secs(1);
+
 /// One client's view of one process.
 pub(super) struct Follow {
     process: Arc<Process>,
@@ -60,10 +63,11 @@ impl Follow {
         })
     }
 
-    /// For Start, with the deadline of the process.
+    /// For Start, with the deadline of the process: at which it is killed, and the stream ends with
+    /// it.
     pub(super) fn owning(mut self, deadline: Option<Instant>) -> Self {
         self.owner = true;
-        self.deadline = deadline;
+        self.deadline = deadline.and_then(|deadline| deadline.checked_add(LAST));
         self
     }
 
