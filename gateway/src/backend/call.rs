@@ -1,6 +1,8 @@
-//! Naming the system call, its object and errno in one go.
+//! System calls: naming one, its object and errno in one go, and where those are made that block.
 
 use std::{fmt::Display, io};
+
+use tokio::task::spawn_blocking;
 
 use crate::backend::Error;
 
@@ -18,4 +20,11 @@ impl<T> Call<T> for nix::Result<T> {
     fn call(self, call: &'static str, target: impl Display) -> Result<T, Error> {
         self.map_err(io::Error::from).call(call, target)
     }
+}
+
+/// Work that blocks, off the runtime's own threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(io::Error::other).call("run", "a blocking task")?
 }

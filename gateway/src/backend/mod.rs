@@ -4,6 +4,7 @@
 //! deadlines or HTTP, and keeps no state of its own: what exists is what the kernel says.
 
 mod call;
+mod cpus;
 #[cfg_attr(target_os = "freebsd", path = "jail/mod.rs")]
 #[cfg_attr(target_os = "linux", path = "linux/mod.rs")]
 mod host;

@@ -3,20 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rctl_sys::{jail, process, rctl, sysctl};
-use tokio::{
-    sync::{Semaphore, oneshot},
-    task::spawn_blocking,
-};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -32,7 +26,10 @@ use super::{
     zfs::Zfs,
 };
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, turns::Turns},
+    backend::{
+        Backend, Cell, CellSpec, Check, Error, Settings, Usage, call::blocking, cpus::Cpus,
+        turns::Turns,
+    },
     sandbox::SandboxId,
 };
 
@@ -55,24 +52,22 @@ pub(super) struct Inner {
     making: Semaphore,
     /// The envds that this gateway has started and not yet seen the end of, to reap them.
     pub(super) children: Mutex<HashMap<SandboxId, Arc<Process>>>,
-    cpus: Vec<u16>,
-    next_cpu: AtomicUsize,
+    cpus: Cpus,
 }
 
 impl Host {
     /// # Errors
     /// When the host lacks what no sandbox can be without; [`Backend::probe`] tells more.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let cpus = cpus::ours()?;
+        let cpus = Cpus::new(cpus::ours()?);
         Ok(Self(Arc::new(Inner {
             image: OnceLock::new(),
             network: Network::new(&settings),
             zfs: Zfs::detect(&settings)?,
             turns: Turns::default(),
-            making: Semaphore::new((2 * cpus.len()).max(LEAST_AT_ONCE)),
+            making: Semaphore::new((2 * cpus.count()).max(LEAST_AT_ONCE)),
             children: Mutex::default(),
             cpus,
-            next_cpu: AtomicUsize::new(0),
             settings,
         })))
     }
@@ -293,7 +288,7 @@ impl Inner {
             root,
             stack: self.network.stack(spec.id, spec.network)?,
             ruleset: devfs::ruleset(),
-            cpus: self.choose_cpus(spec.limits.cpus),
+            cpus: self.cpus.choose(spec.limits.cpus),
             dns: &self.settings.dns,
         })
     }
@@ -374,19 +369,6 @@ impl Inner {
     fn directory(&self, id: SandboxId) -> PathBuf {
         self.sandboxes().join(id.to_string())
     }
-
-    /// As many CPUs as the sandbox may use, spread over the host.
-    fn choose_cpus(&self, wanted: u32) -> Vec<u16> {
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).max(1);
-        if wanted >= self.cpus.len() {
-            return self.cpus.clone();
-        }
-        let start = self.next_cpu.fetch_add(wanted, Ordering::Relaxed);
-        let mut chosen: Vec<u16> =
-            (0..wanted).map(|n| self.cpus[start.wrapping_add(n) % self.cpus.len()]).collect();
-        chosen.sort_unstable();
-        chosen
-    }
 }
 
 fn undone(id: SandboxId, error: Error, undoing: Result<(), Error>) -> Error {
@@ -394,10 +376,4 @@ fn undone(id: SandboxId, error: Error, undoing: Result<(), Error>) -> Error {
         error!(sandbox = %id, %error, "could not undo the making of a sandbox");
     }
     error
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    spawn_blocking(work).await.map_err(std::io::Error::other).call("run", "a blocking task")?
 }

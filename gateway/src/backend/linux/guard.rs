@@ -8,8 +8,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
 use super::{
-    blocking,
-    error::Call,
+    error::{Call, blocking},
     nft,
     ruleset::{self, Table},
 };

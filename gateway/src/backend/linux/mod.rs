@@ -29,10 +29,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,21 +40,20 @@ use nix::{
     unistd::Pid,
 };
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    task::spawn_blocking,
-};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::{
     cgroup::Cgroups,
-    error::Call,
+    error::{Call, blocking},
     guard::Guard,
     slot::{Owner, Slot, Slots},
     spawner::Spawner,
 };
-use super::{Backend, Cell, CellSpec, Check, Error, Settings, Usage, call as error, turns::Turns};
+use super::{
+    Backend, Cell, CellSpec, Check, Error, Settings, Usage, call as error, cpus::Cpus, turns::Turns,
+};
 use crate::sandbox::SandboxId;
 pub use allocator::return_memory;
 
@@ -88,24 +84,23 @@ struct Inner {
     /// From `prepare` to `retire`.
     guard: Mutex<Option<Guard>>,
     taken: Mutex<HashMap<SandboxId, Slot>>,
-    cpus: Vec<u16>,
-    next_cpu: AtomicUsize,
+    cpus: Cpus,
 }
 
 impl Host {
     /// # Errors
     /// When the host lacks what no sandbox can be without; [`Backend::probe`] tells more.
     pub fn new(settings: Settings) -> Result<Self, Error> {
+        let cpus = Cpus::new(host_cpus()?);
         Ok(Self(Arc::new(Inner {
             cgroups: Cgroups::detect(&settings.data_dir)?,
             spawner: Spawner::new()?,
             slots: Slots::new(),
             turns: Turns::default(),
-            making: Semaphore::new((2 * host_cpus()?.len()).max(LEAST_AT_ONCE)),
+            making: Semaphore::new((2 * cpus.count()).max(LEAST_AT_ONCE)),
             guard: Mutex::default(),
             taken: Mutex::default(),
-            cpus: host_cpus()?,
-            next_cpu: AtomicUsize::new(0),
+            cpus,
             settings,
         })))
     }
@@ -276,7 +271,7 @@ impl Inner {
         let directory = self.directory(id);
         upper::make(&directory.join(cell::LAYER), &spec, &self.settings.dns)?;
         let staged = cell::stage(&self.cgroups, &self.spawner, directory, &spec, slot)?;
-        let cpus = self.choose_cpus(spec.limits.cpus);
+        let cpus = self.cpus.choose(spec.limits.cpus);
         let attach = cell::attach(&spec, cpus, slot);
         cell::start(staged, spec, attach, slot)
     }
@@ -347,31 +342,12 @@ impl Inner {
     fn directory(&self, id: SandboxId) -> PathBuf {
         self.settings.data_dir.join("sandboxes").join(id.to_string())
     }
-
-    /// As many CPUs as the sandbox may use, spread over the host.
-    fn choose_cpus(&self, wanted: u32) -> Vec<u16> {
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).max(1);
-        if wanted >= self.cpus.len() {
-            return self.cpus.clone();
-        }
-        let start = self.next_cpu.fetch_add(wanted, Ordering::Relaxed);
-        let mut chosen: Vec<u16> =
-            (0..wanted).map(|n| self.cpus[start.wrapping_add(n) % self.cpus.len()]).collect();
-        chosen.sort_unstable();
-        chosen
-    }
 }
 
 fn watch(id: SandboxId, pidfd: std::os::fd::OwnedFd) -> Result<Cell, Error> {
     let ended = CancellationToken::new();
     process::watch(pidfd, ended.clone()).call("watch", id)?;
     Ok(Cell { ended })
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    spawn_blocking(work).await.map_err(std::io::Error::other).call("run", "a blocking task")?
 }
 
 fn host_cpus() -> Result<Vec<u16>, Error> {

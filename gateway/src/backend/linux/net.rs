@@ -13,7 +13,7 @@ use nix::sys::{
 };
 
 use super::{
-    error::Call,
+    error::{Call, blocking},
     slot::{GATEWAY, Slot},
 };
 use crate::backend::Error;
@@ -59,7 +59,7 @@ pub(super) async fn gone(slot: Slot) -> Result<(), Error> {
         tokio::time::sleep(pause).await;
         pause *= 2;
     }
-    super::blocking(move || remove(slot)).await
+    blocking(move || remove(slot)).await
 }
 
 fn exists(slot: Slot) -> bool {
