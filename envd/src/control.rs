@@ -223,6 +223,7 @@ mod tests {
                 shm_bytes: 0,
                 cpus: vec![0],
                 processes: 1024,
+                open_files: None,
                 network: None,
             }),
             init: Init::default(),

@@ -1,4 +1,5 @@
-//! For `fuzz/`, with the feature of that name: the parsers that bytes of clients meet first.
+//! For `fuzz/`, with the feature of that name: the parsers that bytes of clients meet first, and
+//! those of what kernels say.
 
 use std::{ops::Range, path::PathBuf, sync::LazyLock};
 
@@ -12,7 +13,7 @@ use futures_util::stream;
 use tower::ServiceExt;
 
 use crate::{
-    auth, files, paths, server,
+    auth, files, kernel, paths, server,
     state::{Envd, Settings},
     users::User,
 };
@@ -31,7 +32,7 @@ pub async fn ask(request: Request<Body>) -> Response<Body> {
 }
 
 pub fn resolve(path: &str, home: &str, workdir: Option<&str>) -> Option<PathBuf> {
-    let user = User { name: "u".into(), uid: 1, gid: 1, home: home.into(), groups: vec![1] };
+    let user = User { name: "u".into(), uid: 1, gid: 1, home: home.into() };
     paths::resolve(path, &user, workdir).ok()
 }
 
@@ -57,4 +58,19 @@ pub fn opens(path: &str, username: &str, signature: &str, expiration: Option<&st
         expiration,
     )
     .is_ok()
+}
+
+/// What of a kernel's bytes, which come in pieces of that size, its client is told.
+pub fn kernel(bytes: &[u8], size: usize) -> Option<Vec<u8>> {
+    kernel::lines(bytes, size).ok()
+}
+
+/// The encoding that a header asks for.
+pub fn encoding(accept: &str, plain: bool) -> Option<&'static str> {
+    files::named_encoding(accept, plain)
+}
+
+/// Who a request is by, where it says.
+pub fn user(headers: &HeaderMap) -> Option<String> {
+    auth::user_name(headers)
 }

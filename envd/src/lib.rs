@@ -15,6 +15,7 @@ pub mod state;
 pub mod tunnel;
 pub mod unread;
 pub mod users;
+pub mod walls;
 pub mod wire;
 
 mod attach;
@@ -30,6 +31,7 @@ mod log;
 mod os;
 mod paths;
 mod process;
+mod repeats;
 mod rest;
 mod run;
 mod server;

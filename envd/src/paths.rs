@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn user(home: &str) -> User {
-        User { name: "user".into(), uid: 1000, gid: 1000, home: home.into(), groups: vec![1000] }
+        User { name: "user".into(), uid: 1000, gid: 1000, home: home.into() }
     }
 
     #[test]

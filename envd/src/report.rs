@@ -29,6 +29,8 @@ struct Ring {
     held: VecDeque<Report>,
     /// The language of each kernel that lives.
     kernels: Vec<String>,
+    /// Commands and terminals that have begun and not ended.
+    commands: u32,
 }
 
 impl Reports {
@@ -37,11 +39,12 @@ impl Reports {
         self.added.notify_waiters();
     }
 
-    /// Forgets what was, but for the kernels that live, and begins to number anew. Only for when
+    /// Forgets what was, but for the kernels and commands that live, and begins to number anew. Only for when
     /// nobody has read anything yet.
     pub fn begin(&self) {
         let mut ring = self.ring.lock();
         let before = mem::take(&mut *ring);
+        ring.commands = before.commands;
         for language in before.kernels {
             ring.push(What::KernelStarted { language });
         }
@@ -74,6 +77,8 @@ impl Ring {
                     self.kernels.swap_remove(at);
                 }
             }
+            What::ProcessStarted { .. } => self.commands = self.commands.saturating_add(1),
+            What::ProcessEnded { .. } => self.commands = self.commands.saturating_sub(1),
             _ => {}
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -83,7 +88,7 @@ impl Ring {
         if self.held.len() == CAPACITY {
             self.held.pop_front();
         }
-        self.held.push_back(Report { seq: self.last, at, kernels, what });
+        self.held.push_back(Report { seq: self.last, at, kernels, commands: self.commands, what });
     }
 }
 
@@ -91,11 +96,15 @@ impl Ring {
 mod tests {
     use super::*;
 
+    fn begun(pid: u32) -> What {
+        What::ProcessStarted { pid, repeated: false }
+    }
+
     #[tokio::test]
     async fn a_late_reader_sees_the_gap() {
         let reports = Reports::default();
         for pid in 0..2000 {
-            reports.push(What::ProcessStarted { pid });
+            reports.push(begun(pid));
         }
         let held = reports.after(0).await;
         assert_eq!(held.len(), CAPACITY);
@@ -105,12 +114,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_before_the_beginning_is_not_told() {
         let reports = Reports::default();
-        reports.push(What::ProcessStarted { pid: 1 });
+        reports.push(begun(1));
         reports.begin();
-        reports.push(What::ProcessStarted { pid: 2 });
+        reports.push(begun(2));
         let held = reports.after(0).await;
         assert_eq!(held.len(), 1);
-        assert_eq!((held[0].seq, &held[0].what), (1, &What::ProcessStarted { pid: 2 }));
+        assert_eq!((held[0].seq, &held[0].what), (1, &begun(2)));
     }
 
     #[tokio::test]
@@ -145,6 +154,24 @@ mod tests {
         let held = reports.after(0).await;
         assert_eq!(held.len(), 1);
         assert_eq!((held[0].kernels, &held[0].what), (1, &started("python")));
+    }
+
+    #[tokio::test]
+    async fn every_report_says_how_many_commands_have_not_ended() {
+        let reports = Reports::default();
+        for pid in [1, 2, 3] {
+            reports.push(begun(pid));
+        }
+        reports.begin();
+        reports.push(What::ProcessEnded {
+            pid: 2,
+            exit_code: 0,
+            duration_ms: 1,
+            out_of_memory: false,
+        });
+        reports.push(What::FileRead { bytes: 1 });
+        let told: Vec<_> = reports.after(0).await.iter().map(|report| report.commands).collect();
+        assert_eq!(told, [2, 2]);
     }
 
     #[tokio::test]

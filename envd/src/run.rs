@@ -45,7 +45,8 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match enter(control.as_fd()) {
-        Ok((envd, listeners)) => serve_for_ever(control, envd, listeners),
+        Ok(Some(serving)) => serve_for_ever(control, serving),
+        Ok(None) => leave(control.as_fd()),
         Err(failure) => refuse(control.as_fd(), failure),
     }
 }
@@ -59,8 +60,11 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// From the host into the sandbox, on the only thread.
-fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Failure> {
+/// What is served, and on which listeners.
+type Serving = (Arc<Envd>, [UnixListener; 3]);
+
+/// From the host into the sandbox, on the only thread. `None`: there is nothing to serve.
+fn enter(control: BorrowedFd<'_>) -> Result<Option<Serving>, Failure> {
     let (spec, mut descriptors) =
         control::receive_spec(control).map_err(|error| Failure::new("receive the spec", &error))?;
     if spec.protocol != PROTOCOL {
@@ -71,15 +75,29 @@ fn enter(control: BorrowedFd<'_>) -> Result<(Arc<Envd>, [UnixListener; 3]), Fail
         });
     }
     attach::enter(&spec, &mut descriptors, control)?;
+    if spec.attach.is_only_network() {
+        return Ok(None);
+    }
     if let Err(error) = os::adopt_orphans() {
         tracing::warn!(%error, "orphans will not come to us");
     }
     let listeners = listeners(&mut descriptors)?;
     let envd = Envd::with_descriptors(&spec, &mut descriptors);
-    Ok((envd, listeners))
+    Ok(Some((envd, listeners)))
 }
 
-fn serve_for_ever(control: OwnedFd, envd: Arc<Envd>, listeners: [UnixListener; 3]) -> ExitCode {
+/// Says that all is done that this one was started for.
+fn leave(control: BorrowedFd<'_>) -> ExitCode {
+    match control::send_attached(control, &Attached::Ready { protocol: PROTOCOL }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot tell the gateway");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_for_ever(control: OwnedFd, (envd, listeners): Serving) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -28,6 +28,7 @@ use crate::{
     rest,
     state::Envd,
     tunnel, unread,
+    walls::{self, Wall},
 };
 
 /// An RPC message larger than this is refused (bytes); files go through `/files`.
@@ -89,9 +90,8 @@ pub(crate) fn router(envd: Arc<Envd>) -> Router {
     let services = Services::new()
         .add_service(Arc::new(ProcessService(envd.clone())))
         .add_service(Arc::new(FilesystemService::new(envd.clone())));
-    let limits = Limits::default()
-        .with_max_message_size(MAX_MESSAGE)
-        .with_max_request_body_size(MAX_MESSAGE);
+    let most = if walls::is_down(Wall::MessageSize) { usize::MAX } else { MAX_MESSAGE };
+    let limits = Limits::default().with_max_message_size(most).with_max_request_body_size(most);
     let rpc = ConnectRpcService::new(services)
         .with_limits(limits)
         // Clients' HTTP layers offer gzip, and then cannot read it in a stream.

@@ -10,9 +10,10 @@ use crate::{
     kernel::Contexts,
     os::Affinity,
     process::Processes,
+    repeats::Repeats,
     report::Reports,
     rest::Gauges,
-    users::{UnknownUser, User, Users},
+    users::{self, UnknownUser, User},
     wire::{self, Descriptor, Init, Spec},
 };
 
@@ -43,6 +44,7 @@ pub struct Envd {
     pub sandbox_id: String,
     pub template_id: String,
     pub reports: Reports,
+    pub(crate) repeats: Repeats,
     pub(crate) processes: Processes,
     pub(crate) readers: Readers,
     pub(crate) contexts: Contexts,
@@ -56,6 +58,7 @@ pub(crate) struct Confines {
     /// `cgroup.procs`, open for writing.
     pub(crate) cgroups: Vec<OwnedFd>,
     pub(crate) affinity: Option<Affinity>,
+    pub(crate) open_files: Option<u64>,
 }
 
 impl Envd {
@@ -73,6 +76,7 @@ impl Envd {
                 shm_bytes: 0,
                 cpus: Vec::new(),
                 processes: 0,
+                open_files: None,
                 network: None,
             }),
             init: Init { default_user: Some("root".into()), ..Init::default() },
@@ -93,10 +97,11 @@ impl Envd {
             sandbox_id: spec.sandbox_id.clone(),
             template_id: spec.template_id.clone(),
             reports: Reports::default(),
+            repeats: Repeats::default(),
             processes: Processes::default(),
             readers: Readers::default(),
             contexts: Contexts::default(),
-            confines: Confines { cgroups, affinity },
+            confines: Confines { cgroups, affinity, open_files: spec.attach.open_files() },
             gauges: Gauges::new(spec, descriptors),
             settings: RwLock::default(),
         };
@@ -142,10 +147,9 @@ impl Envd {
     /// # Errors
     /// [`UnknownUser`].
     pub fn user(&self, name: Option<&str>) -> Result<User, UnknownUser> {
-        let users = Users::read();
         match name.filter(|name| !name.is_empty()) {
-            Some(name) => users.find(name),
-            None => users.find(&self.settings().default_user),
+            Some(name) => users::find(name),
+            None => users::find(&self.settings().default_user),
         }
     }
 }

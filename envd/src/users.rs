@@ -14,15 +14,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// One line of passwd(5), with the supplementary groups of group(5).
+/// One line of passwd(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
     pub home: String,
-    /// Includes `gid`.
-    pub groups: Vec<u32>,
 }
 
 /// A user's name that nobody has.
@@ -30,11 +28,11 @@ pub struct User {
 #[error("user: unknown user {0}")]
 pub struct UnknownUser(pub String);
 
-/// The two files, looked at for each use: code inside may add users at any time.
-#[derive(Clone, Debug, Default)]
+/// The two files as they are when this is made.
+#[derive(Clone, Debug)]
 pub struct Users {
-    passwd: String,
-    group: String,
+    passwd: Arc<str>,
+    group: Arc<str>,
 }
 
 /// More of either file is not read (bytes); it is the sandbox's own.
@@ -44,12 +42,19 @@ const MAX_FILE: u64 = 1 << 20;
 /// clocks of file systems tick in up to two seconds.
 const SETTLED: Duration = Duration::from_secs(3);
 
-static LAST: Mutex<Option<Kept>> = Mutex::new(None);
+static PASSWD: Source = Source::new("/etc/passwd");
+static GROUP: Source = Source::new("/etc/group");
 
-/// What was read last, for as long as the files are the same.
+/// One of the two files, looked at for each use: code inside may add users at any time.
+struct Source<'a> {
+    path: &'a str,
+    last: Mutex<Option<Kept>>,
+}
+
+/// What was read last, for as long as the file is the same.
 struct Kept {
-    seen: [Stamp; 2],
-    users: Arc<Users>,
+    seen: Stamp,
+    text: Arc<str>,
 }
 
 /// What differs when a file has been changed or replaced.
@@ -82,40 +87,64 @@ impl Stamp {
     }
 }
 
-impl Users {
-    pub fn read() -> Arc<Self> {
-        Self::read_from(["/etc/passwd", "/etc/group"], &LAST, SystemTime::now())
+impl<'a> Source<'a> {
+    const fn new(path: &'a str) -> Self {
+        Self { path, last: Mutex::new(None) }
     }
 
-    fn read_from(files: [&str; 2], last: &Mutex<Option<Kept>>, now: SystemTime) -> Arc<Self> {
-        // Taken before the files are read: should they change in between, they look new again.
-        let [passwd, group] = files.map(Stamp::of);
-        let seen = passwd.zip(group).map(|(passwd, group)| [passwd, group]);
-        if let Some(kept) = &*last.lock()
+    fn read(&self, now: SystemTime) -> Arc<str> {
+        // Taken before the file is read: should it change in between, it looks new again.
+        let seen = Stamp::of(self.path);
+        if let Some(kept) = &*self.last.lock()
             && seen.as_ref() == Some(&kept.seen)
         {
-            return kept.users.clone();
+            return kept.text.clone();
         }
-        let [passwd, group] = files.map(|file| bounded(Path::new(file)));
-        let users = Arc::new(Self { passwd, group });
-        *last.lock() = seen
-            .filter(|seen| seen.iter().all(|stamp| stamp.is_settled(now)))
-            .map(|seen| Kept { seen, users: users.clone() });
-        users
+        let text: Arc<str> = bounded(Path::new(self.path)).into();
+        *self.last.lock() =
+            seen.filter(|seen| seen.is_settled(now)).map(|seen| Kept { seen, text: text.clone() });
+        text
+    }
+}
+
+/// The user of that name.
+///
+/// # Errors
+/// [`UnknownUser`] when no line of passwd has it.
+pub fn find(name: &str) -> Result<User, UnknownUser> {
+    find_in(&PASSWD.read(SystemTime::now()), name)
+}
+
+fn find_in(passwd: &str, name: &str) -> Result<User, UnknownUser> {
+    passwd
+        .lines()
+        .filter(|line| line.split(':').next() == Some(name))
+        .find_map(passwd_line)
+        .ok_or_else(|| UnknownUser(name.to_owned()))
+}
+
+impl User {
+    /// Its own, and the supplementary ones of group(5).
+    pub fn groups(&self) -> Vec<u32> {
+        self.groups_in(&GROUP.read(SystemTime::now()))
     }
 
-    /// # Errors
-    /// [`UnknownUser`] when no line of passwd has that name.
-    pub fn find(&self, name: &str) -> Result<User, UnknownUser> {
-        self.passwd
+    fn groups_in(&self, group: &str) -> Vec<u32> {
+        let others = group
             .lines()
-            .filter_map(passwd_line)
-            .find(|user| user.name == name)
-            .map(|mut user| {
-                user.groups.extend(self.groups_of(name).filter(|gid| *gid != user.gid));
-                user
+            .filter_map(group_line)
+            .filter(|(_, gid, members)| {
+                *gid != self.gid && members.split(',').any(|member| member == self.name)
             })
-            .ok_or_else(|| UnknownUser(name.to_owned()))
+            .map(|(_, gid, _)| gid);
+        [self.gid].into_iter().chain(others).collect()
+    }
+}
+
+impl Users {
+    pub fn read() -> Self {
+        let now = SystemTime::now();
+        Self { passwd: PASSWD.read(now), group: GROUP.read(now) }
     }
 
     /// The owner's name, or the number itself as `ls -l` does.
@@ -133,14 +162,6 @@ impl Users {
             .filter_map(group_line)
             .find(|(_, number, _)| *number == gid)
             .map_or_else(|| gid.to_string(), |(name, _, _)| name.to_owned())
-    }
-
-    fn groups_of<'a>(&'a self, user: &'a str) -> impl Iterator<Item = u32> + 'a {
-        self.group
-            .lines()
-            .filter_map(group_line)
-            .filter(move |(_, _, members)| members.split(',').any(|member| member == user))
-            .map(|(_, gid, _)| gid)
     }
 }
 
@@ -166,7 +187,7 @@ fn passwd_line(line: &str) -> Option<User> {
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
     let home = fields.nth(1)?.to_owned();
-    Some(User { name, uid, gid, home, groups: vec![gid] })
+    Some(User { name, uid, gid, home })
 }
 
 fn group_line(line: &str) -> Option<(&str, u32, &str)> {
@@ -182,25 +203,26 @@ mod tests {
 
     use super::*;
 
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\nbroken\nuser:x:1000:1000::/home/user:/bin/bash\n";
+    const GROUP: &str = "root:x:0:\nsudo:x:27:user\nuser:x:1000:user\n";
+
     fn users() -> Users {
-        Users {
-            passwd:
-                "root:x:0:0:root:/root:/bin/bash\nbroken\nuser:x:1000:1000::/home/user:/bin/bash\n"
-                    .into(),
-            group: "root:x:0:\nsudo:x:27:user\nuser:x:1000:user\n".into(),
-        }
+        Users { passwd: PASSWD.into(), group: GROUP.into() }
     }
 
     #[test]
-    fn a_user_comes_with_home_and_groups() {
-        let user = users().find("user").unwrap();
+    fn a_user_has_a_home_and_groups() {
+        let user = find_in(PASSWD, "user").unwrap();
         assert_eq!((user.uid, user.gid, user.home.as_str()), (1000, 1000, "/home/user"));
-        assert_eq!(user.groups, [1000, 27]);
+        assert_eq!(user.groups_in(GROUP), [1000, 27]);
     }
 
     #[test]
     fn a_name_nobody_has_is_an_error() {
-        assert_eq!(users().find("broken").unwrap_err().to_string(), "user: unknown user broken");
+        let unknown = find_in(PASSWD, "broken").unwrap_err();
+        assert_eq!(unknown.to_string(), "user: unknown user broken");
+        assert!(find_in("::0:0:::\n", "").is_err());
     }
 
     #[test]
@@ -218,40 +240,40 @@ mod tests {
         assert_eq!(users().group_name(27), "sudo");
     }
 
-    /// The user's number as the two files tell it, asked so much later than now.
-    fn asked(dir: &Path, last: &Mutex<Option<Kept>>, later: Duration) -> (Arc<Users>, u32) {
-        let files = ["passwd", "group"].map(|name| dir.join(name).to_str().unwrap().to_owned());
-        let now = SystemTime::now() + later;
-        let users = Users::read_from([&files[0], &files[1]], last, now);
-        let uid = users.find("user").unwrap().uid;
-        (users, uid)
+    /// What the file says, asked so much later than now.
+    fn asked(source: &Source<'_>, later: Duration) -> (Arc<str>, u32) {
+        let text = source.read(SystemTime::now() + later);
+        let uid = find_in(&text, "user").unwrap().uid;
+        (text, uid)
     }
 
     #[test]
-    fn files_are_read_once_until_they_are_others() {
-        let (dir, last, later) = (tempfile::tempdir().unwrap(), Mutex::new(None), 2 * SETTLED);
+    fn a_file_is_read_once_until_it_is_another() {
+        let (dir, later) = (tempfile::tempdir().unwrap(), 2 * SETTLED);
         let write = |name, uid| {
-            fs::write(dir.path().join(name), format!("user:x:{uid}:1000::/home/user:")).unwrap();
+            let line = format!("user:x:{uid}:1000::/home/user:");
+            fs::write(dir.path().join(name), line).unwrap();
         };
+        let path = dir.path().join("passwd");
+        let source = Source::new(path.to_str().unwrap());
         write("passwd", 1001);
-        write("group", 1000);
-        let (first, uid) = asked(dir.path(), &last, later);
+        let (first, uid) = asked(&source, later);
         assert_eq!(uid, 1001);
-        assert!(Arc::ptr_eq(&first, &asked(dir.path(), &last, later).0));
+        assert!(Arc::ptr_eq(&first, &asked(&source, later).0));
         // As useradd(8) does it.
         write("passwd+", 1002);
-        fs::rename(dir.path().join("passwd+"), dir.path().join("passwd")).unwrap();
-        assert_eq!(asked(dir.path(), &last, later).1, 1002);
+        fs::rename(dir.path().join("passwd+"), &path).unwrap();
+        assert_eq!(asked(&source, later).1, 1002);
     }
 
     #[test]
-    fn files_written_just_now_are_read_again_whatever_they_look_like() {
-        let (dir, last) = (tempfile::tempdir().unwrap(), Mutex::new(None));
-        fs::write(dir.path().join("group"), "").unwrap();
+    fn a_file_written_just_now_is_read_again_whatever_it_looks_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        let source = Source::new(path.to_str().unwrap());
         for uid in 1001..1100 {
-            let line = format!("user:x:{uid}:1000::/home/user:");
-            fs::write(dir.path().join("passwd"), line).unwrap();
-            assert_eq!(asked(dir.path(), &last, Duration::ZERO).1, uid);
+            fs::write(&path, format!("user:x:{uid}:1000::/home/user:")).unwrap();
+            assert_eq!(asked(&source, Duration::ZERO).1, uid);
         }
     }
 
@@ -267,13 +289,11 @@ mod tests {
                 .collect();
             let (name, (uid, gid, home)) = users.first_key_value().unwrap();
             let group: Vec<_> = groups.iter().map(|gid| format!("g:x:{gid}:other,{name}\n")).collect();
-            let found = Users { passwd: passwd.concat(), group: group.concat() }.find(name);
+            let found = find_in(&passwd.concat(), name).unwrap();
             prop_assume!(!name.contains(','));
             let expect: Vec<u32> = std::iter::once(*gid).chain(groups.into_iter().filter(|g| g != gid)).collect();
-            prop_assert_eq!(
-                found.unwrap(),
-                User { name: name.clone(), uid: *uid, gid: *gid, home: home.clone(), groups: expect }
-            );
+            prop_assert_eq!(found.groups_in(&group.concat()), expect);
+            prop_assert_eq!(found, User { name: name.clone(), uid: *uid, gid: *gid, home: home.clone() });
         }
 
         #[test]
@@ -282,12 +302,12 @@ mod tests {
             group in "[a-c:0-9x,\n -]{0,60}",
             name in "[a-c:]{0,2}",
         ) {
-            let users = Users { passwd, group };
-            if let Ok(user) = users.find(&name) {
+            if let Ok(user) = find_in(&passwd, &name) {
                 prop_assert!(!name.is_empty() && !name.contains(':'));
+                prop_assert_eq!(user.groups_in(&group)[0], user.gid);
                 prop_assert_eq!(user.name, name);
-                prop_assert_eq!(user.groups[0], user.gid);
             }
+            let users = Users { passwd: passwd.into(), group: group.into() };
             let _ = (users.user_name(0), users.group_name(0));
         }
     }

@@ -89,6 +89,8 @@ pub enum Descriptor {
     LowerLayer,
     /// Detached, idmapped mount of the directory that holds `upper` and `work`.
     WritableLayer,
+    /// Detached mount of a file system of its own, with the sandbox's devices.
+    Devices,
     /// `cgroup.procs` (v1: of each hierarchy in use), open for writing; user processes write `0`.
     UserCgroup,
     /// A file with the bytes of memory in use by user processes, read anew at offset 0.
@@ -96,6 +98,9 @@ pub enum Descriptor {
     /// A file with the CPU time of user processes, read anew at offset 0: either v1's
     /// `cpuacct.usage` (nanoseconds) or v2's `cpu.stat` (`usage_usec` line).
     CpuUsage,
+    /// A file that says how many processes were killed for want of memory (`oom_kill` line), read
+    /// anew at offset 0: v1's `memory.oom_control` or v2's `memory.events`.
+    MemoryKills,
 }
 
 /// How to enter, by platform.
@@ -113,6 +118,20 @@ impl Attach {
             Self::Linux(linux) => linux.memory_bytes,
             Self::Jail(jail) => jail.memory_bytes,
         }
+    }
+
+    /// Most files that a user process may have open. Those of a jail are counted together, by its
+    /// rules.
+    pub fn open_files(&self) -> Option<u64> {
+        match self {
+            Self::Linux(linux) => linux.open_files,
+            Self::Jail(_) => None,
+        }
+    }
+
+    /// Whether there is an envd already, and nothing to serve.
+    pub fn is_only_network(&self) -> bool {
+        matches!(self, Self::Jail(JailAttach { only_network: true, .. }))
     }
 
     /// The CPUs user processes may run on.
@@ -136,6 +155,8 @@ pub struct LinuxAttach {
     pub cpus: Vec<u16>,
     /// Most processes and threads of the user cgroup.
     pub processes: u64,
+    /// Most files that a user process may raise its limit to; `None` is as many as any may.
+    pub open_files: Option<u64>,
     /// `None`: loopback only.
     pub network: Option<LinuxNetwork>,
 }
@@ -163,6 +184,9 @@ pub struct JailAttach {
     pub cpus: Vec<u16>,
     /// `None`: loopback only, or the addresses that the jail was given.
     pub network: Option<JailNetwork>,
+    /// The jail has an envd, and was made without that network: this one brings it up, and ends.
+    #[serde(default)]
+    pub only_network: bool,
 }
 
 /// The jail's end of the epair, already in its network stack and without address.
@@ -218,6 +242,9 @@ pub struct Report {
     /// Kernels that live after it: with any one report that comes through, that is known.
     #[serde(default)]
     pub kernels: u32,
+    /// And so are commands and terminals that have begun and not ended.
+    #[serde(default)]
+    pub commands: u32,
     #[serde(flatten)]
     pub what: What,
 }
@@ -227,12 +254,18 @@ pub struct Report {
 pub enum What {
     ProcessStarted {
         pid: u32,
+        /// It was begun again and again, word for word.
+        #[serde(default)]
+        repeated: bool,
     },
     /// `exit_code` is -1 when a signal ended it.
     ProcessEnded {
         pid: u32,
         exit_code: i32,
         duration_ms: u64,
+        /// It was killed, and while it ran some of the sandbox were for want of memory.
+        #[serde(default)]
+        out_of_memory: bool,
     },
     FileRead {
         bytes: u64,
@@ -258,6 +291,9 @@ pub enum What {
         /// The client was told of an error.
         failed: bool,
         duration_ms: u64,
+        /// It was run again and again, word for word.
+        #[serde(default)]
+        repeated: bool,
     },
 }
 
@@ -269,19 +305,23 @@ mod tests {
 
     fn what() -> impl Strategy<Value = What> {
         prop_oneof![
-            any::<u32>().prop_map(|pid| What::ProcessStarted { pid }),
-            any::<(u32, i32, u64)>().prop_map(|(pid, exit_code, duration_ms)| {
-                What::ProcessEnded { pid, exit_code, duration_ms }
-            }),
+            any::<(u32, bool)>().prop_map(|(pid, repeated)| What::ProcessStarted { pid, repeated }),
+            any::<(u32, i32, u64, bool)>().prop_map(
+                |(pid, exit_code, duration_ms, out_of_memory)| {
+                    What::ProcessEnded { pid, exit_code, duration_ms, out_of_memory }
+                }
+            ),
             any::<u64>().prop_map(|bytes| What::FileRead { bytes }),
             any::<u64>().prop_map(|bytes| What::FileWritten { bytes }),
             "\\PC{0,64}".prop_map(|language| What::KernelStarted { language }),
             ("\\PC{0,64}", any::<i32>())
                 .prop_map(|(language, exit_code)| What::KernelDied { language, exit_code }),
             "\\PC{0,64}".prop_map(|language| What::KernelStopped { language }),
-            ("\\PC{0,64}", any::<(bool, u64)>()).prop_map(|(language, (failed, duration_ms))| {
-                What::CodeExecuted { language, failed, duration_ms }
-            }),
+            ("\\PC{0,64}", any::<(bool, u64, bool)>()).prop_map(
+                |(language, (failed, duration_ms, repeated))| {
+                    What::CodeExecuted { language, failed, duration_ms, repeated }
+                }
+            ),
         ]
     }
 
@@ -295,14 +335,10 @@ mod tests {
             },
         );
         let limits = (any::<u64>(), any::<u64>(), any::<Vec<u16>>());
-        (any::<i32>(), "\\PC{0,64}", limits, proptest::option::of(network)).prop_map(
-            |(jid, hostname, (memory_bytes, processes, cpus), network)| JailAttach {
-                jid,
-                hostname,
-                memory_bytes,
-                processes,
-                cpus,
-                network,
+        let network = (proptest::option::of(network), any::<bool>());
+        (any::<i32>(), "\\PC{0,64}", limits, network).prop_map(
+            |(jid, hostname, (memory_bytes, processes, cpus), (network, only_network))| {
+                JailAttach { jid, hostname, memory_bytes, processes, cpus, network, only_network }
             },
         )
     }
@@ -319,7 +355,7 @@ mod tests {
 
         #[test]
         fn a_report_is_one_short_line_and_read_as_it_was_written(seq: u64, at: u64, what in what()) {
-            let report = Report { seq, at, kernels: at as u32, what };
+            let report = Report { seq, at, kernels: at as u32, commands: seq as u32, what };
             let line = serde_json::to_string(&report).unwrap();
             prop_assert!(line.len() < MAX_REPORT && !line.contains('\n'));
             prop_assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
@@ -331,7 +367,7 @@ mod tests {
     fn a_report_of_an_older_envd_is_read() {
         let line = r#"{"seq":1,"at":2,"type":"file_read","bytes":3}"#;
         let what = What::FileRead { bytes: 3 };
-        let report = Report { seq: 1, at: 2, kernels: 0, what };
+        let report = Report { seq: 1, at: 2, kernels: 0, commands: 0, what };
         assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
     }
 }

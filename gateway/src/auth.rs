@@ -1,84 +1,35 @@
-//! Who may use the control plane: holders of an API key.
+//! Who may use the control plane, and for what: holders of API keys.
 //!
-//! Keys are compared by hash in constant time; in memory there are only hashes.
+//! A key is good for the scopes it has, within its tenant. Here the keys are looked at, request by
+//! request; where they come from is in [`keys`] and [`file`](mod@file), and what they are good for
+//! in [`caller`].
 
+mod caller;
+mod edit;
+mod file;
+mod keys;
+mod noted;
 pub mod pages;
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, Method, header},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
-use subtle::{Choice, ConstantTimeEq};
+use chrono::Utc;
+use envd::walls::{self, Wall};
 
-use crate::{Gateway, error::ApiError};
+use noted::Noted;
 
-const PREFIX: &str = "e2b_";
-/// 128 bits.
-const LEAST_DIGITS: usize = 32;
+use crate::{Gateway, error::ApiError, metrics::Denied};
 
-/// The keys that are let in.
-#[derive(Clone)]
-pub struct Keys(Arc<[[u8; 32]]>);
-
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "line {line}: not an API key: {why}; a key is `e2b_` and at least 32 lower-case hex digits, \
-     such as `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\"` prints"
-)]
-pub struct InvalidKey {
-    pub line: usize,
-    why: &'static str,
-}
-
-impl Keys {
-    /// One key a line (or separated by commas); what follows a `#` is a comment.
-    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
-        let mut hashes = Vec::new();
-        for (n, line) in text.lines().enumerate() {
-            let line = line.split_once('#').map_or(line, |(keys, _)| keys);
-            for key in line.split([',', ' ', '\t']).filter(|key| !key.is_empty()) {
-                check(key).map_err(|why| InvalidKey { line: n + 1, why })?;
-                hashes.push(hash(key));
-            }
-        }
-        Ok(Self(hashes.into()))
-    }
-
-    pub fn and(self, other: Self) -> Self {
-        Self(self.0.iter().chain(other.0.iter()).copied().collect())
-    }
-
-    /// Without any key every key is let in.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn admit(&self, key: &str) -> bool {
-        let presented = hash(key);
-        // All are compared, whichever matches.
-        let known = self.0.iter().fold(Choice::from(0), |known, key| known | key.ct_eq(&presented));
-        self.is_empty() || known.into()
-    }
-}
-
-fn hash(key: &str) -> [u8; 32] {
-    *blake3::hash(key.as_bytes()).as_bytes()
-}
-
-fn check(key: &str) -> Result<(), &'static str> {
-    let digits = key.strip_prefix(PREFIX).ok_or("it does not begin with `e2b_`")?;
-    if !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err("something in it is not a lower-case hex digit");
-    }
-    if digits.len() < LEAST_DIGITS {
-        return Err("it is too short to be secret");
-    }
-    Ok(())
-}
+pub use caller::{Caller, Scope};
+pub use edit::{Made, New, NotChanged, revoke};
+pub use file::{Entry, entries};
+pub use keys::{Error, Keys, Refused};
 
 /// `X-API-KEY: <key>`, or `Authorization: Bearer <key>`.
 fn presented(headers: &HeaderMap) -> Option<&str> {
@@ -91,6 +42,20 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
+/// The ids of the keys that a file has.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn ids(text: &str) -> Option<Vec<String>> {
+    file::read(text).ok()?;
+    let entries = if file::has_plain_key(text) { Vec::new() } else { entries(text).ok()? };
+    Some(entries.into_iter().map(|entry| entry.id.into_inner()).collect())
+}
+
+/// Whether anything in those headers may be a key.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn presents(headers: &HeaderMap) -> bool {
+    presented(headers).is_some()
+}
+
 /// Middleware: where any key will do, a web page must come in neither by a name of its own that
 /// leads to this machine (DNS rebinding), since its browser would let it send what it likes, nor
 /// from elsewhere.
@@ -101,11 +66,15 @@ pub async fn refuse_strangers(
 ) -> Result<Response, ApiError> {
     let host = request.uri().authority().map(|authority| authority.as_str());
     let host = host.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
-    if gateway.keys().is_empty() && host.is_some_and(|host| !is_ours(host, gateway.domain())) {
+    if gateway.keys().is_open()
+        && host.is_some_and(|host| !is_ours(host, gateway.domain()))
+        && !walls::is_down(Wall::Hosts)
+    {
         return Err(ApiError::forbidden(
             "no API keys are configured, so only requests to an IP address, localhost or the \
              configured domain are served; give --domain or an API key",
-        ));
+        )
+        .because(Denied::Host));
     }
     if let Some(origin) = request.headers().get(header::ORIGIN)
         && !pages::may_call(&gateway, origin)
@@ -139,50 +108,66 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Middleware: lets requests with a known key through.
+/// Middleware: lets requests through whose key is known and good for what they are about, and tells
+/// handlers whose it is.
 pub async fn require_key(
-    State(keys): State<Keys>,
+    State(gateway): State<Gateway>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let caller = caller(gateway.keys(), request.headers())?;
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut noted = (!looks).then(|| Noted::new(&gateway, &caller, &request));
+    let may = require(&caller, if looks { Scope::Read } else { Scope::Exec });
+    request.extensions_mut().insert(caller);
+    let answer = match may {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    };
+    if let Some(noted) = &mut noted {
+        noted.answered(&answer);
+    }
+    Ok(answer)
+}
+
+/// Middleware, of what concerns all tenants: where there are keys at all, one of scope admin is
+/// asked for. A scraper on the same machine has none.
+pub async fn require_admin_if_any(
+    State(gateway): State<Gateway>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let Some(key) = presented(request.headers()) else {
-        return Err(ApiError::unauthorized("authorization header is missing"));
-    };
-    if !keys.admit(key) {
-        return Err(ApiError::unauthorized("invalid API key"));
+    if !gateway.keys().is_open() {
+        require(&caller(gateway.keys(), request.headers())?, Scope::Admin)?;
     }
     Ok(next.run(request).await)
+}
+
+fn caller(keys: &Keys, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let Some(key) = presented(headers) else {
+        let missing = "authorization header is missing";
+        return Err(ApiError::unauthorized(missing).because(Denied::NoKey));
+    };
+    keys.admit(key, Utc::now()).map_err(|refused| {
+        let why = match refused {
+            Refused::Unknown => "invalid API key",
+            Refused::Expired => "the API key has expired",
+        };
+        ApiError::unauthorized(why).because(Denied::WrongKey)
+    })
+}
+
+fn require(caller: &Caller, scope: Scope) -> Result<(), ApiError> {
+    if caller.may(scope) {
+        return Ok(());
+    }
+    let why = format!("the API key is not for this: it lacks the scope '{scope}'");
+    Err(ApiError::forbidden(why).because(Denied::Scope))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
-
-    #[test]
-    fn keys_stand_one_a_line_with_comments() {
-        let other = format!("e2b_{}", "f".repeat(32));
-        let keys = Keys::parse(&format!("# ours\n{KEY} # of alice\n\n{other}\n")).unwrap();
-        assert!(keys.admit(KEY) && keys.admit(&other));
-        for wrong in ["", "e2b_", &KEY[..20], &KEY.to_uppercase()] {
-            assert!(!keys.admit(wrong), "{wrong}");
-        }
-        assert!(Keys::parse("# nothing\n").unwrap().admit("anything"));
-    }
-
-    #[test]
-    fn a_malformed_key_is_refused_with_its_line_but_not_repeated() {
-        for (text, why) in [
-            (format!("{KEY}\nhunter2"), "does not begin"),
-            (format!("{KEY}\ne2b_0123"), "too short"),
-            (format!("{KEY}\ne2b_{}", "G".repeat(40)), "lower-case hex"),
-        ] {
-            let error = Keys::parse(&text).err().unwrap().to_string();
-            assert!(error.starts_with("line 2:") && error.contains(why), "{error}");
-            assert!(!error.contains(text.lines().last().unwrap()), "{error}");
-        }
-    }
 
     #[test]
     fn only_names_of_this_machine_are_ours() {

@@ -16,28 +16,35 @@ use std::{
 
 use crate::{
     auth::Keys,
-    backend::{self, NetworkMode},
+    backend::{self, JailOptions, NetworkMode},
+    limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
 };
 
 mod domain;
+mod jail;
 mod network;
 mod pool;
 mod resolvers;
 mod tls;
 
-pub use tls::Tls;
+pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 30] = [
     "listen",
     "data-dir",
     "backend",
     "domain",
+    "metrics-listen",
     "tls-listen",
     "tls-cert",
     "tls-key",
+    "acme-directory",
+    "acme-hook",
+    "acme-contact",
+    "acme-ca",
     "api-keys-file",
     "log-level",
     "log-format",
@@ -45,14 +52,19 @@ const NAMES: [&str; 21] = [
     "max-sandboxes",
     "max-timeout",
     "memory-headroom",
+    "disk-headroom",
+    "sandbox-disk",
+    LIMITS,
     "pool",
     "pool-memory",
     "network",
     "allow-inherit",
     "dns",
+    "jail",
     "templates",
     "config",
 ];
+const LIMITS: &str = "limits";
 /// Only from the environment: a command line is seen by every user of the host.
 const KEYS_VARIABLE: &str = "COPPICE_API_KEYS";
 
@@ -74,18 +86,28 @@ pub struct Config {
     /// Under which sandboxes are reached, `<port>-<id>.<domain>`; may carry a port.
     pub domain: Option<String>,
     pub tls: Option<Tls>,
+    /// Where `/metrics` is without a key, and nothing else is.
+    pub metrics_listen: Option<SocketAddr>,
     pub keys: Keys,
     pub log_level: tracing::Level,
     pub log_format: LogFormat,
     pub stop_sandboxes_on_exit: bool,
     pub max_sandboxes: usize,
-    pub max_timeout: Duration,
+    /// `None`: as long as clients like.
+    pub max_timeout: Option<Duration>,
     /// Bytes.
     pub memory_headroom: u64,
+    /// Bytes; `None` is as it suits the disk.
+    pub disk_headroom: Option<u64>,
+    /// Bytes, for templates that do not say; `None` is no bound.
+    pub sandbox_disk: Option<u64>,
+    /// Of each sandbox, whatever its template says.
+    pub limits: Bounds,
     pub pool: PoolRules,
     pub network: NetworkMode,
     /// Empty: none was found.
     pub dns: Vec<IpAddr>,
+    pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
 }
@@ -100,13 +122,13 @@ impl Config {
         ];
         for (name, listen) in addresses {
             let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) else { continue };
-            if !self.keys.is_empty() {
+            if !self.keys.is_open() {
                 continue;
             }
             return Err(Error(format!(
-                "{name}: {listen} can be reached from elsewhere, so API keys are needed: put one \
-                 into a file, `printf 'e2b_%s\\n' \"$(openssl rand -hex 20)\" > keys`, and give \
-                 --api-keys-file keys; or listen on 127.0.0.1"
+                "{name}: {listen} can be reached from elsewhere, so API keys are needed: make one, \
+                 `coppice key create --api-keys-file keys.toml`, and give --api-keys-file \
+                 keys.toml; or listen on 127.0.0.1"
             )));
         }
         Ok(())
@@ -128,6 +150,9 @@ pub struct Flags {
     /// Sandboxes are reached under PORT-ID.DOMAIN [env: COPPICE_DOMAIN] [default: localhost:PORT]
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// Address of /metrics alone, which needs no key there [env: COPPICE_METRICS_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics_listen: Option<String>,
     /// Address to speak TLS on as well [env: COPPICE_TLS_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     tls_listen: Option<String>,
@@ -137,7 +162,21 @@ pub struct Flags {
     /// The certificate's private key, in PEM [env: COPPICE_TLS_KEY]
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
-    /// File of API keys, one a line; more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
+    /// An authority's ACME directory, to get the certificate for --domain from; whoever names it
+    /// agrees to its terms [env: COPPICE_ACME_DIRECTORY]
+    #[arg(long, value_name = "URL")]
+    acme_directory: Option<String>,
+    /// What sets DNS records: PROGRAM present|cleanup NAME VALUE [env: COPPICE_ACME_HOOK]
+    #[arg(long, value_name = "PROGRAM")]
+    acme_hook: Option<String>,
+    /// Address for mail that the authority is told [env: COPPICE_ACME_CONTACT]
+    #[arg(long, value_name = "MAIL")]
+    acme_contact: Option<String>,
+    /// Whom to trust as the authority, in PEM [env: COPPICE_ACME_CA] [default: whom the system does]
+    #[arg(long, value_name = "FILE")]
+    acme_ca: Option<String>,
+    /// File of API keys, as `coppice key` makes it or one a line; taken up anew when it changes;
+    /// more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
     /// error, warn, info, debug or trace; taken up anew on SIGHUP [env: COPPICE_LOG_LEVEL] [default: info]
@@ -152,12 +191,22 @@ pub struct Flags {
     /// Most sandboxes at once [env: COPPICE_MAX_SANDBOXES] [default: 200]
     #[arg(long, value_name = "N")]
     max_sandboxes: Option<String>,
-    /// The longest a sandbox may live, in hours [env: COPPICE_MAX_TIMEOUT] [default: 24]
+    /// The longest a sandbox may run without a pause, in hours [env: COPPICE_MAX_TIMEOUT] [default: none]
     #[arg(long, value_name = "HOURS")]
     max_timeout: Option<String>,
     /// Memory of the host to leave alone, in MiB [env: COPPICE_MEMORY_HEADROOM] [default: 256]
     #[arg(long, value_name = "MIB")]
     memory_headroom: Option<String>,
+    /// Disk of the data directory to leave free of snapshots and forks, in MiB [env: COPPICE_DISK_HEADROOM] [default: 1024, less on a small disk]
+    #[arg(long, value_name = "MIB")]
+    disk_headroom: Option<String>,
+    /// What a sandbox may write, in MiB, enforced on btrfs and ZFS; 0 is no bound [env: COPPICE_SANDBOX_DISK] [default: 0]
+    #[arg(long, value_name = "MIB")]
+    sandbox_disk: Option<String>,
+    /// What each sandbox may use at most, whatever its template says: memory=512,open-files=4096,..;
+    /// a table in the file [env: COPPICE_LIMITS] [default: none]
+    #[arg(long, value_name = "NAME=N,...")]
+    limits: Option<String>,
     /// Sandboxes kept ready, by template; a table in the file [env: COPPICE_POOL] [default: code-interpreter-v1=1]
     #[arg(long, value_name = "TEMPLATE=N,...")]
     pool: Option<String>,
@@ -173,6 +222,10 @@ pub struct Flags {
     /// Resolvers for sandboxes, by commas [env: COPPICE_DNS] [default: the host's]
     #[arg(long, value_name = "IP,IP")]
     dns: Option<String>,
+    /// More for jails, FreeBSD: procfs, tmpfs, vmemory=MIB, readbps=MIB, writebps=MIB; a table in
+    /// the file [env: COPPICE_JAIL] [default: none]
+    #[arg(long, value_name = "OPTION,...")]
+    jail: Option<String>,
     /// Templates to build where they are missing: base, or base,code-interpreter-v1
     /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
     #[arg(long, value_name = "NAME,NAME")]
@@ -189,9 +242,14 @@ impl Flags {
             self.data_dir,
             self.backend,
             self.domain,
+            self.metrics_listen,
             self.tls_listen,
             self.tls_cert,
             self.tls_key,
+            self.acme_directory,
+            self.acme_hook,
+            self.acme_contact,
+            self.acme_ca,
             self.api_keys_file,
             self.log_level,
             self.log_format,
@@ -199,11 +257,15 @@ impl Flags {
             self.max_sandboxes,
             self.max_timeout,
             self.memory_headroom,
+            self.disk_headroom,
+            self.sandbox_disk,
+            self.limits,
             self.pool,
             self.pool_memory,
             self.network,
             self.allow_inherit,
             self.dns,
+            self.jail,
             self.templates,
             self.config,
         ];
@@ -215,6 +277,16 @@ impl Flags {
 pub fn domain(text: &str) -> Result<String, Error> {
     let domain = domain::parse(text).and_then(|domain| domain.ok_or("a domain".to_owned()));
     domain.map_err(|allowed| Error(format!("{text:?} is not {allowed}")))
+}
+
+/// The file of keys, as this process's settings name it.
+pub fn api_keys_file(
+    file: Option<String>,
+    config: Option<String>,
+) -> Result<Option<PathBuf>, Error> {
+    let flags = Flags { api_keys_file: file, config, ..Flags::default() };
+    let mut given = Given::new(flags.named(), &|name: &str| env::var(name).ok())?;
+    Ok(given.0.remove("api-keys-file").map(|(path, _)| path.into()))
 }
 
 /// The settings of this process.
@@ -239,6 +311,10 @@ fn read(
     let keys = given.keys(variable(KEYS_VARIABLE))?;
     Ok(Config {
         listen,
+        metrics_listen: given.take("metrics-listen", "", |text| match text {
+            "" => Ok(None),
+            given => address(given).map(Some),
+        })?,
         tls,
         keys,
         data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
@@ -260,14 +336,21 @@ fn read(
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
-        max_timeout: Duration::from_secs(given.number("max-timeout", "24", 1, 8760)? as u64 * 3600),
+        max_timeout: given.take("max-timeout", "none", hours)?,
+        disk_headroom: given.take("disk-headroom", "auto", headroom)?,
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
+        sandbox_disk: match given.number("sandbox-disk", "0", 0, 1 << 32)? as u64 {
+            0 => None,
+            mib => Some(mib << 20),
+        },
+        limits: given.take(LIMITS, "", Bounds::parse)?,
         pool: given.pool()?,
         network: given.network()?,
         dns: match given.take("dns", "", addresses)? {
             none if none.is_empty() => resolvers::of_this_host(),
             given => given,
         },
+        jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
     })
 }
@@ -277,6 +360,23 @@ fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
     let named = text.split(',').map(|name| Recipe::named(name.trim()));
     let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
     recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
+}
+
+fn headroom(text: &str) -> Result<Option<u64>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let mib = text.parse::<u64>().ok().filter(|mib| *mib <= 1 << 32);
+    mib.map(|mib| Some(mib << 20)).ok_or_else(|| "auto, or a whole number of MiB".to_owned())
+}
+
+fn hours(text: &str) -> Result<Option<Duration>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let hours = text.parse().ok().filter(|hours| (1..=8760).contains(hours));
+    let hours: u64 = hours.ok_or("none, or a whole number of hours from 1 to 8760")?;
+    Ok(Some(Duration::from_secs(hours * 3600)))
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -336,13 +436,7 @@ impl Given {
         let of_env = Keys::parse(&of_env.unwrap_or_default())
             .map_err(|e| Error(format!("{KEYS_VARIABLE}: {e}")))?;
         let Some((path, place)) = self.0.remove("api-keys-file") else { return Ok(of_env) };
-        let text = fs::read_to_string(&path)
-            .map_err(|e| Error(format!("{place}: cannot read {path}: {e}")))?;
-        let of_file = Keys::parse(&text).map_err(|e| Error(format!("{place}: {path}: {e}")))?;
-        if of_file.is_empty() {
-            return Err(Error(format!("{place}: there is no key in {path}")));
-        }
-        Ok(of_file.and(of_env))
+        of_env.with_file(Path::new(&path)).map_err(|e| Error(format!("{place}: {e}")))
     }
 }
 
@@ -356,14 +450,17 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
             return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
         }
         let text = match &value {
-            toml::Value::Table(sizes) if name == pool::NAME => pool::text_of(sizes),
+            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
+                pool::text_of(numbers)
+            }
+            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
             value => text_of(value),
         };
         match text {
             Some(text) => Ok((name, text)),
             None => Err(wrong(&format!(
                 "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool a table of numbers"
+                 pool and limits a table of numbers, and for jail one of numbers and true or false"
             ))),
         }
     });
@@ -412,7 +509,7 @@ mod tests {
     fn flags_beat_the_environment_which_beats_the_file_which_beats_the_defaults() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let toml = "listen = \"127.0.0.1:1\"\nmax-sandboxes = 7\nnetwork = \"none\"\n\
-                    stop-sandboxes-on-exit = true\ndns = [\"192.0.2.1\", \"192.0.2.2\"]\n";
+                    stop-sandboxes-on-exit = true\nlimits = {open-files = 99}\ndns = [\"192.0.2.1\", \"192.0.2.2\"]\n";
         fs::write(file.path(), toml).unwrap();
         let path = file.path().to_str().unwrap();
         let environment = [("COPPICE_LISTEN", "127.0.0.1:2"), ("COPPICE_MAX_SANDBOXES", "8")];
@@ -421,8 +518,9 @@ mod tests {
         assert_eq!(all.max_sandboxes, 8);
         assert_eq!(all.network, NetworkMode::None);
         assert!(all.stop_sandboxes_on_exit);
+        assert_eq!(all.limits, Bounds::parse("open-files=99").unwrap());
         assert_eq!(all.dns.len(), 2);
-        assert_eq!(all.max_timeout, Duration::from_secs(24 * 3600));
+        assert_eq!(all.max_timeout, None);
         assert_eq!(all.data_dir, Path::new("var"));
         let empty = config(&[], &[("COPPICE_LISTEN", ""), ("COPPICE_DOMAIN", "")]).unwrap();
         assert_eq!((empty.listen.port(), empty.domain), (3000, None));
@@ -439,10 +537,12 @@ mod tests {
             ("stop-sandboxes-on-exit", "yes", "true or false"),
             ("max-sandboxes", "0", "a whole number from 1 to 100000"),
             ("max-sandboxes", "-1", "--max-sandboxes"),
-            ("max-timeout", "1.5", "a whole number from 1 to 8760"),
+            ("max-timeout", "1.5", "none, or a whole number of hours from 1 to 8760"),
             ("memory-headroom", "1G", "a whole number"),
+            ("disk-headroom", "1G", "auto, or a whole number of MiB"),
             ("dns", "one.one", "IP addresses"),
             ("templates", "code-interpreter-v1", "base, or base,code-interpreter-v1"),
+            ("limits", "memory=0", "memory from 1 to 4294967296 MiB"),
             ("templates", "base,mine", "base, or base,code-interpreter-v1"),
             ("domain", "https://x.org", "without a scheme"),
             ("domain", "*.x.org", "a name such as"),

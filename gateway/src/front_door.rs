@@ -4,7 +4,7 @@
 //! send them always); on any other host the two routing headers do; a `/files` URL with neither
 //! belongs to the sandbox whose token signed it; all else is the control plane's.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Instant};
 
 use axum::{Router, body::Body};
 use envd::{unread, wire::ENVD_PORT};
@@ -14,14 +14,20 @@ use tower::ServiceExt;
 
 use crate::{
     auth::pages,
-    data::{Address, Credential, DataPlane, Domain, host},
+    data::{Address, Credential, DataPlane, Domain, Errand, admit, host, is_ambiguous},
     error::DataPlaneError,
+    metrics::{Metrics, Route},
     sandbox::{SandboxId, Sandboxes},
-    serve::{Line, Received},
+    serve::{Brief, Line, Received},
 };
 
 /// By which clients ask envd whether its sandbox runs.
 const HEALTH: &str = "/health";
+
+fn brief(mut answer: Response<Body>) -> Response<Body> {
+    answer.extensions_mut().insert(Brief);
+    answer
+}
 
 /// Serves one request after another, of any connection; clones share everything.
 #[derive(Clone)]
@@ -30,6 +36,8 @@ pub struct FrontDoor {
     domain: Option<Arc<Domain>>,
     control: Router,
     data: DataPlane,
+    /// No sandbox can be reached through it.
+    control_alone: bool,
 }
 
 enum Destination {
@@ -45,7 +53,16 @@ impl FrontDoor {
     pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
         let data = DataPlane::new(sandboxes.metrics().clone());
-        Self { sandboxes, domain, control, data }
+        Self { sandboxes, domain, control, data, control_alone: false }
+    }
+
+    /// One that leads to `control` whatever a request names.
+    pub fn to_control(sandboxes: Sandboxes, control: Router) -> Self {
+        Self { control_alone: true, ..Self::new(sandboxes, None, control) }
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        self.sandboxes.metrics()
     }
 
     async fn answer(self, request: Request<Received>) -> Response<Body> {
@@ -53,24 +70,42 @@ impl FrontDoor {
         let line = line.expect("the server puts it into every request");
         // A page whose request is to be refused can only read so if it may send it.
         let preflight = pages::preflight(request.method(), request.headers());
+        let (began, method) = (Instant::now(), request.method().clone());
+        let mut route = Route::Port;
         let answer = match self.destination(&request) {
             Ok(Destination::Port(Address { sandbox, port })) => {
+                route = Route::of(port, request.uri().path());
                 self.forward(sandbox, port, request, &line).await
             }
             Ok(Destination::Link(id)) => {
+                route = Route::Files;
                 let answer = self.forward(id.to_string(), ENVD_PORT, request, &line).await;
                 answer.map(confined)
             }
             Ok(Destination::Control) => {
                 let answered = self.control.oneshot(request.map(Body::new)).await;
-                return answered.unwrap_or_else(|never| match never {});
+                return brief(answered.unwrap_or_else(|never| match never {}));
             }
             Err(refused) => {
                 unread::discard(request.into_body()).await;
                 Err(refused)
             }
         };
-        answer.unwrap_or_else(|refused| preflight.unwrap_or_else(|| refused.into_response()))
+        let metrics = self.metrics();
+        if let Err(refused) = &answer
+            && let Some(why) = refused.denial()
+        {
+            metrics.denied(why);
+        }
+        let last = matches!(answer, Err(DataPlaneError::TransferEncoding));
+        let mut answer = answer
+            .unwrap_or_else(|refused| brief(preflight.unwrap_or_else(|| refused.into_response())));
+        if last {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let (status, took) = (answer.status().as_u16(), began.elapsed());
+        metrics.request_answered(route.name(), method.as_str(), status, took);
+        answer
     }
 
     /// The request waits for a sandbox that has to be woken first.
@@ -81,24 +116,38 @@ impl FrontDoor {
         request: Request<Received>,
         line: &Line,
     ) -> Result<Response<Body>, DataPlaneError> {
+        // Whoever only asks how it is lets it sleep; SDKs do when a stream of theirs was cut.
+        let looks = port == ENVD_PORT && request.uri().path() == HEALTH;
+        if let Ok(id) = sandbox_id.parse()
+            && let Some(sandbox) = self.sandboxes.registry().present(id)
+            // Before anything of it is woken.
+            && let Err(refused) = admit(&sandbox, port, request.headers())
+        {
+            unread::discard(request.into_body()).await;
+            return Err(refused);
+        }
+        let errand = if looks { Errand::Look } else { Errand::Use(&self.sandboxes) };
         let sandbox = match sandbox_id.parse() {
-            // Whoever only asks how it is lets it sleep; SDKs do when a stream of theirs was cut.
-            Ok(id) if port == ENVD_PORT && request.uri().path() == HEALTH => {
-                self.sandboxes.registry().running(id)
-            }
+            Ok(id) if looks => self.sandboxes.registry().running(id),
             Ok(id) => self.sandboxes.reach(id).await,
             Err(_) => None,
         };
-        let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.cut().is_cancelled()) else {
+        let Some(sandbox) = sandbox else {
             unread::discard(request.into_body()).await;
             return Err(DataPlaneError::NotFound { sandbox_id });
         };
-        self.data.forward(sandbox, port, request, line).await
+        self.data.forward(sandbox, port, request, line, errand).await
     }
 
     fn destination<B>(&self, request: &Request<B>) -> Result<Destination, DataPlaneError> {
+        if is_ambiguous(request.headers()) {
+            return Err(DataPlaneError::TransferEncoding);
+        }
         if request.method() == Method::CONNECT {
             return Err(DataPlaneError::Connect);
+        }
+        if self.control_alone {
+            return Ok(Destination::Control);
         }
         if let Some(address) = self.address(request)? {
             return Ok(Destination::Port(address));

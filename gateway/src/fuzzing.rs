@@ -4,12 +4,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::Utc;
-use http::Request;
+use http::{HeaderMap, Request};
 
 use crate::{
-    backend::{Limits, NetworkMode},
+    auth,
+    backend::NetworkMode,
     control,
-    sandbox::{Facts, Registry, Sandbox, SandboxId},
+    limits::Limits,
+    network::NetworkPolicy,
+    sandbox::{self, Facts, Registry, Sandbox, SandboxId, Tenant},
     template::Template,
 };
 
@@ -18,14 +21,36 @@ pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The template and the timeout (seconds) that the body of a create asks for.
 pub fn create(body: &[u8]) -> Option<(String, u64)> {
-    let wanted = control::wanted(body, LONGEST).ok()?;
+    let wanted = control::wanted(body, Some(LONGEST)).ok()?;
     Some((wanted.template, wanted.timeout.as_secs()))
 }
 
-pub fn list(query: &str) {
-    if let Ok(request) = Request::get(format!("/v2/sandboxes?{query}")).body(()) {
-        let _ = control::asked(request.into_parts().0);
-    }
+/// How much the query of a list, and that of a log, ask for at most.
+pub fn asked(query: &str) -> [Option<usize>; 2] {
+    [control::asked, control::asked_of_log].map(|asked| {
+        let request = Request::get(format!("/x?{query}")).body(()).ok()?;
+        asked(request.into_parts().0).ok()
+    })
+}
+
+/// What a change of a sandbox's network asks for.
+pub fn policy(body: &[u8]) -> Option<NetworkPolicy> {
+    control::policy(body).ok()
+}
+
+/// The ids of the keys that a file has.
+pub fn keys(text: &str) -> Option<Vec<String>> {
+    auth::ids(text)
+}
+
+/// Whether anything in those headers may be a key.
+pub fn presents_key(headers: &HeaderMap) -> bool {
+    auth::presents(headers)
+}
+
+/// The instants and messages in a log of envd's, which is read at `now`.
+pub fn logged(text: &str, now: u64) -> Vec<(u64, String)> {
+    sandbox::logged(text, now).into_iter().map(|entry| (entry.at, entry.message)).collect()
 }
 
 /// Sandboxes that run as far as the registry knows, with these tokens.
@@ -39,13 +64,15 @@ pub fn running(tokens: &[&str]) -> Registry {
 }
 
 fn facts(token: &str) -> Facts {
-    let limits = Limits { cpus: 1, memory_bytes: 1 << 30, processes: 1 };
+    let limits = Limits { cpus: 1, memory_bytes: 1 << 30, processes: 1, ..Limits::default() };
     Facts {
         from_pool: false,
         auto_pause: false,
         auto_resume: false,
+        auto_pause_filesystem: false,
         timeout: 60,
         id: SandboxId::random(),
+        tenant: Tenant::default(),
         template: Template {
             id: "base".into(),
             layers: Vec::new(),
@@ -57,7 +84,8 @@ fn facts(token: &str) -> Facts {
         },
         limits,
         network: NetworkMode::None,
-        allow_internet_access: None,
+        ingress: Default::default(),
+        traffic_token: None,
         metadata: BTreeMap::new(),
         env_vars: BTreeMap::new(),
         started_at: Utc::now(),

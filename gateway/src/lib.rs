@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod audit;
 pub mod auth;
 pub mod backend;
 pub mod config;
@@ -13,10 +14,13 @@ pub mod front_door;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod limits;
 pub mod metrics;
+pub mod network;
 pub mod ops;
 pub mod sandbox;
 pub mod serve;
+mod stamp;
 pub mod template;
 pub mod tls;
 
@@ -25,9 +29,11 @@ use std::{sync::Arc, time::Duration};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
+use limits::Limits;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
 
@@ -40,10 +46,11 @@ pub struct Parts {
     pub sandboxes: Sandboxes,
     pub templates: ListTemplates,
     pub keys: Keys,
+    pub audit: Audit,
     /// Told to clients; may carry a port.
     pub domain: String,
-    /// The longest timeout a client may ask for.
-    pub max_timeout: Duration,
+    /// The longest timeout a client may ask for, if there is one.
+    pub max_timeout: Option<Duration>,
     /// Size of the file system that sandboxes write to.
     pub disk_bytes: u64,
 }
@@ -65,24 +72,39 @@ impl Gateway {
         &self.0.keys
     }
 
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
+    }
+
     pub fn domain(&self) -> &str {
         &self.0.domain
     }
 
-    pub fn max_timeout(&self) -> Duration {
+    pub fn max_timeout(&self) -> Option<Duration> {
         self.0.max_timeout
     }
 
-    pub fn disk_bytes(&self) -> u64 {
-        self.0.disk_bytes
+    /// What a sandbox of such limits may write, as far as anything bounds it.
+    pub fn disk_bytes(&self, limits: &Limits) -> u64 {
+        limits.disk_bytes.unwrap_or(self.0.disk_bytes)
     }
+}
+
+/// `/metrics` and nothing else, for whoever asks.
+pub fn metrics_router(gateway: Gateway) -> Router {
+    let (routes, _) = ops::figures_alone().split_for_parts();
+    routes
+        .fallback(|| async { ApiError::not_found("here is only /metrics") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(middleware::from_fn(unread::read_rest))
+        .with_state(gateway)
 }
 
 /// The control plane and what operators ask, with a JSON answer for everything else.
 pub fn router(gateway: Gateway) -> Router {
     let (routes, document) = OpenApiRouter::with_openapi(ops::document::without_routes())
         .merge(control::routes(&gateway))
-        .merge(ops::routes())
+        .merge(ops::routes(&gateway))
         .split_for_parts();
     routes
         .fallback(|| async { ApiError::not_found("no such route") })
@@ -91,5 +113,6 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(middleware::from_fn(error::log_internal))
         .layer(middleware::from_fn_with_state(gateway.clone(), auth::pages::serve))
         .layer(middleware::from_fn(unread::read_rest))
+        .layer(middleware::from_fn_with_state(gateway.clone(), ops::observe))
         .with_state(gateway)
 }

@@ -28,6 +28,9 @@ enum Command {
     /// What sandboxes are made from
     #[command(subcommand)]
     Template(command::template::Template),
+    /// API keys: who may use the gateway, as whom and for what
+    #[command(subcommand)]
+    Key(command::key::Key),
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Doctor(flags) => command::doctor::run(flags),
         Command::Down(flags) => command::down::run(flags),
         Command::Template(template) => command::template::run(template),
+        Command::Key(key) => command::key::run(key),
         Command::Tls(tls) => command::tls::run(tls),
         Command::Envd => Ok(envd::run()),
     };

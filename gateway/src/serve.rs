@@ -8,6 +8,7 @@
 mod crowd;
 mod half_closed;
 mod line;
+mod neighbours;
 mod received;
 mod wire;
 
@@ -42,11 +43,15 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use crate::front_door::FrontDoor;
+use crate::{
+    front_door::FrontDoor,
+    metrics::{Denied, Metrics, Open},
+};
 use crowd::Crowd;
 use half_closed::HalfClosed;
 use line::Busy;
-pub use line::{Line, ResetOn};
+pub use line::{Brief, Line, ResetOn};
+use neighbours::{Neighbour, Neighbours};
 pub use received::Received;
 use wire::{Link, Wire};
 
@@ -55,27 +60,41 @@ use wire::{Link, Wire};
 pub struct Limits {
     /// Those shaking hands included. More wait in the backlog, but for one of each listener.
     pub connections: usize,
+    /// Of these from one address; more are reset.
+    pub of_one_address: usize,
+    /// The same for an address of this host's own loopback, behind which may be everybody.
+    pub of_loopback: usize,
     /// Of TLS.
     pub handshake: Duration,
     /// From a connection's start, or the first byte of a later request, to the end of the head.
     pub head: Duration,
-    /// Between requests.
+    /// Between requests, and for what is answered at once until it is taken.
     pub idle: Duration,
     /// For a client that has closed its sending half, from the last that it took to the next.
     pub half_closed: Duration,
-    /// For requests under way when the server is to stop.
+    /// For requests under way when the server is to stop; half a second less than `coppice serve`
+    /// waits, within which what is cut ends.
     pub drain: Duration,
+}
+
+impl Limits {
+    /// Where only figures are told: for a few programs that come now and then.
+    pub fn few() -> Self {
+        Self { connections: 64, of_one_address: 48, ..Self::default() }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 * 1024,
+            of_one_address: 12 * 1024,
+            of_loopback: usize::MAX,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             idle: Duration::from_secs(620),
             half_closed: Duration::from_secs(5),
-            drain: Duration::from_secs(4),
+            drain: Duration::from_millis(1500),
         }
     }
 }
@@ -127,7 +146,7 @@ pub async fn run_within(
     app: FrontDoor,
     stop: CancellationToken,
 ) {
-    let server = Arc::new(Server::new(limits, stop));
+    let server = Arc::new(Server::new(limits, app.metrics().clone(), stop));
     let _tending = AbortOnDropHandle::new(tokio::spawn({
         let server = server.clone();
         async move { server.crowd.tend(&server.links).await }
@@ -146,16 +165,18 @@ struct Server {
     limits: Limits,
     http: auto::Builder<TokioExecutor>,
     room: Arc<Semaphore>,
+    neighbours: Arc<Neighbours>,
     /// Holds every connection, upgraded ones included.
     links: TaskTracker,
     crowd: Crowd,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     /// Cancelled when the time to drain is over.
     abandon: CancellationToken,
 }
 
 impl Server {
-    fn new(limits: Limits, stop: CancellationToken) -> Self {
+    fn new(limits: Limits, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().header_read_timeout(None).max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
         http.http2()
@@ -171,8 +192,10 @@ impl Server {
             limits,
             http,
             room: Arc::new(Semaphore::new(limits.connections)),
+            neighbours: Neighbours::new(limits.of_one_address, limits.of_loopback),
             links: TaskTracker::new(),
             crowd: Crowd::default(),
+            metrics,
             stop,
             abandon: CancellationToken::new(),
         }
@@ -185,12 +208,26 @@ impl Server {
                 loop {
                     match listener.accept().await {
                         Ok((stream, peer)) => {
+                            let Some(neighbour) = self.neighbours.admit(peer.ip()) else {
+                                // Without a state that the kernel has to keep.
+                                let _ = stream.set_zero_linger();
+                                self.metrics.denied(Denied::Connections);
+                                if self.neighbours.is_to_be_told() {
+                                    tracing::warn!(%peer, "too many connections from there");
+                                }
+                                continue;
+                            };
                             prepare(&stream);
                             // Not before there is someone to take it: another listener's client
                             // may be waiting for room.
                             let room = self.room.clone().acquire_owned().await;
                             let room = room.expect("is never closed");
-                            let place = Place { _room: room, _counted: self.links.token() };
+                            let place = Place {
+                                _room: room,
+                                _neighbour: neighbour,
+                                _counted: self.links.token(),
+                                _told: self.metrics.connection(),
+                            };
                             self.crowd.seen(self.links.len());
                             return (stream, peer, place);
                         }
@@ -239,8 +276,10 @@ async fn shake_hands(server: &Server, tls: &TlsAcceptor, stream: TcpStream) -> i
 /// What a connection holds of the server's as long as it is there.
 struct Place {
     _room: OwnedSemaphorePermit,
+    _neighbour: Neighbour,
     /// Also counts what was upgraded.
     _counted: TaskTrackerToken,
+    _told: Open,
 }
 
 /// Whether it is only the one client that has gone before it was accepted.
@@ -298,6 +337,9 @@ async fn serve(server: Arc<Server>, link: Link, app: FrontDoor) {
 }
 
 fn tracked<B>(response: Response<B>, busy: Busy) -> Response<Tracked<B>> {
+    if response.extensions().get::<Brief>().is_some() {
+        busy.is_brief();
+    }
     response.map(|body| Tracked { body, _busy: busy })
 }
 

@@ -73,6 +73,7 @@ pub const HEADERS: &[&str] = &[
     "signal.h",
     "sys/cpuset.h",
     "sys/event.h",
+    "sys/extattr.h",
     "sys/procctl.h",
     "sys/stat.h",
     "sys/wait.h",

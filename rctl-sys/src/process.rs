@@ -28,8 +28,11 @@ pub struct Process {
     /// When it started, since the boot: setting the clock does not change it.
     pub started: Duration,
     /// CPU time of all its threads, of those that have ended too, exact to a microsecond; without
-    /// that of its children.
+    /// that of its children. FreeBSD: of a thread that runs, up to when it was last taken off a CPU.
     pub run_time: Duration,
+    /// CPU time of those of its descendants that were waited for, as far as each was waited for by
+    /// its parent: `ruadd` in `proc_reap`, sys/kern/kern_exit.c.
+    pub children_time: Duration,
     pub threads: u32,
     pub resident_pages: u64,
     /// Cut to 19 bytes by the kernel. The process can change it.
@@ -81,6 +84,7 @@ impl Process {
             // FreeBSD: the kernel keeps it since the boot, and adds when that was by the clock.
             started: timeval(it, abi::KI_START).saturating_sub(boot),
             run_time: Duration::from_micros(it.u64(abi::KI_RUNTIME)),
+            children_time: timeval(it, abi::KI_CHILDTIME),
             threads: u32::try_from(it.i32(abi::KI_NUMTHREADS)).unwrap_or(0),
             resident_pages: u64::try_from(it.i64(abi::KI_RSSIZE)).unwrap_or(0),
             command: String::from_utf8_lossy(command).into_owned(),
@@ -228,6 +232,8 @@ mod tests {
         put(abi::KI_JID, &7_i32.to_ne_bytes());
         put(abi::KI_RSSIZE, &512_i64.to_ne_bytes());
         put(abi::KI_RUNTIME, &2_500_000_u64.to_ne_bytes());
+        put(abi::KI_CHILDTIME, &7_i64.to_ne_bytes());
+        put(abi::KI_CHILDTIME + abi::TV_USEC, &250_000_i64.to_ne_bytes());
         put(abi::KI_START, &1_000_042_i64.to_ne_bytes());
         put(abi::KI_START + abi::TV_USEC, &9_i64.to_ne_bytes());
         put(abi::KI_FLAG, &flags.to_ne_bytes());
@@ -257,6 +263,7 @@ mod tests {
                 stopped: false,
                 started: Duration::from_micros(42_000_009),
                 run_time: Duration::from_millis(2500),
+                children_time: Duration::from_millis(7250),
                 threads: 3,
                 resident_pages: 512,
                 command: "python3.11".to_owned(),

@@ -59,6 +59,14 @@ pub fn jailed() -> Result<bool, Error> {
     Ok(integer("security.jail.jailed")?.is_some_and(|value| value != 0))
 }
 
+/// The bytes of a value, such as `kern.boot_id`. `None` when the kernel has no such name.
+///
+/// # Errors
+/// As sysctl(3) says.
+pub fn bytes(name: &str) -> Result<Option<Vec<u8>>, Error> {
+    value(name)
+}
+
 /// The bytes of a value.
 pub(crate) fn value(name: &str) -> Result<Option<Vec<u8>>, Error> {
     let failed = |error| Error::new("sysctlbyname", name.escape_debug().to_string(), error);

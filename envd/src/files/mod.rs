@@ -114,6 +114,14 @@ pub(crate) fn named_file(header: &[u8]) -> Option<String> {
     form::Disposition::parse(header).filename
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) fn named_encoding(accept: &str, plain: bool) -> Option<&'static str> {
+    match encoding::choose(Some(accept), plain).ok()? {
+        encoding::Encoding::Identity => Some("identity"),
+        encoding::Encoding::Gzip => Some("gzip"),
+    }
+}
+
 fn bad_request(message: impl Into<String>) -> RestError {
     RestError::new(StatusCode::BAD_REQUEST, message)
 }

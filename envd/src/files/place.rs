@@ -280,7 +280,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
             let home = dir.path().to_str().unwrap().to_owned();
-            Self { dir, me: User { name: "me".into(), uid, gid, home, groups: Vec::new() } }
+            Self { dir, me: User { name: "me".into(), uid, gid, home } }
         }
 
         fn path(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! What clients are told of one file: `EntryInfo`.
 
-use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use buffa_types::google::protobuf::Timestamp;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// Describes files, and remembers the owners' names for the length of one call.
 pub(crate) struct Describe {
-    users: Arc<Users>,
+    users: Users,
     owners: HashMap<u32, String>,
     groups: HashMap<u32, String>,
 }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+#[cfg(feature = "fuzzing")]
+use super::{execute::Execution, zmtp::Frames};
 use super::{
     request::{RequestId, Session},
     zmtp::{Kind as SocketKind, Piece, Socket},
@@ -239,6 +241,27 @@ impl Reading {
         };
         Ok(incoming)
     }
+}
+
+/// The lines for the client that a kernel's bytes lead to, which come in pieces of that size as
+/// answers to the request `ours`.
+///
+/// # Errors
+/// When they are no messages, which ends a connection.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn lines(bytes: &[u8], size: usize) -> io::Result<Vec<u8>> {
+    let mut reading = Reading { at: At::Topics(0), ..Reading::default() };
+    let (mut frames, request) = (Frames::default(), RequestId::named("ours"));
+    let mut execution = Execution::default();
+    for piece in bytes.chunks(size) {
+        frames.come(piece);
+        while let Some(piece) = frames.next()? {
+            if let Some(incoming) = reading.take(piece, &request)? {
+                execution.published(incoming);
+            }
+        }
+    }
+    Ok(execution.lines.0)
 }
 
 fn invalid(what: &'static str) -> io::Error {

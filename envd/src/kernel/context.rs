@@ -218,7 +218,7 @@ impl Keeper {
         while let Ok(task) = tasks.try_recv() {
             if let Task::Run(run) = task {
                 run::refuse(run);
-                self.executed(true, Duration::ZERO);
+                self.executed(true, Duration::ZERO, false);
             }
         }
     }
@@ -276,9 +276,10 @@ impl Keeper {
             return;
         }
         let began = Instant::now();
+        let repeated = self.envd.repeats.note((&self.language, &run.code), began);
         let (ended, failed) = run::turn(run, self).await;
         if let Some(failed) = failed {
-            self.executed(failed, began.elapsed());
+            self.executed(failed, began.elapsed(), repeated);
         }
         match ended {
             Ended::Whole => {}
@@ -325,11 +326,12 @@ impl Keeper {
         self.envd.reports.push(What::KernelStopped { language: self.language.clone() });
     }
 
-    fn executed(&self, failed: bool, took: Duration) {
+    fn executed(&self, failed: bool, took: Duration, repeated: bool) {
         self.envd.reports.push(What::CodeExecuted {
             language: self.language.clone(),
             failed,
             duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            repeated,
         });
     }
 }

@@ -24,6 +24,8 @@ mod spec;
 mod variables;
 mod zmtp;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::channel::lines;
 pub(crate) use self::{
     contexts::Contexts,
     http::{divert, warm},

@@ -76,7 +76,7 @@ impl RequestId {
         Self("none".to_owned())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn named(name: &str) -> Self {
         Self(name.to_owned())
     }

@@ -31,14 +31,25 @@ pub(super) enum Kind {
 /// A connection whose greetings have been said.
 pub(super) struct Socket {
     stream: Handed,
+    frames: Frames,
+}
+
+/// What has come and not been looked at.
+#[derive(Default)]
+pub(super) struct Frames {
     buffer: BytesMut,
     at: At,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
+    #[default]
     Header,
-    Frame { left: u64, length: u64, more: bool },
+    Frame {
+        left: u64,
+        length: u64,
+        more: bool,
+    },
 }
 
 /// A part of one frame of a message.
@@ -56,7 +67,7 @@ pub(super) struct Piece {
 impl Socket {
     pub(super) async fn connect(path: &Path, kind: Kind) -> io::Result<Self> {
         let stream = Handed::dial(path)?;
-        let mut socket = Self { stream, buffer: BytesMut::new(), at: At::Header };
+        let mut socket = Self { stream, frames: Frames::default() };
         socket.greet(kind).await?;
         if let Kind::Sub = kind {
             // To everything.
@@ -126,17 +137,26 @@ impl Socket {
     /// The next piece of what comes. Can be given up and called again.
     pub(super) async fn read(&mut self) -> io::Result<Piece> {
         loop {
-            if let Some(piece) = self.parse()? {
+            if let Some(piece) = self.frames.next()? {
                 return Ok(piece);
             }
-            self.buffer.reserve(CHUNK);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            let buffer = &mut self.frames.buffer;
+            buffer.reserve(CHUNK);
+            if self.stream.read_buf(buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
+}
 
-    fn parse(&mut self) -> io::Result<Option<Piece>> {
+impl Frames {
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn come(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// `None` while more is needed.
+    pub(super) fn next(&mut self) -> io::Result<Option<Piece>> {
         loop {
             match self.at {
                 At::Header => {

@@ -33,6 +33,8 @@ pub(crate) struct Plan<'a> {
     /// `cgroup.procs` files to join.
     pub(crate) cgroups: &'a [OwnedFd],
     pub(crate) affinity: Option<Affinity>,
+    /// Most that it may raise its limit to.
+    pub(crate) open_files: Option<u64>,
     pub(crate) standard: Standard,
 }
 
@@ -198,7 +200,7 @@ unsafe fn prepare_and_exec(plan: &Plan<'_>, pointers: &Pointers) -> Step {
             }
         }
         host::seal_descriptors();
-        limit_descriptors();
+        limit_descriptors(plan.open_files);
         if let Some(affinity) = &plan.affinity {
             affinity.apply();
         }
@@ -236,18 +238,19 @@ unsafe fn prepare_and_exec(plan: &Plan<'_>, pointers: &Pointers) -> Step {
 ///
 /// # Safety
 /// Only in a freshly forked child, whose limits are its own.
-unsafe fn limit_descriptors() {
+unsafe fn limit_descriptors(most: Option<u64>) {
     const SOFT: libc::rlim_t = 1024;
     const HARD: libc::rlim_t = 524_288;
+    let hard = most.map_or(HARD, |most| HARD.min(most as libc::rlim_t));
     // SAFETY: the structures live until the calls return.
     unsafe {
-        let wanted = libc::rlimit { rlim_cur: SOFT, rlim_max: HARD };
+        let wanted = libc::rlimit { rlim_cur: SOFT.min(hard), rlim_max: hard };
         if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) == 0 {
             return;
         }
         let mut limit: libc::rlimit = mem::zeroed();
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_max = limit.rlim_max.min(HARD);
+            limit.rlim_max = limit.rlim_max.min(hard);
             limit.rlim_cur = limit.rlim_max.min(SOFT);
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }

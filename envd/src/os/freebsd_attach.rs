@@ -66,7 +66,7 @@ pub(crate) fn enter(
     Errno::result(unsafe { libc::jail_attach(spec.jid) })
         .step(format!("jail_attach({})", spec.jid))?;
     chdir("/").step("chdir(\"/\")")?;
-    network::configure(spec.network.as_ref())
+    network::configure(spec.network.as_ref(), spec.only_network)
 }
 
 /// A directory that is open is a way out of any jail.

@@ -19,7 +19,8 @@ use crate::{control::Failure, wire::JailNetwork};
 
 const LOOPBACK: &str = "lo0";
 
-pub(super) fn configure(network: Option<&JailNetwork>) -> Result<(), Failure> {
+/// `only`: loopback is there already, and whose it is has it as he likes.
+pub(super) fn configure(network: Option<&JailNetwork>, only: bool) -> Result<(), Failure> {
     if !has_own_stack().step("sysctlbyname(\"security.jail.vnet\")")? {
         return match network {
             None => Ok(()),
@@ -33,10 +34,12 @@ pub(super) fn configure(network: Option<&JailNetwork>) -> Result<(), Failure> {
     }
     let socket =
         open(AddressFamily::Inet).step("socket(AF_INET, SOCK_DGRAM) for the network's settings")?;
-    up(&socket, LOOPBACK)?;
-    assign(&socket, LOOPBACK, Ipv4Addr::LOCALHOST, 8)?;
-    if let Err(error) = assign_loopback6() {
-        tracing::warn!(%error, "no ::1: SIOCAIFADDR_IN6 on {LOOPBACK}");
+    if !only {
+        up(&socket, LOOPBACK)?;
+        assign(&socket, LOOPBACK, Ipv4Addr::LOCALHOST, 8)?;
+        if let Err(error) = assign_loopback6() {
+            tracing::warn!(%error, "no ::1: SIOCAIFADDR_IN6 on {LOOPBACK}");
+        }
     }
     let Some(network) = network else { return Ok(()) };
 

@@ -9,7 +9,8 @@
 //! 3. the overlay becomes `/`. From here on every path is the sandbox's own, so that a template's
 //!    symbolic links lead nowhere else;
 //! 4. `/proc`, `/sys` and `/dev` are mounted while the host's are still there (the kernel refuses
-//!    a new proc where none is fully visible), then the host's tree is let go.
+//!    a new proc where none is fully visible), then the host's tree is let go;
+//! 5. last, what only entering takes is given away: capabilities and calls of the kernel's.
 
 #![allow(unsafe_code)]
 
@@ -30,9 +31,12 @@ use nix::{
 
 use crate::{
     control::{self, Descriptors, Failure},
+    walls::{self, Wall},
     wire::{Attach, Descriptor},
 };
 
+#[path = "linux_attach_confinement.rs"]
+mod confinement;
 #[path = "linux_attach_furniture.rs"]
 mod furniture;
 #[path = "linux_attach_meminfo.rs"]
@@ -83,29 +87,39 @@ pub(crate) fn enter(
         });
     };
     umask(Mode::from_bits_truncate(0o022));
-    unshare(CloneFlags::CLONE_NEWCGROUP).step("unshare the cgroup namespace")?;
+    if !walls::is_down(Wall::CgroupNamespace) {
+        unshare(CloneFlags::CLONE_NEWCGROUP).step("unshare the cgroup namespace")?;
+    }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).step("make / private")?;
 
+    let ipv6 = network::ipv6();
     mount_tmpfs(STAGING, MsFlags::empty(), "size=1m,mode=0700")?;
     let root = mount_root(descriptors)?;
-    let furniture = furniture::Furniture::take(Path::new(STAGING), spec)?;
+    let furniture = furniture::Furniture::take(Path::new(STAGING), descriptors, spec)?;
 
     let host = directory("/")?;
     chdir(&root).step("enter the new root")?;
     pivot_root(".", ".").step("pivot_root to the overlay")?;
 
     furniture.place(spec)?;
-    fchdir(host.as_fd()).step("return to the host's root")?;
-    umount2(".", MntFlags::MNT_DETACH).step("let go of the host's root")?;
+    if !walls::is_down(Wall::HostTree) {
+        fchdir(host.as_fd()).step("return to the host's root")?;
+        umount2(".", MntFlags::MNT_DETACH).step("let go of the host's root")?;
+    }
     drop(host);
     chdir("/").step("enter /")?;
 
     sethostname(&spec.hostname).step("set the host name")?;
+    // While the gateway makes the link.
+    confinement::begin()?;
     if spec.network.is_some() {
         control::await_link(control).step(control::AWAIT_LINK)?;
     }
-    network::configure(spec.network.as_ref())
+    if !walls::is_down(Wall::NetworkNamespace) {
+        network::configure(spec.network.as_ref(), ipv6)?;
+    }
+    confinement::finish()
 }
 
 /// Mounts the overlay and says where.
@@ -167,9 +181,13 @@ fn mount_tmpfs(at: &str, flags: MsFlags, options: &str) -> Result<(), Failure> {
 
 /// A detached copy of the mount at `path`.
 fn detached(path: &Path) -> nix::Result<OwnedFd> {
+    open_tree(path, 0)
+}
+
+fn open_tree(path: &Path, more: libc::c_uint) -> nix::Result<OwnedFd> {
     use std::os::{fd::FromRawFd, unix::ffi::OsStrExt};
     let text = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | more;
     // SAFETY: the string lives for the call, which touches no other memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, text.as_ptr(), flags) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;

@@ -1,7 +1,7 @@
 //! `/proc`, `/sys` and `/dev` of a sandbox.
 //!
 //! The user namespace keeps the host's settings from being written; what is masked here is what
-//! would be read. Root in the sandbox may take the masks away from itself.
+//! would be read. Who may not mount cannot take the masks away.
 
 use std::{
     fs,
@@ -14,46 +14,51 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-use super::{Step, detached, make_directory, meminfo, mount_tmpfs, move_mount, set_attributes};
-use crate::{control::Failure, wire::LinuxAttach};
-
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+use super::{
+    Step, detached, make_directory, meminfo, missing, mount_tmpfs, move_mount, open_tree,
+    set_attributes,
+};
+use crate::{
+    control::{Descriptors, Failure},
+    walls::{self, Wall},
+    wire::{Descriptor, LinuxAttach},
+};
 
 /// Shown empty: they tell of the host.
-const MASKED_FILES: [&str; 9] = [
+const MASKED_FILES: [&str; 11] = [
     "/proc/cmdline",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/key-users",
     "/proc/kmsg",
     "/proc/latency_stats",
     "/proc/sched_debug",
+    "/proc/swaps",
     "/proc/sysrq-trigger",
     "/proc/timer_list",
 ];
 const MASKED_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
-const READ_ONLY: [&str; 3] = ["/proc/bus", "/proc/fs", "/proc/irq"];
+const READ_ONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
 
-/// Mounts taken from the host and from staging, to be placed in the new root.
+/// Mounts taken from staging, and the gateway's, to be placed in the new root.
 pub(super) struct Furniture {
-    devices: Vec<(&'static str, OwnedFd)>,
+    devices: OwnedFd,
     meminfo: OwnedFd,
     sys: OwnedFd,
+    /// The host's, where it has no pid namespace of its own: the kernel mounts no other there.
+    proc: Option<OwnedFd>,
     /// An empty read-only directory and file, over what is masked.
     empty: PathBuf,
 }
 
 impl Furniture {
-    pub(super) fn take(staging: &Path, spec: &LinuxAttach) -> Result<Self, Failure> {
-        let devices = DEVICES
-            .into_iter()
-            .map(|name| {
-                let path = Path::new("/dev").join(name);
-                let mount = detached(&path).step(format!("take {}", path.display()))?;
-                Ok((name, mount))
-            })
-            .collect::<Result<_, Failure>>()?;
-
+    pub(super) fn take(
+        staging: &Path,
+        descriptors: &mut Descriptors,
+        spec: &LinuxAttach,
+    ) -> Result<Self, Failure> {
+        let devices = descriptors.take(Descriptor::Devices).ok_or_else(|| missing("devices"))?;
         let file = staging.join("meminfo");
         meminfo::create(&file, spec.memory_bytes)?;
         let sys = staging.join("sys");
@@ -70,6 +75,14 @@ impl Furniture {
             devices,
             meminfo: read_only(&file)?,
             sys: read_only(&sys)?,
+            proc: match walls::is_down(Wall::PidNamespace) {
+                // With all that is mounted on it.
+                true => {
+                    let all = libc::AT_RECURSIVE as libc::c_uint;
+                    Some(open_tree(Path::new("/proc"), all).step("take /proc")?)
+                }
+                false => None,
+            },
             empty: PathBuf::from("/sys/fs/cgroup"),
         })
     }
@@ -80,21 +93,22 @@ impl Furniture {
             make_directory(Path::new(path))?;
         }
         let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("proc"), "/proc", Some("proc"), inert, None::<&str>).step("mount proc")?;
+        match self.proc {
+            Some(proc) => move_mount(proc, Path::new("/proc"))?,
+            None => {
+                mount(Some("proc"), "/proc", Some("proc"), inert, None::<&str>)
+                    .step("mount proc")?;
+            }
+        }
         move_mount(self.sys, Path::new("/sys"))?;
         move_mount(self.meminfo, Path::new("/proc/meminfo"))?;
         place_devices(self.devices, spec.shm_bytes)?;
-        mask(&self.empty)
+        if walls::is_down(Wall::Masks) { Ok(()) } else { mask(&self.empty) }
     }
 }
 
-fn place_devices(devices: Vec<(&'static str, OwnedFd)>, shm: u64) -> Result<(), Failure> {
-    mount_tmpfs("/dev", MsFlags::MS_NOSUID, "size=256k,nr_inodes=1024,mode=0755")?;
-    for (name, device) in devices {
-        let path = Path::new("/dev").join(name);
-        fs::File::create(&path).step(format!("make {}", path.display()))?;
-        move_mount(device, &path)?;
-    }
+fn place_devices(devices: OwnedFd, shm: u64) -> Result<(), Failure> {
+    move_mount(devices, Path::new("/dev"))?;
     make_directory(Path::new("/dev/pts"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
@@ -132,19 +146,21 @@ fn mask(empty: &Path) -> Result<(), Failure> {
     for path in MASKED_DIRECTORIES {
         bind(empty, path)?;
     }
-    for path in READ_ONLY {
-        let at = Path::new(path);
-        match detached(at) {
-            Ok(copy) => {
-                set_attributes(&copy, libc::MOUNT_ATTR_RDONLY)
-                    .step(format!("make {path} read-only"))?;
-                move_mount(copy, at)?;
-            }
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno).step(format!("take {path}")),
+    READ_ONLY.into_iter().try_for_each(close)
+}
+
+/// Covers a directory with itself, read-only; one that is not there is none to cover.
+fn close(path: &str) -> Result<(), Failure> {
+    let at = Path::new(path);
+    match detached(at) {
+        Ok(copy) => {
+            set_attributes(&copy, libc::MOUNT_ATTR_RDONLY)
+                .step(format!("make {path} read-only"))?;
+            move_mount(copy, at)
         }
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).step(format!("take {path}")),
     }
-    Ok(())
 }
 
 fn read_only(path: &Path) -> Result<OwnedFd, Failure> {

@@ -1,14 +1,18 @@
 //! Loopback and the sandbox's end of the veth pair, by the old ioctls: seven calls, no library.
 
 use std::{
-    fs,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+    fcntl::{OFlag, open, openat},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        stat::Mode,
+    },
+    unistd::write,
 };
 
 use super::Step;
@@ -16,15 +20,30 @@ use crate::{control::Failure, wire::LinuxNetwork};
 
 const LINK: &str = "eth0";
 
-pub(super) fn configure(network: Option<&LinuxNetwork>) -> Result<(), Failure> {
+/// The kernel's settings of IPv6, to be opened before they are closed to the sandbox; a kernel
+/// without it has none.
+pub(super) fn ipv6() -> Option<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open("/proc/sys/net/ipv6/conf", flags, Mode::empty()).ok()
+}
+
+pub(super) fn configure(
+    network: Option<&LinuxNetwork>,
+    ipv6: Option<OwnedFd>,
+) -> Result<(), Failure> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)
         .step("open a socket for the network's settings")?;
     up(&socket, "lo")?;
     let Some(network) = network else { return Ok(()) };
 
-    // The host routes no IPv6 for a sandbox; a kernel without it has no such file.
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/disable_ipv6"), "1");
+    // The host routes no IPv6 for a sandbox.
+    if let Some(settings) = ipv6 {
+        let path = format!("{LINK}/disable_ipv6");
+        openat(settings, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .and_then(|setting| write(setting, b"1"))
+            .step("turn IPv6 off")?;
+    }
     set_address(&socket, libc::SIOCSIFADDR, network.address)?;
     set_address(&socket, libc::SIOCSIFNETMASK, Ipv4Addr::BROADCAST)?;
     up(&socket, LINK)?;

@@ -28,8 +28,10 @@ use nix::{
     unistd::setsid,
 };
 
+use super::calls;
 use crate::{
     control::{self, ChildRequest},
+    walls::{self, Wall},
     wire::CONTROL_FD,
 };
 
@@ -39,6 +41,13 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Of a sandbox's table of TCP connections, which may hold more than that: 32 KiB.
 const TCP_ENTRIES: &str = "4096";
 
+/// Those that a sandbox can do without, where its walls are tried.
+const NAMESPACES: [(Wall, libc::c_int); 3] = [
+    (Wall::IpcNamespace, libc::CLONE_NEWIPC),
+    (Wall::NetworkNamespace, libc::CLONE_NEWNET),
+    (Wall::PidNamespace, libc::CLONE_NEWPID),
+];
+
 /// Clones this process as often as it is asked to over `requests`, and returns in each clone, with
 /// its control socket and all else closed. Where it was called first it never returns: it ends
 /// with the gateway that holds the other end.
@@ -46,10 +55,14 @@ const TCP_ENTRIES: &str = "4096";
 /// # Errors
 /// When the clone cannot be made ready; there is nothing it could go on with then.
 pub(crate) fn become_first_process(requests: OwnedFd) -> io::Result<OwnedFd> {
-    prctl::set_dumpable(false)?;
+    hide_memory()?;
     if let Err(error) = prepare_network() {
         eprintln!("envd: sandboxes end a little slower: {error}");
     }
+    if !walls::is_down(Wall::OomScore) {
+        leave_oom_score()?;
+    }
+    calls::confine()?;
     let mut socket = UnixStream::from(requests);
     if socket.write_all(&[0]).is_err() {
         std::process::exit(0);
@@ -69,6 +82,21 @@ pub(crate) fn become_first_process(requests: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Written by who is root on the host, it is also the least that any process of a sandbox can give
+/// itself. Without `CAP_SYS_RESOURCE` it cannot be lowered, nor need it be.
+fn leave_oom_score() -> io::Result<()> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let Err(error) = fs::write(PATH, "0") else { return Ok(()) };
+    if fs::read_to_string(PATH)?.starts_with('-') {
+        return Err(io::Error::new(error.kind(), format!("write 0 to {PATH}: {error}")));
+    }
+    Ok(())
+}
+
+fn hide_memory() -> nix::Result<()> {
+    prctl::set_dumpable(walls::is_down(Wall::EnvdMemory))
+}
+
 /// Gives each sandbox a table of its own for its TCP connections: when one ends, the kernel goes
 /// through the table it was in, and the host's has a quarter of a million entries. This is said
 /// in a network namespace that its are made from, so that nothing changes on the host.
@@ -81,13 +109,18 @@ fn prepare_network() -> io::Result<()> {
 fn clone(owner: u32, cgroup: Option<&OwnedFd>) -> nix::Result<i32> {
     // SAFETY: all zeroes is a valid value of this plain C structure.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
-    arguments.flags = (libc::CLONE_NEWUSER
+    let mut namespaces = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_PARENT) as u64;
+        | libc::CLONE_NEWIPC;
+    for (wall, namespace) in NAMESPACES {
+        if walls::is_down(wall) {
+            namespaces &= !namespace;
+        }
+    }
+    arguments.flags = (namespaces | libc::CLONE_PARENT) as u64;
     if let Some(cgroup) = cgroup {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
@@ -148,7 +181,7 @@ fn settle(requests: UnixStream, request: ChildRequest) -> io::Result<OwnedFd> {
         Errno::result(libc::syscall(libc::SYS_setresgid, 0, 0, 0))?;
         Errno::result(libc::syscall(libc::SYS_setresuid, 0, 0, 0))?;
     }
-    prctl::set_dumpable(false)?;
+    hide_memory()?;
     Ok(control.into())
 }
 

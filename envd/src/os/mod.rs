@@ -10,6 +10,9 @@ mod host;
 #[cfg_attr(target_os = "linux", path = "linux_attach.rs")]
 #[cfg_attr(target_os = "freebsd", path = "freebsd_attach.rs")]
 pub(crate) mod attach;
+#[cfg(target_os = "linux")]
+#[path = "linux_calls.rs"]
+mod calls;
 mod change;
 mod child;
 mod closing;

@@ -20,12 +20,22 @@ pub(crate) fn words(exit: Exit) -> String {
     }
 }
 
-pub(super) fn event(exit: Exit) -> EndEvent {
+/// By SIGKILL, itself or what it waited for, as shells tell it.
+pub(super) fn was_killed(exit: Exit) -> bool {
+    match exit {
+        Exit::Code(code) => code == 128 + libc::SIGKILL,
+        Exit::Signal { number, .. } => number == libc::SIGKILL,
+    }
+}
+
+/// `out_of_memory`: for want of it some processes of the sandbox were killed meanwhile.
+pub(super) fn event(exit: Exit, out_of_memory: bool) -> EndEvent {
     let status = words(exit);
+    let why = if out_of_memory { " (the sandbox's memory had run out)" } else { "" };
     EndEvent {
         exit_code: code(exit),
         exited: matches!(exit, Exit::Code(_)),
-        error: (exit != Exit::Code(0)).then(|| status.clone()),
+        error: (exit != Exit::Code(0)).then(|| format!("{status}{why}")),
         status,
         ..EndEvent::default()
     }
@@ -79,11 +89,25 @@ mod tests {
             ),
             (signal(40, false), -1, false, "signal: signal 40", Some("signal: signal 40")),
         ] {
-            let event = event(exit);
+            let event = event(exit, false);
             assert_eq!(
                 (event.exit_code, event.exited, event.status.as_str(), event.error.as_deref()),
                 (code, exited, status, error)
             );
         }
+    }
+
+    #[test]
+    fn who_was_killed_for_want_of_memory_is_told_so_beside_the_words() {
+        let killed = Exit::Signal { number: libc::SIGKILL, core_dumped: false };
+        let told = event(killed, true);
+        assert_eq!(told.status, "signal: killed");
+        let error = told.error.unwrap();
+        assert_eq!(error, "signal: killed (the sandbox's memory had run out)");
+        // A shell, of its last command.
+        assert!(was_killed(killed) && was_killed(Exit::Code(137)));
+        let others =
+            [Exit::Code(0), Exit::Code(9), Exit::Signal { number: 15, core_dumped: false }];
+        assert!(!others.into_iter().any(was_killed));
     }
 }

@@ -13,7 +13,7 @@ mod start;
 mod stream;
 mod table;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use connectrpc::{
     ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
@@ -197,7 +197,9 @@ async fn begin(
     let deadline = stream_timeout(&context).and_then(|timeout| started.at.checked_add(timeout));
     let process = started.process.clone();
     let follow = Follow::new(process.clone(), &context)?.owning(deadline);
-    envd.reports.push(What::ProcessStarted { pid: process.pid });
+    let words = (&request.process.cmd, &request.process.args);
+    let repeated = envd.repeats.note(words, Instant::now());
+    envd.reports.push(What::ProcessStarted { pid: process.pid, repeated });
     envd.processes.started(process, (*request.process).clone());
     tokio::spawn(running::watch(envd, started, deadline));
     Ok(follow)

@@ -60,6 +60,8 @@ pub(super) struct Started {
     pub(super) sources: Sources,
     pub(super) exit: oneshot::Receiver<Exit>,
     pub(super) at: Instant,
+    /// How many were killed for want of memory before it.
+    pub(super) killed_before: u64,
 }
 
 impl Process {
@@ -144,7 +146,7 @@ impl Process {
 
 /// Sees a process through to its end. Its time stands still while the sandbox is paused.
 pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<Instant>) {
-    let Started { process, sources, exit, at, .. } = started;
+    let Started { process, sources, exit, at, killed_before } = started;
     let release = CancellationToken::new();
     let pumps = process.pump_all(sources, &release);
     let expired = awake::sleep(deadline.unwrap_or(at).saturating_duration_since(at));
@@ -168,12 +170,14 @@ pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<In
         }
     };
     process.input.end().await;
+    let out_of_memory = exit::was_killed(exit) && envd.gauges.killed_for_memory() > killed_before;
     envd.reports.push(What::ProcessEnded {
         pid: process.pid,
         exit_code: exit::code(exit),
         duration_ms: u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        out_of_memory,
     });
-    let _ = process.end.set(exit::event(exit));
+    let _ = process.end.set(exit::event(exit, out_of_memory));
     envd.processes.ended(&process);
     process.fanout.end();
 }

@@ -65,7 +65,7 @@ pub(super) async fn start(
         directory: c_strings([cwd.clone()])?.remove(0),
     };
 
-    let at = Instant::now();
+    let (at, killed_before) = (Instant::now(), envd.gauges.killed_for_memory());
     let (channels, (pid, outcome, exit)) = if request.pty.is_set() {
         start_on_terminal(envd, user, strings, &request.pty)
     } else {
@@ -76,7 +76,7 @@ pub(super) async fn start(
     until_it_runs(pid, outcome, &config.cmd, &cwd).await?;
     let (input, sources) = channels;
     let process = Process::new(pid.unsigned_abs(), request.tag.clone(), input);
-    Ok(Started { process, sources, exit, at })
+    Ok(Started { process, sources, exit, at, killed_before })
 }
 
 /// A program that envd runs for itself; no client sees it in a list.
@@ -215,9 +215,10 @@ fn plan<'a>(envd: &'a Envd, user: &User, strings: Strings, standard: Standard) -
         login: CString::new(user.name.as_str()).unwrap_or_default(),
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups.clone(),
+        groups: user.groups(),
         cgroups: &envd.confines.cgroups,
         affinity: envd.confines.affinity,
+        open_files: envd.confines.open_files,
         standard,
     }
 }
@@ -313,13 +314,7 @@ mod tests {
 
     #[test]
     fn the_request_has_the_last_word_on_the_environment() {
-        let user = User {
-            name: "user".into(),
-            uid: 1000,
-            gid: 1000,
-            home: "/home/user".into(),
-            groups: vec![1000],
-        };
+        let user = User { name: "user".into(), uid: 1000, gid: 1000, home: "/home/user".into() };
         let strings = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
         };

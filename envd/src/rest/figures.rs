@@ -36,6 +36,8 @@ pub(crate) struct Gauges {
     cpus: usize,
     total: u64,
     source: Source,
+    /// The kernel's count of processes killed for want of memory, where it has one.
+    kills: Option<File>,
     /// When CPU time was last read, and what it was (nanoseconds).
     last: Mutex<(Instant, u64)>,
 }
@@ -78,11 +80,13 @@ impl Gauges {
             (Attach::Linux(_), Some(memory)) => Source::Files { memory, cpu },
             (Attach::Linux(_), None) => Source::System,
         };
+        let kills = descriptors.take(Descriptor::MemoryKills).map(File::from);
         let start = source.cpu_used().ok().flatten().unwrap_or_default();
         Self {
             cpus: spec.attach.cpus().len(),
             total: spec.attach.memory_bytes(),
             source,
+            kills,
             last: Mutex::new((Instant::now(), start)),
         }
     }
@@ -117,6 +121,13 @@ impl Gauges {
             disk_used: (disk.blocks() as u64).saturating_sub(disk.blocks_free() as u64) * block,
             disk_total: disk.blocks() as u64 * block,
         })
+    }
+
+    /// How many processes were killed for want of memory, as far as that is known.
+    pub(crate) fn killed_for_memory(&self) -> u64 {
+        let text = self.kills.as_ref().and_then(|file| read_anew(file).ok()).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(number).unwrap_or_default()
     }
 
     /// Bytes in use by user processes, where that is known.
@@ -189,6 +200,7 @@ mod tests {
                 memory: tempfile::tempfile().unwrap(),
                 cpu: Some(file.reopen().unwrap()),
             },
+            kills: None,
             last: Mutex::new((Instant::now(), 0)),
         };
         fs::write(file.path(), "9000000000\n").unwrap();

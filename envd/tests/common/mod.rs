@@ -38,6 +38,7 @@ pub fn spec(init: Init) -> Spec {
             shm_bytes: 0,
             cpus: vec![0],
             processes: 1024,
+            open_files: None,
             network: None,
         }),
         init,

@@ -14,7 +14,7 @@ use axum::{
 };
 
 use super::{address, is_below, without_port};
-use crate::{Gateway, data::Address, error::ApiError};
+use crate::{Gateway, data::Address, error::ApiError, metrics::Denied};
 
 /// The gateway's own and envd's.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
@@ -36,7 +36,7 @@ pub async fn serve(State(gateway): State<Gateway>, request: Request, next: Next)
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
-    if gateway.keys().is_empty() {
+    if gateway.keys().is_open() {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         if may_call {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -68,7 +68,7 @@ pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response<Body>>
 
 /// Whether pages of that origin may call the control plane.
 pub(super) fn may_call(gateway: &Gateway, origin: &HeaderValue) -> bool {
-    !gateway.keys().is_empty()
+    !gateway.keys().is_open()
         || origin.to_str().is_ok_and(|origin| is_ours(origin, gateway.domain()))
 }
 
@@ -77,6 +77,7 @@ pub(super) fn foreign() -> ApiError {
         "no API keys are configured, so only web pages of this machine and of the configured \
          domain may call; give an API key",
     )
+    .because(Denied::Origin)
 }
 
 fn is_ours(origin: &str, domain: &str) -> bool {

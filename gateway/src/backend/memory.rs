@@ -42,7 +42,19 @@ pub fn disk_size(path: &Path) -> io::Result<u64> {
 /// What is free there (bytes), for others than root too.
 pub fn disk_free(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
-    Ok(bytes(&stat, stat.blocks_available()))
+    // FreeBSD: negative on a UFS whose part for root is being used, lib/libc/gen/statvfs.c.
+    let available = stat.blocks_available();
+    Ok(bytes(&stat, if available > stat.blocks() { 0 } else { available }))
+}
+
+/// Files that can still be made there, and of how many; `None` where the file system has no number
+/// that it was made with (btrfs).
+pub fn files_free(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    let stat = statvfs(path)?;
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let (free, all) = (stat.files_available() as u64, stat.files() as u64);
+    // FreeBSD: negative as above.
+    Ok((all > 0).then_some((if free > all { 0 } else { free }, all)))
 }
 
 // The fields' widths differ by system.

@@ -1,10 +1,17 @@
 //! What the gateway's own process takes.
 
-use std::{fs, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Read,
+    time::Duration,
+};
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeVal,
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeVal,
+    },
+    unistd::{SysconfVar, sysconf},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +28,26 @@ pub fn own_process() -> OwnProcess {
         .map_or(Duration::ZERO, |used| duration(used.user_time()) + duration(used.system_time()));
     OwnProcess {
         cpu,
-        resident_bytes: fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident),
+        resident_bytes: resident_pages().and_then(|pages| {
+            let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+            pages.checked_mul(u64::try_from(page).ok()?)
+        }),
+        descriptors: descriptors(),
+    }
+}
+
+fn resident_pages() -> Option<u64> {
+    let mut buffer = [0; 128];
+    let length = File::open("/proc/self/statm").ok()?.read(&mut buffer).ok()?;
+    resident(std::str::from_utf8(&buffer[..length]).ok()?)
+}
+
+/// Linux: the directory's size since 6.2 (`proc_fd_getattr`, fs/proc/fd.c); 0 before.
+fn descriptors() -> Option<u64> {
+    match fs::metadata("/proc/self/fd").ok()?.len() {
         // One of them is that of the directory itself.
-        descriptors: fs::read_dir("/proc/self/fd")
-            .ok()
-            .map(|all| (all.count() as u64).saturating_sub(1)),
+        0 => Some((fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1)),
+        count => Some(count),
     }
 }
 
@@ -34,10 +56,9 @@ fn duration(time: TimeVal) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_micros(micros.unwrap_or(0))
 }
 
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+/// The second field of `statm`.
+fn resident(statm: &str) -> Option<u64> {
+    statm.split(' ').nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -51,9 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn resident_memory_is_read_from_status() {
-        assert_eq!(resident("VmHWM:\t  9 kB\nVmRSS:\t    8 kB\n"), Some(8 << 10));
-        for wrong in ["", "VmRSS: 8", "VmRSS: x kB", "VmHWM: 8 kB"] {
+    fn resident_memory_is_the_second_figure() {
+        assert_eq!(resident("900 8 5 1 0 3 0\n"), Some(8));
+        for wrong in ["", "900", "900 x 5"] {
             assert_eq!(resident(wrong), None, "{wrong}");
         }
     }

@@ -8,15 +8,18 @@ use std::{
 
 use anyhow::Context;
 use coppice::{
-    backend::{Backend, Check, Verdict, disk_free},
-    config::{self, Flags},
+    backend::{Backend, Check, Verdict, disk_free, files_free},
+    config::{self, Certificate, Flags},
+    limits::{Bounds, Limit},
     template::{self, Recipe},
-    tls,
+    tls::{self, Acme},
 };
 
 /// Free on the data directory's file system (bytes): the base template takes half of it while it is
 /// built, and all that sandboxes write goes there.
 const ROOM: u64 = 2 << 30;
+/// More files than that are to be had there: each that a sandbox makes or copies is one.
+const FILES: u64 = 200_000;
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags)?;
@@ -24,12 +27,16 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     // Nothing is made: where the data directory is not there yet, its parent tells as much.
     let planned = path::absolute(&config.data_dir).context("data-dir")?;
     let data_dir = planned.ancestors().find(|dir| dir.is_dir()).unwrap_or(&planned);
-    let mut checks = super::host(&config, data_dir)?.probe(config.max_sandboxes);
+    let host = super::host(&config, data_dir)?;
+    let mut checks = host.probe(config.max_sandboxes);
     checks.push(room(data_dir, ROOM));
+    checks.push(quota(host.enforces(Limit::Disk), config.sandbox_disk));
+    checks.push(limits(&config.limits, |limit| host.enforces(limit)));
     checks.push(base(&config.data_dir, Recipe::Base.is_built_from_a_source()));
-    if let Some(tls) = &config.tls {
-        checks.extend(tls::check(&tls.files, config.domain.as_deref()));
-    }
+    checks.extend(config.tls.iter().flat_map(|tls| match &tls.certificate {
+        Certificate::Files(files) => tls::check(files, config.domain.as_deref()),
+        Certificate::Acme(acme) => tls::check_acme(&Acme::new(acme.clone(), &config.data_dir)),
+    }));
     let mut out = std::io::stdout().lock();
     print(&mut out, &checks)?;
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
@@ -50,12 +57,51 @@ fn room(data_dir: &Path, enough: u64) -> Check {
     let (verdict, found) = match disk_free(data_dir) {
         Err(error) => (Verdict::Warn, format!("{at}: {error}")),
         Ok(free) => {
-            let verdict = if free < enough { Verdict::Warn } else { Verdict::Good };
-            (verdict, format!("{} MiB free at {at}", free >> 20))
+            let files = files_free(data_dir).ok().flatten();
+            // As few as a template and some sandboxes have.
+            let few = files.is_some_and(|(files, _)| files < FILES);
+            let verdict = if free < enough || few { Verdict::Warn } else { Verdict::Good };
+            let files = files.map(|(files, _)| format!(" and room for {files} files"));
+            (verdict, format!("{} MiB free{} at {at}", free >> 20, files.unwrap_or_default()))
         }
     };
-    let mend = format!("free {} MiB there, or give a --data-dir with more room", enough >> 20);
+    let mend = format!(
+        "free {} MiB and {FILES} files there, or give a --data-dir with more room",
+        enough >> 20
+    );
     Check { what: "room", verdict, found, mend: (verdict != Verdict::Good).then_some(mend) }
+}
+
+/// Whether one sandbox can take the disk of all, and how exactly what it takes is known.
+fn quota(bounds: bool, wanted: Option<u64>) -> Check {
+    let found = match (bounds, wanted) {
+        (true, None) => "there is one; --sandbox-disk bounds what a sandbox writes".to_owned(),
+        (true, Some(bytes)) => format!("{} MiB to a sandbox, counted as it writes", bytes >> 20),
+        (false, None) => "none here: sizes are measured in the background, now and then".to_owned(),
+        (false, Some(_)) => "none here: --sandbox-disk is not enforced".to_owned(),
+    };
+    let lacks = !bounds && wanted.is_some();
+    Check {
+        what: "disk quota",
+        verdict: if lacks { Verdict::Warn } else { Verdict::Good },
+        found,
+        mend: lacks.then(|| "put the data-dir on btrfs or ZFS".to_owned()),
+    }
+}
+
+/// Which of them can be had here, and which of those that are asked for cannot.
+fn limits(wanted: &Bounds, enforces: impl Fn(Limit) -> bool) -> Check {
+    let listed = |all: Vec<Limit>| all.into_iter().map(Limit::name).collect::<Vec<_>>().join(", ");
+    let missing: Vec<Limit> = Limit::ALL.into_iter().filter(|it| !enforces(*it)).collect();
+    let lacks: Vec<Limit> = wanted.said().filter(|it| missing.contains(it)).collect();
+    let found = match missing.is_empty() {
+        true => "each can be enforced".to_owned(),
+        false => format!("nothing here enforces {}", listed(missing)),
+    };
+    let mend = (!lacks.is_empty())
+        .then(|| format!("take {} out of --limits, or see docs/limits.md", listed(lacks)));
+    let verdict = if mend.is_some() { Verdict::Warn } else { Verdict::Good };
+    Check { what: "limits", verdict, found, mend }
 }
 
 /// The template without which nothing can be made.
@@ -106,6 +152,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_asked_for_and_not_to_be_had_is_warned_of() {
+        let enforces = |limit| limit != Limit::NetOut;
+        let said = |text: &str| limits(&Bounds::parse(text).unwrap(), enforces);
+        assert_eq!(said("memory=5").verdict, Verdict::Good);
+        let lacks = said("memory=5,net-out=100");
+        assert_eq!(
+            (lacks.verdict, lacks.found.as_str()),
+            (Verdict::Warn, "nothing here enforces net-out")
+        );
+        assert!(lacks.mend.unwrap().starts_with("take net-out out of --limits"));
+    }
+
+    #[test]
     fn a_base_that_nobody_builds_is_asked_for() {
         let data = tempfile::tempdir().unwrap();
         assert_eq!(base(data.path(), false).verdict, Verdict::Good);
@@ -124,8 +183,8 @@ mod tests {
         assert_eq!((good.verdict, good.mend), (Verdict::Good, None));
         let short = room(here, u64::MAX);
         assert_eq!(short.verdict, Verdict::Warn);
-        assert!(short.found.ends_with(" MiB free at /"), "{}", short.found);
-        assert!(short.mend.unwrap().starts_with("free 17592186044415 MiB there"));
+        assert!(short.found.ends_with(" at /"), "{}", short.found);
+        assert!(short.mend.unwrap().starts_with("free 17592186044415 MiB and 200000 files there"));
         assert_eq!(room(Path::new("/not/there"), 0).verdict, Verdict::Warn);
     }
 }

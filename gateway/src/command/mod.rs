@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod key;
 pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tls;
@@ -56,6 +57,11 @@ fn filter(level: Level) -> EnvFilter {
     EnvFilter::new(format!("warn,coppice={level}"))
 }
 
+/// How long a thread that blocks stays for the next work. The runtime gives work to the one that has
+/// waited longest: with any time longer than the sampler's second none of a burst's threads would
+/// ever have waited long enough to go.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// Does `work` in a runtime of its own, and lets the data directory go when that is over with all
 /// that was left running in it: whoever claims the directory next is alone there.
 fn run_in<T>(
@@ -68,6 +74,7 @@ fn run_in<T>(
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
@@ -84,14 +91,24 @@ fn workers() -> usize {
 }
 
 fn host(config: &Config, data_dir: &Path) -> anyhow::Result<Host> {
-    let settings = Settings { data_dir: data_dir.to_owned(), dns: config.dns.clone() };
+    let settings =
+        Settings { data_dir: data_dir.to_owned(), dns: config.dns.clone(), jail: config.jail };
     Host::new(settings).context("the backend cannot be used")
+}
+
+/// Where nothing is said: a GiB, or a twentieth of a small disk.
+fn disk_headroom(data_dir: &Path) -> u64 {
+    const MOST: u64 = 1 << 30;
+    backend::disk_size(data_dir).map_or(MOST, |size| MOST.min(size / 20))
 }
 
 fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -> Sandboxes {
     let rules = Rules {
         max_sandboxes: config.max_sandboxes,
         memory_headroom: config.memory_headroom,
+        disk_headroom: config.disk_headroom.unwrap_or_else(|| disk_headroom(data_dir)),
+        disk: config.sandbox_disk,
+        limits: config.limits,
         max_life: config.max_timeout,
         network: config.network,
         pool: config.pool.clone(),

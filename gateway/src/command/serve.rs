@@ -5,14 +5,18 @@ use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, 
 use anyhow::Context;
 use coppice::{
     Gateway, Parts,
+    audit::Audit,
     backend::{self, Backend, NetworkMode},
-    config::{self, Config, Flags},
+    config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
     front_door::FrontDoor,
-    serve::Entrance,
+    limits::Limit,
+    sandbox::Sandboxes,
+    serve::{Entrance, Limits},
     template::{Recipe, Store},
-    tls::Certificates,
+    tls::{Acme, Certificates},
 };
+use envd::walls;
 use futures_util::{StreamExt, stream};
 use tokio::{
     net::TcpListener,
@@ -21,16 +25,25 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-/// After a signal: open requests have so long, then what the registry is about has.
+/// After a signal: open requests and a template that is built have so long, then what the registry is
+/// about has.
 const DRAIN: Duration = Duration::from_secs(2);
 const FINISH: Duration = Duration::from_millis(2500);
-/// Between one look at the files of the certificate and the next.
+/// For the lines of the last requests.
+const AUDIT: Duration = Duration::from_millis(250);
+/// Between one look at the files of the certificate, or of the keys, and the next.
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+    // While there is one thread.
+    backend::shed_privileges().context("cannot give privileges away")?;
     let config = config::load(flags.clone())?;
     config.check_for_serving()?;
+    let down = walls::check().map_err(anyhow::Error::msg)?;
     let set_level = super::adjustable_log(&config);
+    if !down.is_empty() {
+        tracing::warn!(?down, "no code of others may run here: walls are down");
+    }
     let log = Log { flags, level: config.log_level, set_level };
     let data_dir = DataDir::claim(&config.data_dir)?;
     let path = data_dir.path().to_owned();
@@ -50,14 +63,32 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
     let secure = match &config.tls {
         None => None,
         Some(tls) => {
-            let certificates = Certificates::open(tls.files.clone()).context("TLS")?;
+            let (certificates, acme) = match &tls.certificate {
+                Certificate::Files(files) => {
+                    (Certificates::open(files.clone()).context("TLS")?, None)
+                }
+                Certificate::Acme(settings) => {
+                    let acme = Acme::new(settings.clone(), data_dir);
+                    (Certificates::expect(acme.files()), Some(acme))
+                }
+            };
             let (listener, address) = listen("tls-listen", tls.listen).await?;
-            Some((certificates, listener, address))
+            Some((certificates, acme, listener, address))
         }
     };
-    let secure_address = secure.as_ref().map(|(_, _, address)| *address);
+    let secure_address = secure.as_ref().map(|(_, _, _, address)| *address);
+    let figures = match config.metrics_listen {
+        None => None,
+        Some(wanted) => Some(listen("metrics-listen", wanted).await?),
+    };
     let host = super::host(&config, data_dir)?;
     host.prepare().await.context("the host cannot be made ready; `coppice doctor` says more")?;
+    if config.sandbox_disk.is_some() && !host.enforces(Limit::Disk) {
+        tracing::warn!("--sandbox-disk is told and not enforced: put the data-dir on btrfs or ZFS");
+    }
+    for limit in config.limits.said().filter(|limit| !host.enforces(*limit)) {
+        tracing::warn!("--limits {limit} is told and not enforced: nothing here does");
+    }
     let templates = Store::open(data_dir, |name, step| tracing::info!("template {name}: {step}"))?;
     templates.plan(&config.templates);
     let find = Box::new({
@@ -66,8 +97,11 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
     sandboxes.adopt_all().await?;
+    sandboxes.begin_sampling().await;
 
     let domain = told_domain(&config, address, secure_address);
+    let keys = config.keys.clone();
+    let audit = Audit::open(data_dir, sandboxes.metrics()).context("cannot keep an audit trail")?;
     let gateway = Gateway::new(Parts {
         sandboxes: sandboxes.clone(),
         templates: Box::new({
@@ -75,6 +109,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
             move || templates.available()
         }),
         keys: config.keys,
+        audit: audit.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
@@ -82,18 +117,34 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
 
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
-        async move { tokio::join!(sandboxes.keep_tidy(), sandboxes.keep_pool()) }
+        async move {
+            let tidy = async { tokio::join!(sandboxes.keep_tidy(), sandboxes.keep_pool()) };
+            tokio::join!(tidy, sandboxes.keep_sampling())
+        }
     });
+    if let Some((listener, address)) = figures {
+        tell_figures(listener, address, &sandboxes, gateway.clone(), stop.clone());
+    }
     let front_door = FrontDoor::new(sandboxes.clone(), config.domain, coppice::router(gateway));
     let mut entrances = vec![Entrance::plain(listener)];
     let certificates = match secure {
         None => None,
-        Some((certificates, listener, _)) => {
+        Some((certificates, acme, listener, _)) => {
+            sandboxes.metrics().certificate(certificates.until());
+            if let Some(acme) = acme {
+                let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+                let asked = stream::poll_fn(move |cx| asked.poll_recv(cx));
+                tokio::spawn(acme.keep(sandboxes.metrics().clone(), asked));
+            }
             entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
             Some(certificates)
         }
     };
     tokio::spawn(follow(certificates, log, asked_anew));
+    let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    tokio::spawn(async move {
+        keys.follow(LOOK, stream::poll_fn(|cx| asked.poll_recv(cx))).await;
+    });
     let server = tokio::spawn(coppice::serve::run(entrances, front_door, stop.clone()));
     let ready = tokio::select! {
         made = announce(&templates, address, secure_address) => made,
@@ -107,13 +158,20 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::info!("stopping");
     }
     stop.cancel();
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
+    let built = tokio::time::timeout(DRAIN, templates.settled());
+    let (drained, ended) = tokio::join!(tokio::time::timeout(DRAIN, server), built);
+    if drained.is_err() {
         tracing::debug!("some connections were cut");
+    }
+    if ended.is_err() {
+        tracing::debug!("what builds a template ends with the gateway");
     }
     if !sandboxes.stop(config.stop_sandboxes_on_exit, FINISH).await {
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
+    audit.settle(AUDIT).await;
+    sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }
 
@@ -123,6 +181,26 @@ async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<(TcpListen
         .with_context(|| format!("{setting}: cannot listen on {address}"))?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
+}
+
+/// For whoever asks there: `/metrics` alone.
+fn tell_figures(
+    listener: TcpListener,
+    address: SocketAddr,
+    sandboxes: &Sandboxes,
+    gateway: Gateway,
+    stop: CancellationToken,
+) {
+    tracing::info!("metrics on http://{address}/metrics");
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "metrics-listen: {address} can be reached from elsewhere, and whoever reaches it reads \
+             what sandboxes there are and use"
+        );
+    }
+    let door = FrontDoor::to_control(sandboxes.clone(), coppice::metrics_router(gateway));
+    let entrance = vec![Entrance::plain(listener)];
+    tokio::spawn(coppice::serve::run_within(Limits::few(), entrance, door, stop));
 }
 
 /// Below which clients are told that sandboxes are. Whatever they make of it begins with `https://`.

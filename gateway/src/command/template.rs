@@ -15,6 +15,7 @@ use clap::Subcommand;
 use coppice::{
     config::{self, Config, Flags},
     data_dir::DataDir,
+    limits::Bounds,
     sandbox,
     template::{Listed, Recipe, Source, Store},
 };
@@ -39,6 +40,16 @@ pub(crate) enum Template {
         #[command(flatten)]
         flags: Flags,
     },
+    /// Say what sandboxes of one may use; what is not said is as for any. A gateway that runs knows
+    /// it from its next start on
+    Limit {
+        name: String,
+        /// Such as memory=2048,cpus=4; nothing is as it was first
+        #[arg(value_name = "LIMITS", default_value = "")]
+        limits: String,
+        #[command(flatten)]
+        flags: Flags,
+    },
     /// Take one away, with the layers that nothing needs any more; no gateway may run
     Rm {
         name: String,
@@ -52,6 +63,7 @@ pub(crate) fn run(template: Template) -> anyhow::Result<ExitCode> {
         Template::List(flags) => list(&settings(flags)?),
         Template::Show { name, flags } => show(&settings(flags)?, &name),
         Template::Build { name, from, flags } => build(&settings(flags)?, &name, from.as_deref()),
+        Template::Limit { name, limits, flags } => limit(&settings(flags)?, &name, &limits),
         Template::Rm { name, flags } => remove(&settings(flags)?, &name),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -100,9 +112,8 @@ fn show(config: &Config, name: &str) -> anyhow::Result<()> {
         one.built_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
     )?;
     writeln!(out, "node       {}", one.node.as_deref().unwrap_or("none"))?;
-    writeln!(out, "cpus       {}", limits.cpus)?;
-    writeln!(out, "memory     {}", mib(limits.memory_bytes))?;
-    writeln!(out, "processes  {}", limits.processes)?;
+    let limits = limits.told().into_iter().map(|(limit, units)| format!("{limit}={units}"));
+    writeln!(out, "limits     {}", limits.collect::<Vec<_>>().join(","))?;
     writeln!(out, "user       {}", template.user)?;
     for (place, layer) in template.layers.iter().enumerate() {
         let title = if place == 0 { "layers" } else { "" };
@@ -145,6 +156,13 @@ fn build(config: &Config, name: &str, from: Option<&str>) -> anyhow::Result<()> 
     built.with_context(|| format!("template {name}"))?;
     println!("{name} is ready, {} s", began.elapsed().as_secs());
     Ok(())
+}
+
+fn limit(config: &Config, name: &str, limits: &str) -> anyhow::Result<()> {
+    let said = Bounds::parse(limits);
+    let said = said.map_err(|allowed| anyhow::anyhow!("{limits:?} is not {allowed}"))?;
+    open(config)?.limit(name, &said)?;
+    show(config, name)
 }
 
 fn remove(config: &Config, name: &str) -> anyhow::Result<()> {

@@ -3,8 +3,6 @@
 //! Of a sandbox that runs the deadline only ever moves away, and the answer is 200; one that is
 //! paused goes on, and the answer is 201.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -14,12 +12,11 @@ use super::{
     extract::{ApiJson, SandboxPath},
     shape::Handle,
     timeout,
-    unasked::unasked_memory,
 };
 use crate::{
     Gateway,
-    error::{ApiError, InvalidBody, NoSandbox, NotResumed, Resumed},
-    sandbox::SandboxId,
+    error::{ApiError, BeingKilled, InvalidBody, NoSandbox, NotResumed, Resumed},
+    sandbox::{Reason, SandboxId},
 };
 
 /// Of a v2 client that does not say (seconds).
@@ -39,7 +36,8 @@ pub(super) struct ConnectV1 {
     /// Seconds from now that it is to live at least.
     #[schema(minimum = 0)]
     timeout: i64,
-    #[schema(schema_with = unasked_memory, required = false)]
+    /// `false`: one that is paused is booted from its files, whatever else it has; a running one
+    /// is left as it is.
     memory: Option<bool>,
 }
 
@@ -48,7 +46,8 @@ pub(super) struct ConnectV2 {
     /// Seconds from now that it is to live at least; 300 if left out.
     #[schema(minimum = 0)]
     timeout: Option<i64>,
-    #[schema(schema_with = unasked_memory, required = false)]
+    /// `false`: one that is paused is booted from its files, whatever else it has; a running one
+    /// is left as it is.
     memory: Option<bool>,
 }
 
@@ -57,7 +56,8 @@ pub(super) struct Resume {
     /// Seconds from now until it ends by itself; 15 if left out.
     #[schema(minimum = 0)]
     timeout: Option<i64>,
-    #[schema(schema_with = unasked_memory, required = false)]
+    /// `false`: one that is paused is booted from its files, whatever else it has; a running one
+    /// is left as it is.
     memory: Option<bool>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Resume {
     request_body = ConnectV1, responses(
         (status = 200, description = "it was running", body = Handle),
         (status = 201, description = "it was paused, and runs", body = Handle),
-        InvalidBody, NoSandbox, NotResumed,
+        InvalidBody, NoSandbox, BeingKilled, NotResumed,
     ))]
 async fn connect_v1(
     State(gateway): State<Gateway>,
@@ -83,7 +83,7 @@ async fn connect_v1(
     request_body = Option<ConnectV2>, responses(
         (status = 200, description = "it was running", body = Handle),
         (status = 201, description = "it was paused, and runs", body = Handle),
-        InvalidBody, NoSandbox, NotResumed,
+        InvalidBody, NoSandbox, BeingKilled, NotResumed,
     ))]
 async fn connect_v2(
     State(gateway): State<Gateway>,
@@ -100,8 +100,9 @@ async fn connect(
     seconds: i64,
     memory: Option<bool>,
 ) -> Result<(StatusCode, Json<Handle>), ApiError> {
-    let timeout = asked(gateway, seconds, memory)?;
-    let (sandbox, resumed) = gateway.sandboxes().connect(id, timeout).await?;
+    let timeout = timeout::bounded(seconds, gateway.max_timeout())?;
+    let (sandbox, resumed) =
+        gateway.sandboxes().connect(id, timeout, memory != Some(false)).await?;
     let status = if resumed { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Handle::new(gateway, &sandbox))))
 }
@@ -118,17 +119,10 @@ async fn resume(
     body: Option<ApiJson<Resume>>,
 ) -> Result<(StatusCode, Json<Handle>), ApiError> {
     let (timeout, memory) = body.map_or((None, None), |ApiJson(body)| (body.timeout, body.memory));
-    let timeout = asked(&gateway, timeout.unwrap_or(RESUME_TIMEOUT), memory)?;
-    if !gateway.sandboxes().resume(id, timeout).await? {
+    let timeout = timeout::bounded(timeout.unwrap_or(RESUME_TIMEOUT), gateway.max_timeout())?;
+    if !gateway.sandboxes().resume(id, timeout, Reason::User, memory != Some(false)).await? {
         return Err(ApiError::already_running(&id.to_string()));
     }
     let sandbox = gateway.sandboxes().present(id)?;
     Ok((StatusCode::CREATED, Json(Handle::new(&gateway, &sandbox))))
-}
-
-fn asked(gateway: &Gateway, seconds: i64, memory: Option<bool>) -> Result<Duration, ApiError> {
-    if memory == Some(false) {
-        return Err(ApiError::bad_request("memory: false is not supported yet: leave it out"));
-    }
-    timeout::bounded(seconds, gateway.max_timeout())
 }

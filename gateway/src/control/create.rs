@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderMap, StatusCode},
 };
@@ -21,14 +21,18 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     extract::ApiJson,
     name::{self, TemplateName},
+    network::NewNetwork,
     shape::Handle,
     timeout,
-    unasked::{Unasked, asks_for_something, is_empty, unasked_memory, unasked_object},
+    unasked::{Unasked, asks_for_something, is_empty, not_yet, unasked_object},
 };
 use crate::{
     Gateway,
-    error::{ApiError, InvalidBody, NoSandboxMade},
-    sandbox::Wanted,
+    audit::Made,
+    auth::Caller,
+    error::{ApiError, InvalidBody, NoSandboxMade, TooMany},
+    limits::{self, Bounds},
+    sandbox::{Owner, Wanted, idle},
 };
 
 /// What a client that does not say gets (seconds).
@@ -48,14 +52,15 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
                        the same sandbox")),
     request_body = NewSandbox, responses(
         (status = 201, description = "it runs, and answers", body = Handle),
-        InvalidBody, NoSandboxMade,
+        InvalidBody, NoSandboxMade, TooMany,
     ))]
 async fn create_v1(
     State(gateway): State<Gateway>,
+    caller: Caller,
     headers: HeaderMap,
     ApiJson(body): ApiJson<NewSandbox>,
-) -> Result<(StatusCode, Json<Handle>), ApiError> {
-    create(gateway, &headers, body, V1_TIMEOUT).await
+) -> Result<(StatusCode, Extension<Made>, Json<Handle>), ApiError> {
+    create(gateway, &caller, &headers, body, V1_TIMEOUT).await
 }
 
 /// Makes a sandbox, for five minutes unless told otherwise.
@@ -66,26 +71,31 @@ async fn create_v1(
                        the same sandbox")),
     request_body = NewSandbox, responses(
         (status = 201, description = "it runs, and answers", body = Handle),
-        InvalidBody, NoSandboxMade,
+        InvalidBody, NoSandboxMade, TooMany,
     ))]
 async fn create_v2(
     State(gateway): State<Gateway>,
+    caller: Caller,
     headers: HeaderMap,
     ApiJson(body): ApiJson<NewSandbox>,
-) -> Result<(StatusCode, Json<Handle>), ApiError> {
-    create(gateway, &headers, body, V2_TIMEOUT).await
+) -> Result<(StatusCode, Extension<Made>, Json<Handle>), ApiError> {
+    create(gateway, &caller, &headers, body, V2_TIMEOUT).await
 }
 
 async fn create(
     gateway: Gateway,
+    caller: &Caller,
     headers: &HeaderMap,
     body: NewSandbox,
     default_timeout: i64,
-) -> Result<(StatusCode, Json<Handle>), ApiError> {
+) -> Result<(StatusCode, Extension<Made>, Json<Handle>), ApiError> {
     let key = idempotency_key(headers)?;
     let wanted = body.wanted(default_timeout, gateway.max_timeout())?;
+    caller.allowed(&wanted.template)?;
+    let wanted = Wanted { owner: caller.owner().clone(), ..wanted };
     let sandbox = gateway.sandboxes().create(wanted, key).await?;
-    Ok((StatusCode::CREATED, Json(Handle::new(&gateway, &sandbox))))
+    let made = Made(vec![sandbox.id().to_string()]);
+    Ok((StatusCode::CREATED, Extension(made), Json(Handle::new(&gateway, &sandbox))))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
@@ -111,7 +121,9 @@ pub(super) struct NewSandbox {
     timeout: Option<i64>,
     /// Without it, what the gateway is configured for.
     allow_internet_access: Option<bool>,
-    /// Given back as it is, and to filter lists by.
+    /// Given back as it is, and to filter lists by. `coppice.idleTimeout` says after how many
+    /// seconds without traffic the sandbox is paused, `coppice.limits` what it may use at most
+    /// (`memory=512,open-files=4096`).
     metadata: Option<BTreeMap<String, String>>,
     #[serde(rename = "envVars")]
     #[schema(schema_with = variables, required = false)]
@@ -122,12 +134,12 @@ pub(super) struct NewSandbox {
     /// At its deadline it is paused rather than ended.
     #[serde(rename = "autoPause")]
     auto_pause: Option<bool>,
+    /// `false`: a pause at its deadline keeps its files alone. Only with `autoPause`, and without
+    /// `autoResume`.
     #[serde(rename = "autoPauseMemory")]
-    #[schema(schema_with = unasked_memory, required = false)]
     auto_pause_memory: Option<bool>,
-    #[serde(default)]
-    #[schema(schema_with = unasked_object, required = false)]
-    network: Value,
+    /// What it may reach, and who may reach it.
+    network: Option<NewNetwork>,
     #[serde(rename = "autoResume")]
     auto_resume: Option<AutoResume>,
     #[serde(default)]
@@ -139,14 +151,19 @@ pub(super) struct NewSandbox {
 }
 
 impl NewSandbox {
-    fn wanted(self, default_timeout: i64, max: Duration) -> Result<Wanted, ApiError> {
-        if self.auto_pause_memory == Some(false) {
-            return Err(not_yet("autoPauseMemory"));
+    fn wanted(self, default_timeout: i64, max: Option<Duration>) -> Result<Wanted, ApiError> {
+        let auto_pause = self.auto_pause.unwrap_or_default();
+        let auto_resume = self.auto_resume.is_some_and(|auto| auto.enabled);
+        let auto_pause_filesystem = self.auto_pause_memory == Some(false);
+        if auto_pause_filesystem && (auto_resume || !auto_pause) {
+            let text = "autoPauseMemory: false needs autoPause, and no autoResume";
+            return Err(ApiError::bad_request(text));
         }
-        let objects = [("network", &self.network), ("iam", &self.iam)];
-        if let Some((name, _)) = objects.iter().find(|(_, value)| asks_for_something(value)) {
-            return Err(not_yet(name));
+        if asks_for_something(&self.iam) {
+            return Err(not_yet("iam"));
         }
+        let (policy, ingress) =
+            self.network.unwrap_or_default().parsed(self.allow_internet_access)?;
         if let Some((name, _)) = self.others.iter().find(|(_, value)| !is_empty(value)) {
             return Err(not_yet(name));
         }
@@ -159,14 +176,26 @@ impl NewSandbox {
             let text = format!("envVars: {name:?} cannot be an environment variable");
             return Err(ApiError::bad_request(text));
         }
+        let metadata = self.metadata.unwrap_or_default();
+        if let Err(right) = idle::timeout(&metadata) {
+            let text = format!("metadata: {} must be {right}", idle::IDLE_TIMEOUT);
+            return Err(ApiError::bad_request(text));
+        }
+        let limits = Bounds::asked(&metadata).map_err(|right| {
+            ApiError::bad_request(format!("metadata: {} must be {right}", limits::ASKED))
+        })?;
         Ok(Wanted {
+            owner: Owner::default(),
             template: name::parse(&self.template_id)?,
             timeout: timeout::bounded(seconds, max)?,
-            allow_internet_access: self.allow_internet_access,
-            metadata: self.metadata.unwrap_or_default(),
+            policy,
+            ingress,
+            metadata,
+            limits,
             env_vars,
-            auto_pause: self.auto_pause.unwrap_or_default(),
-            auto_resume: self.auto_resume.is_some_and(|auto| auto.enabled),
+            auto_pause,
+            auto_pause_filesystem,
+            auto_resume,
         })
     }
 }
@@ -176,10 +205,6 @@ impl NewSandbox {
 pub(super) struct AutoResume {
     #[serde(default)]
     enabled: bool,
-}
-
-fn not_yet(field: &str) -> ApiError {
-    ApiError::bad_request(format!("{field} is not supported yet: leave it out"))
 }
 
 /// What [`is_variable`] is true of, in the document.
@@ -201,7 +226,7 @@ fn is_variable(name: &str, value: &str) -> bool {
 
 /// What a body asks for.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn wanted(body: &[u8], max: Duration) -> Result<Wanted, ApiError> {
+pub(crate) fn wanted(body: &[u8], max: Option<Duration>) -> Result<Wanted, ApiError> {
     super::extract::object::<NewSandbox>(body)?.wanted(V2_TIMEOUT, max)
 }
 
@@ -210,6 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::NetworkPolicy;
 
     const MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -269,7 +295,7 @@ mod tests {
             }
             let mut text = serde_json::to_vec(&body).unwrap();
             text.truncate(cut.map_or(text.len(), |cut| text.len().saturating_sub(cut)));
-            if let Ok(wanted) = wanted(&text, MAX) {
+            if let Ok(wanted) = wanted(&text, Some(MAX)) {
                 prop_assert!(wanted.timeout > Duration::ZERO && wanted.timeout <= MAX);
                 prop_assert!(wanted.env_vars.iter().all(|(name, value)| is_variable(name, value)));
                 // What was asked for and cannot be had was refused.
@@ -281,7 +307,7 @@ mod tests {
 
         #[test]
         fn no_bytes_break(bytes: Vec<u8>) {
-            let _ = wanted(&bytes, MAX);
+            let _ = wanted(&bytes, Some(MAX));
         }
 
         #[test]
@@ -296,12 +322,12 @@ mod tests {
                 "templateID": template, "timeout": timeout, "metadata": metadata,
                 "envVars": env_vars, "allow_internet_access": allow,
             });
-            let wanted = wanted(&serde_json::to_vec(&body).unwrap(), MAX).unwrap();
+            let wanted = wanted(&serde_json::to_vec(&body).unwrap(), Some(MAX)).unwrap();
             prop_assert_eq!(wanted.template, template.to_lowercase());
             prop_assert_eq!(wanted.timeout, Duration::from_secs(timeout.unsigned_abs()));
             prop_assert_eq!(wanted.metadata, metadata);
             prop_assert_eq!(wanted.env_vars, env_vars);
-            prop_assert_eq!(wanted.allow_internet_access, allow);
+            prop_assert_eq!(wanted.policy, NetworkPolicy::of_access(allow));
         }
     }
 }

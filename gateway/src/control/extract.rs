@@ -20,7 +20,10 @@ use utoipa::{
 };
 
 use super::MAX_BODY;
-use crate::{error::ApiError, sandbox::SandboxId};
+use crate::{Gateway, auth::Caller, error::ApiError, metrics::Denied, sandbox::SandboxId};
+
+/// Beyond it not every JSON reader tells one whole number from the next.
+pub(super) const MOST_NUMBER: u64 = (1 << 53) - 1;
 
 /// How long a client may take to send a body.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,21 +86,28 @@ fn make_whole(value: &mut Value) {
     }
 }
 
-/// The sandbox a path names: `<id>`, or `<id>-<clientid>` of older clients.
+/// The sandbox a path names: `<id>`, or `<id>-<clientid>` of older clients. It is, or was, of the
+/// tenant who asks: everybody else is told here that it is not there, whatever else is wrong.
 pub(super) struct SandboxPath(pub(super) SandboxId);
 
-impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
+impl FromRequestParts<Gateway> for SandboxPath {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
         let invalid = || ApiError::bad_request("Invalid sandbox ID");
         let Path(text): Path<String> =
-            Path::from_request_parts(parts, state).await.map_err(|_| invalid())?;
+            Path::from_request_parts(parts, gateway).await.map_err(|_| invalid())?;
         let id =
             text.split_once('-').map_or(Some(&*text), |(id, client)| is_word(client).then_some(id));
         let id = id.filter(|id| is_word(id)).ok_or_else(invalid)?;
         // Well-formed for E2B, but none that we give out.
-        id.parse().map(Self).map_err(|_| ApiError::no_sandbox(id))
+        let known: SandboxId = id.parse().map_err(|_| ApiError::no_sandbox(id))?;
+        let Ok(caller) = Caller::from_request_parts(parts, gateway).await;
+        match gateway.sandboxes().tenant(known) {
+            Some(tenant) if tenant == *caller.tenant() => Ok(Self(known)),
+            None => Err(ApiError::no_sandbox(id)),
+            Some(_) => Err(ApiError::no_sandbox(id).because(Denied::Tenant)),
+        }
     }
 }
 
@@ -129,6 +139,14 @@ impl Parameters {
         let values = self.0.iter().filter(|(known, _)| known == name);
         let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
         (!values.is_empty()).then(|| values.join(","))
+    }
+
+    /// A whole number from 0 to [`MOST_NUMBER`].
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| *number <= MOST_NUMBER);
+        let wrong = || ApiError::bad_request(format!("{name} must be a whole number"));
+        number.ok_or_else(wrong).map(Some)
     }
 
     /// Of text, where an empty one says nothing.

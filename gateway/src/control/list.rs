@@ -1,6 +1,6 @@
 //! `GET /v2/sandboxes`, in pages, and its elder `GET /sandboxes`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use axum::{
     Json,
@@ -12,13 +12,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     extract::Parameters,
-    page::{Cursor, Order, limit, metadata_filter},
+    page::{Cursor, Order, Paging, metadata_filter},
     shape::Listed,
 };
 use crate::{
     Gateway,
+    auth::Caller,
     error::{ApiError, InvalidQuery},
-    sandbox::{Phase, Sandbox},
+    sandbox::{Phase, Registry, Sandbox, Shelf, Tenant},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
@@ -37,11 +38,18 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
     ))]
 async fn list_v1(
     State(gateway): State<Gateway>,
+    caller: Caller,
     parameters: Parameters,
 ) -> Result<Json<Vec<Listed>>, ApiError> {
     let filter = Filter { metadata: metadata(&parameters)?, ..Filter::default() };
-    let running = States { running: true, paused: false };
-    let found = find(&gateway, running, &filter, Order::Descending);
+    let running = Shelf::Running(caller.tenant().clone());
+    let mut found = Vec::new();
+    gateway.sandboxes().registry().visit(&running, true, None, |sandbox| {
+        if sandbox.phase() == Phase::Running && filter.admits(sandbox) {
+            found.push(sandbox.clone());
+        }
+        ControlFlow::Continue(())
+    });
     Ok(Json(found.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect()))
 }
 
@@ -56,41 +64,39 @@ async fn list_v1(
         ("order" = inline(Option<Order>), Query, description = "by when they started; `desc` if left out"),
         ("startedAfter" = Option<String>, Query, format = DateTime),
         ("template" = Option<String>, Query, description = "a template's name"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 100,
-            description = "100 if left out"),
-        ("nextToken" = Option<String>, Query, description = "from the page before"),
+        Paging,
     ),
     responses(
         (status = 200, description = "one page", body = [Listed], headers(
             ("x-next-token" = String, description = "there is another page"),
             ("x-total-running" = usize,
-                description = "on all pages together, where those that run were asked for"),
+                description = "on all pages together; on the first, where those that run were \
+                    asked for"),
         )),
         InvalidQuery,
     ))]
 async fn list_v2(
     State(gateway): State<Gateway>,
+    caller: Caller,
     parameters: Parameters,
 ) -> Result<(HeaderMap, Json<Vec<Listed>>), ApiError> {
+    let tenant = caller.tenant();
     let query = Query::parse(&parameters)?;
     let mut headers = HeaderMap::new();
-    let found = find(&gateway, query.states, &query.filter, query.order);
-    if query.states.running {
-        let running = found.iter().filter(|sandbox| sandbox.phase() == Phase::Running);
-        headers.insert("x-total-running", HeaderValue::from(running.count()));
+    let registry = gateway.sandboxes().registry();
+    // Counted once: what a page costs is not to grow with what is on the others.
+    if query.states.running && query.after.is_none() {
+        headers.insert("x-total-running", HeaderValue::from(query.running(registry, tenant)));
     }
-
-    let start =
-        query.after.map_or(0, |cursor| found.partition_point(|sandbox| !cursor.is_before(sandbox)));
-    let page = &found[start..found.len().min(start + query.limit)];
-    if start + page.len() < found.len()
-        && let Some(last) = page.last()
+    let page = query.page(registry, tenant);
+    if page.more
+        && let Some(last) = page.found.last()
         && let Ok(token) = HeaderValue::try_from(Cursor::at(last, query.order).token())
     {
         headers.insert("x-next-token", token);
     }
-    let page = page.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox)).collect();
-    Ok((headers, Json(page)))
+    let listed = page.found.iter().filter_map(|sandbox| Listed::new(&gateway, sandbox));
+    Ok((headers, Json(listed.collect())))
 }
 
 #[derive(Default)]
@@ -101,6 +107,10 @@ struct Filter {
 }
 
 impl Filter {
+    fn admits_all(&self) -> bool {
+        self.metadata.is_empty() && self.template.is_none() && self.started_after.is_none()
+    }
+
     fn admits(&self, sandbox: &Sandbox) -> bool {
         let facts = sandbox.facts();
         self.metadata.iter().all(|(key, value)| facts.metadata.get(key) == Some(value))
@@ -109,29 +119,17 @@ impl Filter {
     }
 }
 
-fn find(gateway: &Gateway, states: States, filter: &Filter, order: Order) -> Vec<Arc<Sandbox>> {
-    let mut found = gateway.sandboxes().registry().all_present();
-    found.retain(|sandbox| states.admit(sandbox.phase()) && filter.admits(sandbox));
-    found.sort_by_key(|sandbox| (sandbox.facts().started_at, sandbox.id()));
-    if order == Order::Descending {
-        found.reverse();
-    }
-    found
+struct Page {
+    found: Vec<Arc<Sandbox>>,
+    more: bool,
+    /// Sandboxes that were looked at for it.
+    visited: usize,
 }
 
 impl Cursor {
     fn at(sandbox: &Sandbox, order: Order) -> Self {
-        Self { started_at: sandbox.facts().started_at, id: sandbox.id(), order }
-    }
-
-    /// Whether `sandbox` belongs on a later page.
-    fn is_before(&self, sandbox: &Sandbox) -> bool {
-        let here = (self.started_at, self.id);
-        let there = (sandbox.facts().started_at, sandbox.id());
-        match self.order {
-            Order::Ascending => here < there,
-            Order::Descending => here > there,
-        }
+        let (started_at, id) = sandbox.position();
+        Self { started_at, id, order }
     }
 }
 
@@ -146,6 +144,16 @@ impl States {
     fn admit(self, phase: Phase) -> bool {
         if phase == Phase::Running { self.running } else { self.paused }
     }
+
+    /// Where those are that are in one of them.
+    fn shelf(self, tenant: &Tenant) -> Shelf {
+        let of = match (self.running, self.paused) {
+            (true, false) => Shelf::Running,
+            (false, true) => Shelf::Standing,
+            _ => Shelf::Of,
+        };
+        of(tenant.clone())
+    }
 }
 
 struct Query {
@@ -157,13 +165,54 @@ struct Query {
 }
 
 impl Query {
+    fn admits(&self, sandbox: &Sandbox) -> bool {
+        self.states.admit(sandbox.phase()) && self.filter.admits(sandbox)
+    }
+
+    /// One page; looks at no sandbox of another tenant or state, nor at one of the pages before, nor
+    /// at more than one of the next.
+    fn page(&self, registry: &Registry, tenant: &Tenant) -> Page {
+        let after = self.after.map(|cursor| (cursor.started_at, cursor.id));
+        let mut page = Page { found: Vec::new(), more: false, visited: 0 };
+        let shelf = self.states.shelf(tenant);
+        registry.visit(&shelf, self.order == Order::Descending, after, |sandbox| {
+            page.visited += 1;
+            if !self.admits(sandbox) {
+                return ControlFlow::Continue(());
+            }
+            page.more = page.found.len() == self.limit;
+            if page.more {
+                return ControlFlow::Break(());
+            }
+            page.found.push(sandbox.clone());
+            ControlFlow::Continue(())
+        });
+        page
+    }
+
+    /// On all pages together.
+    fn running(&self, registry: &Registry, tenant: &Tenant) -> usize {
+        let all = Shelf::Running(tenant.clone());
+        if self.filter.admits_all() {
+            return registry.count(&all);
+        }
+        let mut running = 0;
+        registry.visit(&all, false, None, |sandbox| {
+            let counts = sandbox.phase() == Phase::Running && self.filter.admits(sandbox);
+            running += usize::from(counts);
+            ControlFlow::Continue(())
+        });
+        running
+    }
+
     fn parse(parameters: &Parameters) -> Result<Self, ApiError> {
         let order = match parameters.take("order").as_deref() {
             None | Some("desc") => Order::Descending,
             Some("asc") => Order::Ascending,
             Some(_) => return Err(ApiError::bad_request("order must be asc or desc")),
         };
-        let after = parameters.text("nextToken").map(|token| Cursor::parse(&token, order));
+        let Paging { limit, token } = Paging::parse(parameters)?;
+        let after = token.map(|token| Cursor::parse(&token, order));
         let started_after = parameters.take("startedAfter").map(|text| {
             let time = DateTime::parse_from_rfc3339(&text).map(|time| time.with_timezone(&Utc));
             time.map_err(|_| ApiError::bad_request("startedAfter must be an RFC 3339 time"))
@@ -176,7 +225,7 @@ impl Query {
                 started_after: started_after.transpose()?,
             },
             order,
-            limit: limit(parameters)?,
+            limit,
             after: after.transpose()?,
         })
     }
@@ -206,7 +255,8 @@ fn metadata(parameters: &Parameters) -> Result<BTreeMap<String, String>, ApiErro
 /// Names are told apart without case and without the tag that all have.
 fn template_id(name: &str) -> String {
     let name = name.trim().to_lowercase();
-    name.strip_suffix(":default").map(str::to_owned).unwrap_or(name)
+    // Which of a template's builds is not told of a sandbox.
+    name.split_once(':').map_or_else(|| name.clone(), |(name, _)| name.to_owned())
 }
 
 /// The limit that a query asks for.
@@ -225,10 +275,59 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::page::MOST, *};
+    use crate::sandbox::{Facts, SandboxId, testing};
 
     fn limit(query: &str) -> Result<usize, ApiError> {
         let request = Request::get(format!("/v2/sandboxes?{query}")).body(()).unwrap();
         asked(request.into_parts().0)
+    }
+
+    fn add(registry: &Registry, tenant: &Tenant, started_at: DateTime<Utc>) -> Arc<Sandbox> {
+        let (id, tenant) = (SandboxId::random(), tenant.clone());
+        let facts = Facts { id, tenant, started_at, ..testing::facts() };
+        let deadline = Utc::now() + chrono::Duration::seconds(600);
+        let sandbox = Arc::new(Sandbox::new(facts, "/nowhere".into(), deadline));
+        registry.readmit(sandbox.clone());
+        sandbox
+    }
+
+    #[test]
+    fn what_a_page_costs_does_not_grow_with_what_is_on_the_others_or_is_not_asked_for() {
+        let registry = Registry::default();
+        let began = Utc::now();
+        let [ours, theirs]: [Tenant; 2] = ["ours", "theirs"].map(|name| name.parse().unwrap());
+        for n in 0..5000 {
+            let started_at = began + chrono::Duration::seconds(n / 3);
+            let sandbox = add(&registry, &ours, started_at);
+            if n % 20 == 0 {
+                testing::pause(&sandbox);
+            }
+            add(&registry, &theirs, started_at);
+        }
+        let asked = [(true, true, 5000), (true, false, 4750), (false, true, 250)];
+        for order in [Order::Ascending, Order::Descending] {
+            for (running, paused, count) in asked {
+                let states = States { running, paused };
+                let mut after = None;
+                let mut seen = Vec::new();
+                loop {
+                    let query =
+                        Query { states, filter: Filter::default(), order, limit: 100, after };
+                    let page = query.page(&registry, &ours);
+                    assert!(page.visited <= 101, "{} for {}", page.visited, page.found.len());
+                    assert!(page.found.iter().all(|sandbox| sandbox.facts().tenant == ours));
+                    seen.extend(page.found.iter().map(|sandbox| sandbox.position()));
+                    after = page.found.last().map(|last| Cursor::at(last, order));
+                    if !page.more {
+                        assert_eq!(query.running(&registry, &ours), 4750);
+                        break;
+                    }
+                }
+                assert_eq!(seen.len(), count);
+                let ascends = order == Order::Ascending;
+                assert!(seen.is_sorted_by(|a, b| if ascends { a < b } else { a > b }));
+            }
+        }
     }
 
     proptest! {

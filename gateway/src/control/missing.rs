@@ -20,19 +20,10 @@ use HttpMethod::{Delete, Get, Patch, Post, Put};
 
 /// Method, path, and what it belongs to.
 const ROUTES: &[(HttpMethod, &str, &str)] = &[
-    (Post, "/sandboxes/{id}/fork", "fork"),
-    (Post, "/sandboxes/{id}/snapshots", "snapshots"),
-    (Put, "/sandboxes/{id}/network", "changing the network"),
-    (Get, "/sandboxes/{id}/metrics", "metrics"),
-    (Get, "/sandboxes/metrics", "metrics"),
-    (Get, "/sandboxes/{id}/logs", "logs"),
-    (Get, "/v2/sandboxes/{id}/logs", "logs"),
-    (Get, "/snapshots", "snapshots"),
     (Post, "/templates", "building templates"),
     (Post, "/v2/templates", "building templates"),
     (Post, "/v3/templates", "building templates"),
     (Post, "/templates/{id}", "building templates"),
-    (Delete, "/templates/{id}", "deleting templates"),
     (Patch, "/templates/{id}", "changing templates"),
     (Patch, "/v2/templates/{id}", "changing templates"),
     (Get, "/templates/{id}/files/{hash}", "building templates"),

@@ -6,13 +6,18 @@
 mod connect;
 mod create;
 mod extract;
+mod figures;
 mod list;
+mod logs;
 mod missing;
 mod name;
+mod network;
 mod page;
 mod pause;
 mod sandbox;
 mod shape;
+mod snapshots;
+mod status;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -25,7 +30,7 @@ use axum::{extract::DefaultBodyLimit, middleware};
 use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirement};
 use utoipa_axum::router::OpenApiRouter;
 #[cfg(feature = "fuzzing")]
-pub(crate) use {create::wanted, list::asked};
+pub(crate) use {create::wanted, list::asked, logs::asked as asked_of_log, network::policy};
 
 use crate::{Gateway, auth, error::guarded, ops::document};
 
@@ -38,21 +43,26 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(create::routes())
         .merge(list::routes())
         .merge(sandbox::routes())
+        .merge(figures::routes())
+        .merge(logs::routes())
         .merge(timeout::routes())
         .merge(connect::routes())
         .merge(pause::routes())
+        .merge(network::routes())
+        .merge(status::routes())
+        .merge(snapshots::routes())
         .merge(templates::routes())
         .merge(missing::routes());
-    document_keys(known.get_openapi_mut());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
+    document_keys(known.get_openapi_mut());
     known
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .route_layer(middleware::from_fn_with_state(gateway.keys().clone(), auth::require_key))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_key))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
 }
 
-/// What the layers around all these routes ask and answer.
-fn document_keys(document: &mut OpenApi) {
+/// What the layers around routes behind the keys ask and answer.
+pub(crate) fn document_keys(document: &mut OpenApi) {
     for (_, operation) in document.paths.paths.values_mut().flat_map(document::operations) {
         let either = [document::API_KEY, document::BEARER];
         let either = either.map(|key| SecurityRequirement::new::<_, [_; 0], String>(key, []));
@@ -62,7 +72,8 @@ fn document_keys(document: &mut OpenApi) {
 }
 
 /// Where the handlers could not say how long a timeout may be, since it is configured.
-fn document_longest_timeout(document: &mut OpenApi, max: Duration) {
+fn document_longest_timeout(document: &mut OpenApi, max: Option<Duration>) {
+    let max = max.unwrap_or(timeout::LONGEST);
     let schemas = document.components.iter_mut().flat_map(|known| known.schemas.values_mut());
     for schema in schemas {
         if let RefOr::T(Schema::Object(body)) = schema

@@ -1,5 +1,7 @@
 //! Names of templates, as clients write them.
 
+use std::fmt;
+
 use axum::{
     extract::{FromRequestParts, Path},
     http::request::Parts,
@@ -12,7 +14,7 @@ use utoipa::{
     },
 };
 
-use crate::error::ApiError;
+use crate::{error::ApiError, sandbox::Named};
 
 /// E2B's bound.
 const LONGEST: usize = 128;
@@ -48,9 +50,54 @@ fn invalid() -> ApiError {
     ApiError::bad_request("templateID must be a template's name: letters, digits, - and _")
 }
 
-/// `alias` or `alias:default`, in any case; the rest of E2B's grammar names what cannot exist
-/// here.
+/// The tag of what is named without one.
+pub(super) const DEFAULT: &str = "default";
+
+/// A name as it was written, in small letters.
+pub(super) struct Reference {
+    pub(super) name: String,
+    pub(super) tag: Option<String>,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Reference {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => split(&text),
+            Err(_) => Err(invalid()),
+        }
+    }
+}
+
+/// What is to be called so from now on.
+pub(super) fn parse_new(text: &str) -> Result<Named, ApiError> {
+    if text.contains('/') {
+        return Err(ApiError::bad_request("name: there are no namespaces here"));
+    }
+    let reference = split(text)?;
+    if reference.tag.as_ref().is_some_and(|tag| uuid::Uuid::try_parse(tag).is_ok()) {
+        return Err(ApiError::bad_request("a tag must not be a UUID"));
+    }
+    Ok(reference.into())
+}
+
+/// `alias`, or `alias:tag` where that is another tag than `default`, in any case; the rest of E2B's
+/// grammar names what cannot exist here.
 pub(super) fn parse(text: &str) -> Result<String, ApiError> {
+    let Reference { name, tag } = split(text)?;
+    let tag = tag.filter(|tag| tag != DEFAULT);
+    Ok(Reference { name, tag }.to_string())
+}
+
+pub(super) fn split(text: &str) -> Result<Reference, ApiError> {
     let lower = text.trim().to_ascii_lowercase();
     let word = |word: &str, more: &[char]| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c) || more.contains(&c);
@@ -68,11 +115,5 @@ pub(super) fn parse(text: &str) -> Result<String, ApiError> {
     if namespace.is_some() {
         return Err(ApiError::not_found(format!("template '{text}' not found")));
     }
-    match tag {
-        None | Some("default") => Ok(alias.to_owned()),
-        Some(tag) => {
-            let text = format!("tag '{tag}' does not exist for template '{alias}'");
-            Err(ApiError::not_found(text))
-        }
-    }
+    Ok(Reference { name: alias.to_owned(), tag: tag.map(str::to_owned) })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, SecondsFormat, Utc};
 use percent_encoding::percent_decode_str;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Parameters;
 use crate::{error::ApiError, sandbox::SandboxId};
@@ -21,11 +21,25 @@ pub(super) enum Order {
     Descending,
 }
 
-/// How many a page is to have.
-pub(super) fn limit(parameters: &Parameters) -> Result<usize, ApiError> {
-    let Some(text) = parameters.take("limit") else { return Ok(MOST) };
-    let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-    limit.ok_or_else(|| ApiError::bad_request(format!("limit must be between 1 and {MOST}")))
+/// Which page of a list is asked for.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    /// 100 if left out
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 100)]
+    pub(super) limit: usize,
+    /// from the page before
+    #[param(rename = "nextToken")]
+    pub(super) token: Option<String>,
+}
+
+impl Paging {
+    pub(super) fn parse(parameters: &Parameters) -> Result<Self, ApiError> {
+        let limit = parameters.take("limit").map_or(Some(MOST), |text| text.parse().ok());
+        let limit = limit.filter(|limit| (1..=MOST).contains(limit));
+        let wrong = || ApiError::bad_request(format!("limit must be between 1 and {MOST}"));
+        Ok(Self { limit: limit.ok_or_else(wrong)?, token: parameters.text("nextToken") })
+    }
 }
 
 /// Of lists in the order of names: the last name of the page before.

@@ -5,13 +5,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    extract::{ApiJson, SandboxPath},
-    unasked::{unasked_health, unasked_memory},
-};
+use super::extract::{ApiJson, SandboxPath};
 use crate::{
     Gateway,
     error::{ApiError, InvalidBody, NoSandbox, NotPaused},
+    sandbox::{PauseMode, Pausing},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
@@ -20,12 +18,12 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 
 #[derive(Default, Deserialize, ToSchema)]
 pub(super) struct Pause {
-    #[schema(schema_with = unasked_memory, required = false)]
+    /// `false`: its files are kept and nothing else, so that it is booted when it goes on. True if
+    /// left out.
     memory: Option<bool>,
-    /// Whether only one whose envd answers is to be paused: not honoured yet, it is stopped from
-    /// outside.
+    /// Not to be paused unless its envd answers, as it has to in any case for a pause without
+    /// memory. False if left out: then one whose envd does not answer can only be booted.
     #[serde(rename = "requireHealthyGuest")]
-    #[schema(schema_with = unasked_health, required = false)]
     require_healthy_guest: Option<bool>,
 }
 
@@ -41,16 +39,12 @@ async fn pause(
     SandboxPath(id): SandboxPath,
     body: Option<ApiJson<Pause>>,
 ) -> Result<StatusCode, ApiError> {
-    if let Some(ApiJson(body)) = body {
-        let refused = [
-            ("memory: false", body.memory == Some(false)),
-            ("requireHealthyGuest", body.require_healthy_guest == Some(true)),
-        ];
-        if let Some((what, _)) = refused.into_iter().find(|(_, asked)| *asked) {
-            let text = format!("{what} is not supported yet: leave it out");
-            return Err(ApiError::bad_request(text));
-        }
-    }
-    gateway.sandboxes().pause(id).await?;
+    let body = body.map(|ApiJson(body)| body).unwrap_or_default();
+    let mode = match body.memory {
+        Some(false) => PauseMode::Filesystem,
+        _ => PauseMode::Full,
+    };
+    let require_healthy = body.require_healthy_guest.unwrap_or_default();
+    gateway.sandboxes().pause(id, Pausing { mode, require_healthy }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,6 +6,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{extract::SandboxPath, shape::Detail};
 use crate::{
     Gateway,
+    auth::Caller,
     error::{ApiError, NoSandbox},
 };
 
@@ -20,10 +21,13 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 ))]
 async fn show(
     State(gateway): State<Gateway>,
+    caller: Caller,
     SandboxPath(id): SandboxPath,
 ) -> Result<Json<Detail>, ApiError> {
     let sandbox = gateway.sandboxes().present(id)?;
-    Detail::new(&gateway, &sandbox).map(Json).ok_or_else(|| ApiError::no_sandbox(&id.to_string()))
+    Detail::new(&gateway, &caller, &sandbox)
+        .map(Json)
+        .ok_or_else(|| ApiError::no_sandbox(&id.to_string()))
 }
 
 /// Ends it, now. What ran in it is gone when this is answered.

@@ -12,11 +12,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     extract::Parameters,
     name::TemplateName,
-    page::{limit, names},
+    page::{Paging, names},
     shape::time,
 };
 use crate::{
     Gateway,
+    auth::Caller,
     error::{ApiError, InvalidQuery, NoTemplate},
     template::Available,
 };
@@ -33,17 +34,16 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 #[utoipa::path(get, path = "/templates", tag = "templates", responses(
     (status = 200, description = "all there are", body = [Template]),
 ))]
-async fn list_v1(State(gateway): State<Gateway>) -> Json<Vec<Template>> {
-    let all = gateway.templates();
+async fn list_v1(State(gateway): State<Gateway>, caller: Caller) -> Json<Vec<Template>> {
+    let mut all = gateway.templates();
+    all.retain(|found| caller.may_use(&found.template.id));
     Json(all.iter().map(|found| Template::new(&gateway, found)).collect())
 }
 
 /// Templates in pages; `X-Next-Token` is the `nextToken` of the next one.
 #[utoipa::path(get, path = "/v2/templates", tag = "templates",
     params(
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 100,
-            description = "100 if left out"),
-        ("nextToken" = Option<String>, Query, description = "from the page before"),
+        Paging,
     ),
     responses(
         (status = 200, description = "one page", body = [Template], headers(
@@ -53,11 +53,13 @@ async fn list_v1(State(gateway): State<Gateway>) -> Json<Vec<Template>> {
     ))]
 async fn list_v2(
     State(gateway): State<Gateway>,
+    caller: Caller,
     parameters: Parameters,
 ) -> Result<(HeaderMap, Json<Vec<Template>>), ApiError> {
-    let limit = limit(&parameters)?;
-    let after = parameters.text("nextToken").map(|token| names::parse(&token)).transpose()?;
+    let Paging { limit, token } = Paging::parse(&parameters)?;
+    let after = token.map(|token| names::parse(&token)).transpose()?;
     let mut all = gateway.templates();
+    all.retain(|found| caller.may_use(&found.template.id));
     all.retain(|found| after.as_ref().is_none_or(|last| found.template.id > *last));
     let mut headers = HeaderMap::new();
     if all.len() > limit {
@@ -79,9 +81,10 @@ async fn list_v2(
     ))]
 async fn show(
     State(gateway): State<Gateway>,
+    caller: Caller,
     TemplateName(name): TemplateName,
 ) -> Result<Json<WithBuilds>, ApiError> {
-    let found = find(&gateway, &name)?;
+    let found = find(&gateway, &caller, &name)?;
     Ok(Json(WithBuilds::new(&gateway, &found)))
 }
 
@@ -94,18 +97,28 @@ async fn show(
     ))]
 async fn alias(
     State(gateway): State<Gateway>,
+    caller: Caller,
     TemplateName(name): TemplateName,
 ) -> Result<Json<Alias>, ApiError> {
-    let found = find(&gateway, &name)?;
+    caller.allowed(&name)?;
+    if let Some(snapshot) = gateway.sandboxes().find_snapshot(caller.tenant(), &name) {
+        return Ok(Json(Alias { template_id: snapshot.name.clone(), public: PUBLIC }));
+    }
+    let found = find(&gateway, &caller, &name)?;
     Ok(Json(Alias { template_id: found.template.id.clone(), public: PUBLIC }))
 }
 
-fn find(gateway: &Gateway, name: &str) -> Result<Available, ApiError> {
+fn find(gateway: &Gateway, caller: &Caller, name: &str) -> Result<Available, ApiError> {
+    caller.allowed(name)?;
     let found = gateway.templates().into_iter().find(|found| found.template.id == name);
     match found {
         Some(found) => Ok(found),
+        // What is told of templates does not hold for it: it was not built.
+        None if gateway.sandboxes().find_snapshot(caller.tenant(), name).is_some() => {
+            Err(ApiError::not_found(format!("template '{name}' not found")))
+        }
         // Why not, or that it came this very moment.
-        None => Err(match gateway.sandboxes().template(name) {
+        None => Err(match gateway.sandboxes().template(caller.tenant(), name) {
             Err(why) => why.into(),
             Ok(_) => ApiError::starting(),
         }),
@@ -159,7 +172,7 @@ impl Template {
             build_id: build_id(found),
             cpu_count: template.limits.cpus,
             memory_mb: template.limits.memory_bytes >> 20,
-            disk_size_mb: gateway.disk_bytes() >> 20,
+            disk_size_mb: gateway.disk_bytes(&gateway.sandboxes().limits(template)) >> 20,
             public: PUBLIC,
             aliases: names.clone(),
             names,

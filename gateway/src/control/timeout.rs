@@ -18,6 +18,9 @@ use crate::{
 const SHORTEST_REFRESH: i64 = 15;
 const LONGEST_REFRESH: i64 = 3600;
 
+/// E2B's is a 32-bit number of seconds.
+pub(super) const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
+
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new().routes(routes!(set_timeout)).routes(routes!(refresh))
 }
@@ -41,7 +44,7 @@ async fn set_timeout(
     ApiJson(body): ApiJson<SetTimeout>,
 ) -> Result<StatusCode, ApiError> {
     // Longer than allowed is cut short by the registry, as E2B does; absurd is refused.
-    gateway.sandboxes().set_timeout(id, seconds(body.timeout)?).map_err(absent)?;
+    gateway.sandboxes().set_timeout(id, seconds(body.timeout)?).await.map_err(absent)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -69,7 +72,7 @@ async fn refresh(
         return Err(ApiError::bad_request(text));
     }
     let duration = seconds(duration.max(SHORTEST_REFRESH))?;
-    gateway.sandboxes().extend(id, duration).map_err(absent)?;
+    gateway.sandboxes().extend(id, duration).await.map_err(absent)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -81,22 +84,22 @@ fn absent(error: Error) -> Error {
     }
 }
 
-/// A timeout that a client may ask for: E2B's is a 32-bit number.
+/// A timeout that a client may ask for.
 fn seconds(seconds: i64) -> Result<Duration, ApiError> {
     match u64::try_from(seconds) {
-        Ok(seconds) if i32::try_from(seconds).is_ok() => Ok(Duration::from_secs(seconds)),
+        Ok(seconds) if seconds <= LONGEST.as_secs() => Ok(Duration::from_secs(seconds)),
         Ok(_) => Err(ApiError::bad_request("Timeout is too large")),
         Err(_) => Err(ApiError::bad_request("Timeout must not be negative")),
     }
 }
 
-/// A timeout of at most `max`.
-pub(super) fn bounded(wanted: i64, max: Duration) -> Result<Duration, ApiError> {
-    let wanted =
-        u64::try_from(wanted).map_err(|_| ApiError::bad_request("Timeout must not be negative"))?;
-    if wanted > max.as_secs() {
+/// A timeout of at most `max`; E2B's text.
+pub(super) fn bounded(wanted: i64, max: Option<Duration>) -> Result<Duration, ApiError> {
+    if let Some(max) = max
+        && u64::try_from(wanted).is_ok_and(|wanted| wanted > max.as_secs())
+    {
         let hours = max.as_secs() / 3600;
         return Err(ApiError::bad_request(format!("Timeout cannot be greater than {hours} hours")));
     }
-    Ok(Duration::from_secs(wanted))
+    seconds(wanted)
 }

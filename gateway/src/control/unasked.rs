@@ -10,16 +10,24 @@ use utoipa::{
     },
 };
 
+use crate::error::ApiError;
+
+/// That a copy carries memory.
+pub(super) fn unasked_carried() -> RefOr<Schema> {
+    let text = "No copy carries memory: only what does not ask for it.";
+    one_of(vec![json!(null), json!(false)]).description(Some(text)).into()
+}
+
 /// Whether an object, or anything else, asks for something.
 pub(super) fn asks_for_something(value: &Value) -> bool {
     match value {
-        Value::Object(fields) => fields.iter().any(|field| match field {
-            // That every port may be reached from outside is so in any case.
-            (name, Value::Bool(public)) if name == "allowPublicTraffic" => !public,
-            (_, value) => !is_empty(value),
-        }),
+        Value::Object(fields) => fields.values().any(|value| !is_empty(value)),
         _ => !is_empty(value),
     }
+}
+
+pub(super) fn not_yet(field: &str) -> ApiError {
+    ApiError::bad_request(format!("{field} is not supported yet: leave it out"))
 }
 
 pub(super) fn is_empty(value: &Value) -> bool {
@@ -53,24 +61,11 @@ impl ToSchema for Unasked {}
 
 /// What [`asks_for_something`] is false of.
 pub(super) fn unasked_object() -> RefOr<Schema> {
-    let public = one_of(vec![json!(null), json!(true), json!(""), json!([]), json!({})]);
-    let object = ObjectBuilder::new()
-        .schema_type(Type::Object)
-        .property("allowPublicTraffic", public)
-        .additional_properties(Some(empty()));
+    let object =
+        ObjectBuilder::new().schema_type(Type::Object).additional_properties(Some(empty()));
     AnyOfBuilder::new()
         .item(empty())
         .item(object)
         .description(Some("Not honoured yet: only what asks for nothing."))
         .into()
-}
-
-pub(super) fn unasked_health() -> RefOr<Schema> {
-    let text = "Only if its envd answers: that is not honoured yet.";
-    one_of(vec![json!(null), json!(false)]).description(Some(text)).into()
-}
-
-pub(super) fn unasked_memory() -> RefOr<Schema> {
-    let text = "Paused is not to be without memory: that is not honoured yet.";
-    one_of(vec![json!(null), json!(true)]).description(Some(text)).into()
 }

@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::pool::Lease;
 use crate::{
-    metrics::Execute,
+    metrics::{Execute, Meter, Open},
+    sandbox::{Busy, Outflow, Stream},
     serve::{Line, ResetOn},
 };
 
@@ -29,8 +30,21 @@ pub(super) struct Relay {
     complete: bool,
     /// How the response broke, once what came before has had its turn to be sent.
     broken: Option<hyper::Error>,
-    /// What is counted when this ends.
-    _execute: Option<Execute>,
+    held: Held,
+}
+
+/// What lasts as long as a response.
+pub(super) struct Held {
+    /// Whose sandbox is not idle meanwhile.
+    pub(super) _busy: Option<Busy>,
+    /// What is counted when it ends.
+    pub(super) _execute: Option<Execute>,
+    pub(super) _passage: Open,
+    pub(super) _stream: Option<Stream>,
+    /// What comes of it,
+    pub(super) outwards: Meter,
+    /// and how fast, where that is bounded.
+    pub(super) outflow: Option<Outflow>,
 }
 
 /// Who waits for the sandbox's end.
@@ -63,7 +77,7 @@ impl Relay {
         line: &Line,
         multiplexed: bool,
         cut: &CancellationToken,
-        execute: Option<Execute>,
+        held: Held,
     ) -> Self {
         let lease = Arc::new(Mutex::new(Some(lease)));
         let end = if multiplexed {
@@ -73,7 +87,7 @@ impl Relay {
         };
         let complete = incoming.is_end_stream();
         let (line, broken) = (line.clone(), None);
-        Self { incoming, lease, line, end, complete, broken, _execute: execute }
+        Self { incoming, lease, line, end, complete, broken, held }
     }
 
     fn fail(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -101,6 +115,9 @@ impl Body for Relay {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(self.fail(error))));
         }
+        if let Some(outflow) = &mut self.held.outflow {
+            ready!(outflow.poll_turn(cx));
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 if let Some(lease) = &mut *self.lease.lock() {
@@ -112,6 +129,11 @@ impl Body for Relay {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.held.outwards.add(bytes);
+                if let Some(outflow) = &self.held.outflow {
+                    outflow.took(bytes);
+                }
                 self.complete = self.incoming.is_end_stream();
                 Some(Ok(frame))
             }

@@ -11,7 +11,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use envd::tunnel::Handed;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -21,9 +20,14 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{connect, outgoing::Outgoing};
+use super::{
+    awake::{Awake, Pace},
+    connect,
+    outgoing::Outgoing,
+};
 
 /// Longest response head of a sandbox, and most of a response buffered.
 const MAX_BUFFER: usize = 256 * 1024;
@@ -33,6 +37,7 @@ const MAX_HEADERS: usize = 512;
 pub(super) struct Connection {
     sender: SendRequest<Outgoing>,
     driver: Driver,
+    pace: Pace,
 }
 
 type Carrier = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -46,7 +51,10 @@ enum Driver {
 }
 
 impl Connection {
-    pub(super) async fn open(stream: Handed) -> Result<Self, connect::Error> {
+    pub(super) async fn open<S>(stream: S) -> Result<Self, connect::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
@@ -56,21 +64,22 @@ impl Connection {
         let connection = connection.with_upgrades();
         // How it ended is told to whoever waits for the response.
         let carrier = Box::pin(async { drop(connection.await) });
-        Ok(Self { sender, driver: Driver::Us(carrier) })
+        Ok(Self { sender, driver: Driver::Us(carrier), pace: Pace::default() })
     }
 
     /// Sends the request and returns the head of its response.
     pub(super) async fn exchange(
         &mut self,
         request: Request<Outgoing>,
+        awake: &Awake,
     ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
         let mut response = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
-        poll_fn(|cx| {
+        let answered = poll_fn(|cx| {
             driver.drive(cx);
             response.as_mut().poll(cx)
-        })
-        .await
+        });
+        awake.wait(&mut self.pace, answered).await
     }
 
     /// Reads and writes what can be, and has the context's task woken when there is more.

@@ -5,7 +5,7 @@ use std::{io, path::Path, pin::pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use envd::{tunnel::Handed, wire::Init};
-use http::{Request, header};
+use http::{Request, header, request};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,8 @@ use crate::{
 
 /// Of an envd that has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Of one on a host that is busy: what does not answer by then is lost with what it has in memory.
+const HEALTH: Duration = Duration::from_secs(5);
 /// For a kernel, which is a large program, on a host that is busy.
 const WARMING: Duration = Duration::from_secs(60);
 
@@ -31,6 +33,11 @@ impl Inside for Envds {
         tokio::spawn(reports::follow(sandbox, metrics.clone()));
     }
 
+    async fn answers(&self, dir: &Path) -> bool {
+        let asked = ask(dir, Request::get("/health"), Vec::new());
+        timeout(HEALTH, asked).await.is_ok_and(|answer| answer.is_ok())
+    }
+
     async fn warm(&self, dir: &Path) -> io::Result<()> {
         timeout(WARMING, post(dir, "/warm", Vec::new())).await?
     }
@@ -40,12 +47,17 @@ impl Inside for Envds {
     }
 }
 
-/// Of what is answered only the status is looked at.
 async fn post(dir: &Path, path: &str, body: Vec<u8>) -> io::Result<()> {
+    ask(dir, Request::post(path), body).await
+}
+
+/// Of what is answered only the status is looked at.
+async fn ask(dir: &Path, request: request::Builder, body: Vec<u8>) -> io::Result<()> {
     let stream = Handed::dial(&dir.join("envd.sock"))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let request = Request::post(path)
+    let path = request.uri_ref().map(ToString::to_string).unwrap_or_default();
+    let request = request
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
@@ -101,6 +113,7 @@ mod tests {
                 shm_bytes: 0,
                 cpus: Vec::new(),
                 processes: 0,
+                open_files: None,
                 network: None,
             }),
             init: init("of nobody", &[("OLD", "1")]),

@@ -1,25 +1,30 @@
 //! Headers that belong to one hop, and what the gateway adds and takes on the way.
 //!
-//! Towards user ports an `X-Access-Token` that is the sandbox's own and an `X-API-KEY` of the
-//! gateway's form are taken out: they open envd and the control plane, and a server in a sandbox
-//! need not see them. Headers of those names with other values are a user's own and pass, as do the
-//! routing headers, which say nothing its server does not know.
+//! Towards user ports an `X-Access-Token` that is the sandbox's own and an API key of the gateway's
+//! form, in `X-API-KEY` or in `Authorization` after `Bearer`, are taken out, and the token that the
+//! sandbox asks for on its ports: they open envd, the control plane and those ports, and a server in
+//! a sandbox need not see them. Headers of those names with other values are a user's own and pass,
+//! as do the routing headers, which say nothing its server does not know.
 
-use envd::wire::CODE_HEADER;
+use envd::{
+    walls::{self, Wall},
+    wire::CODE_HEADER,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        TE, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use http_body::Body;
 use subtle::ConstantTimeEq;
 
-use super::{address, server::Server};
+use super::{address, server::Server, traffic};
 use crate::{error::DataPlaneError, sandbox::Sandbox, serve::Line};
 
 const API_KEY: &str = "x-api-key";
+const BEARER: &[u8] = b"bearer ";
 const ACCESS_TOKEN: &str = "x-access-token";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -32,6 +37,7 @@ pub(super) fn prepare_request<B: Body>(
     line: &Line,
     sandbox: &Sandbox,
     server: Server,
+    port: u16,
 ) -> Result<Option<HeaderValue>, DataPlaneError> {
     let host = address::host(request.uri(), request.headers())?.map(str::to_owned);
     let chunked = needs_chunks(request)?;
@@ -63,10 +69,16 @@ pub(super) fn prepare_request<B: Body>(
     headers.insert(HOST, HeaderValue::from_str(host).map_err(|_| DataPlaneError::Host)?);
     drop_credentials(headers, sandbox, server);
     match server {
-        Server::User => add_forwarded(headers, line, host),
+        Server::User => {
+            add_forwarded(headers, line, host);
+            if let Some(masked) = sandbox.facts().ingress.host(port) {
+                headers.insert(HOST, masked);
+            }
+        }
         Server::Interpreter => {
             headers.insert(CODE_HEADER, HeaderValue::from_static("1"));
         }
+        Server::Envd if walls::is_down(Wall::InnerHeaders) => {}
         Server::Envd => {
             headers.remove(CODE_HEADER);
         }
@@ -129,7 +141,16 @@ fn needs_chunks<B: Body>(request: &Request<B>) -> Result<bool, DataPlaneError> {
     Ok(!headers.contains_key(CONTENT_LENGTH) && !request.body().is_end_stream())
 }
 
+/// Whether nobody can say for certain where such a request ends: whoever was before the gateway may
+/// have thought otherwise.
+pub fn is_ambiguous(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && !only_chunked(headers)
+}
+
 fn only_chunked(headers: &HeaderMap) -> bool {
+    if walls::is_down(Wall::Framing) {
+        return true;
+    }
     let mut codings = tokens(headers, &TRANSFER_ENCODING);
     codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
         && codings.next().is_none()
@@ -151,15 +172,37 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn drop_credentials(headers: &mut HeaderMap, sandbox: &Sandbox, server: Server) {
-    let is_key = |value: &HeaderValue| value.as_bytes().starts_with(b"e2b_");
+    if walls::is_down(Wall::Credentials) {
+        return;
+    }
+    let is_key = |value: &HeaderValue| could_be_key(value.as_bytes());
     if headers.get_all(API_KEY).iter().any(is_key) {
         headers.remove(API_KEY);
+    }
+    if headers.get_all(AUTHORIZATION).iter().any(bears_key) {
+        headers.remove(AUTHORIZATION);
     }
     let is_token =
         |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(sandbox.envd_token().as_bytes()));
     if server != Server::Envd && headers.get_all(ACCESS_TOKEN).iter().any(is_token) {
         headers.remove(ACCESS_TOKEN);
     }
+    // It was the right one, or the request would not be here.
+    if sandbox.facts().traffic_token.is_some() {
+        headers.remove(traffic::TOKEN);
+    }
+}
+
+/// What the control plane would take for one, whoever it belongs to.
+fn could_be_key(value: &[u8]) -> bool {
+    value.trim_ascii().starts_with(b"e2b_")
+}
+
+fn bears_key(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    value
+        .split_at_checked(BEARER.len())
+        .is_some_and(|(scheme, key)| scheme.eq_ignore_ascii_case(BEARER) && could_be_key(key))
 }
 
 /// What a proxy in front of the gateway has said of protocol and host is kept: it ended the TLS.

@@ -3,10 +3,12 @@
 //! Nothing is buffered beyond one connection's own few kilobytes, and nothing of a body is looked
 //! at. A request is sent a second time only when the kept-open connection it was meant for turned
 //! out closed: before a byte of it was written, or before its response where it is a safe one
-//! without a body (RFC 9110 section 9.2.2). Time is bounded until a port is open; a response may
-//! take as long as it likes.
+//! without a body (RFC 9110 section 9.2.2). One that meets a pause before any of it was sent waits
+//! for the sandbox to go on, where it is to be woken. Time is bounded until a port is open; a
+//! response may take as long as it likes.
 
 mod address;
+mod awake;
 mod body;
 mod connect;
 mod connection;
@@ -16,10 +18,13 @@ mod internal;
 mod outgoing;
 mod pool;
 pub mod reports;
+mod secured;
 mod server;
 mod signed;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod upgrade;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -33,17 +38,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::DataPlaneError,
-    metrics::Metrics,
-    sandbox::Sandbox,
+    metrics::{Direction, Metrics, Route},
+    sandbox::{Phase, Sandbox, Sandboxes},
     serve::{Line, Received},
 };
 pub use address::{Address, Domain, host};
-use body::Relay;
+use awake::Awake;
+use body::{Held, Relay};
 pub use envds::Envds;
+pub use headers::is_ambiguous;
 use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
 use server::Server;
 pub use signed::Credential;
+pub use traffic::admit;
 
 /// How long a failed request waits to learn that its sandbox is ending. When what runs in it is
 /// killed from inside, its connections break a moment before the kernel tells of its end.
@@ -53,15 +61,28 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 /// another of ours to be closed.
 const ROOM: Duration = Duration::from_millis(100);
 
+/// How often a request that met a pause waits for the sandbox to go on.
+const PAUSES: usize = 3;
+
+/// What a request is to its sandbox.
+#[derive(Clone, Copy)]
+pub enum Errand<'a> {
+    /// It only asks how it is: it neither wakes it nor keeps it from being idle.
+    Look,
+    /// Where it is woken, if it is to be.
+    Use(&'a Sandboxes),
+}
+
 #[derive(Clone)]
 pub struct DataPlane {
     pools: Pools,
+    awake: Arc<Awake>,
     metrics: Arc<Metrics>,
 }
 
 impl DataPlane {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { pools: Pools::default(), metrics }
+        Self { pools: Pools::default(), awake: Arc::default(), metrics }
     }
 
     /// Has the sandbox answer the request on that port.
@@ -74,14 +95,18 @@ impl DataPlane {
         port: u16,
         mut request: Request<Received>,
         line: &Line,
+        errand: Errand<'_>,
     ) -> Result<Response<Body>, DataPlaneError> {
+        let busy = matches!(errand, Errand::Use(_)).then(|| sandbox.busy());
+        let route = Route::of(port, request.uri().path());
+        let passage = self.metrics.passage(route);
         let multiplexed = request.version() == Version::HTTP_2;
         let client = hyper::upgrade::on(&mut request);
         let server = Server::of(&sandbox, port);
         let prepared = if server == Server::Envd && internal::is_internal(request.uri().path()) {
             Err(DataPlaneError::Internal)
         } else {
-            headers::prepare_request(&mut request, line, &sandbox, server)
+            headers::prepare_request(&mut request, line, &sandbox, server, port)
         };
         let wanted = match prepared {
             Ok(wanted) => wanted,
@@ -90,24 +115,33 @@ impl DataPlane {
                 return Err(refused);
             }
         };
+        let lasting = streams::counts(server, request.uri().path());
+        let counted = lasting && matches!(errand, Errand::Use(_));
+        // What is over at once does not wait behind what others are sent.
+        let paced = counted || server == Server::User;
+        let outflow = || paced.then(|| sandbox.outflow()).flatten();
+        let stream = if counted { sandbox.open_stream().map(Some) } else { Some(None) };
+        let Some(stream) = stream else {
+            let connect = streams::connect(request.headers());
+            unread::discard(request.into_body()).await;
+            return Err(DataPlaneError::Streams { sandbox_id: sandbox.id().to_string(), connect });
+        };
         // Code that runs for nobody is interrupted at once.
         line.may_half_close(server != Server::Interpreter);
         let execute = runs_code(server, &request).then(|| {
             sandbox.give_code();
             self.metrics.execute()
         });
-        // Of this run: it may be paused and go on while we wait.
-        let cut = sandbox.cut();
-        let failure = Failure { sandbox: &sandbox, cut: &cut, port };
-        let pool = self.pools.of(&sandbox, &cut);
-        let request = request.map(Outgoing::new);
+        let inwards = self.metrics.meter(route, Direction::In);
+        let request = request.map(|body| Outgoing::new(body, inwards.clone()));
         let taken = request.body().taken();
-        let sent = cut.run_until_cancelled(send(&pool, port, request)).await;
-        let (mut response, mut lease) = match sent {
-            Some(Ok(sent)) => sent,
-            Some(Err(error)) => return Err(failure.of(error).await),
-            None => return Err(DataPlaneError::Cut { sandbox_id: sandbox.id().to_string() }),
-        };
+        let (mut response, mut lease, cut) = self.send(&sandbox, port, request, errand).await?;
+        let failure = Failure { sandbox: &sandbox, cut: &cut, port };
+        if server.is_envds()
+            && let Some(why) = DataPlaneError::denial_of(response.status())
+        {
+            self.metrics.denied(why);
+        }
 
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = headers::requested_upgrade(response.headers());
@@ -117,7 +151,13 @@ impl DataPlane {
             return Err(failure.bad_response());
         }
         if let Some(protocol) = protocol.filter(|_| switched) {
-            return Ok(upgrade::tunnel(response, protocol, client, &cut, line));
+            let counted = upgrade::Counted {
+                inwards,
+                outwards: self.metrics.meter(route, Direction::Out),
+                outflow: outflow(),
+                _open: (passage, self.metrics.tunnel(), stream),
+            };
+            return Ok(upgrade::tunnel(response, protocol, client, &cut, line, busy, counted));
         }
         Ok(response.map(|body| {
             let taken = taken.all();
@@ -130,8 +170,57 @@ impl DataPlane {
             if !taken {
                 lease.connection().let_go();
             }
-            Body::new(Relay::new(body, lease, line, multiplexed, &cut, execute))
+            let outwards = self.metrics.meter(route, Direction::Out);
+            let (outflow, _stream) = (outflow(), stream);
+            let held = Held {
+                _busy: busy,
+                _execute: execute,
+                _passage: passage,
+                _stream,
+                outwards,
+                outflow,
+            };
+            Body::new(Relay::new(body, lease, line, multiplexed, &cut, held))
         }))
+    }
+
+    /// Returns the head of the response, with the end of the run that it is of.
+    async fn send(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        port: u16,
+        mut request: Request<Outgoing>,
+        errand: Errand<'_>,
+    ) -> Result<(Response<Incoming>, Lease, CancellationToken), DataPlaneError> {
+        let mut pauses = 0;
+        loop {
+            // Of this run: it may be paused and go on while we wait.
+            let cut = sandbox.cut();
+            let failure = Failure { sandbox, cut: &cut, port };
+            // Looked at only now that it is not idle: whoever pauses it for that has done so, or
+            // will not.
+            let sent = if cut.is_cancelled() || sandbox.phase() != Phase::Running {
+                Err(SendError::Unsent(Box::new(request)))
+            } else {
+                send(&self.pools.of(sandbox, &cut), &cut, &self.awake, port, request).await
+            };
+            request = match sent {
+                Ok((response, lease)) => return Ok((response, lease, cut)),
+                Err(SendError::Unsent(unsent)) => *unsent,
+                Err(error) => return Err(failure.of(error).await),
+            };
+            pauses += 1;
+            let goes_on = match errand {
+                Errand::Use(sandboxes) if pauses <= PAUSES => {
+                    sandboxes.reach(sandbox.id()).await.is_some()
+                }
+                _ => false,
+            };
+            if !goes_on {
+                unread::discard(request.into_body()).await;
+                return Err(failure.not_found());
+            }
+        }
     }
 }
 
@@ -144,29 +233,37 @@ fn runs_code<B>(server: Server, request: &Request<B>) -> bool {
 }
 
 enum SendError {
+    /// The run ended before any of it was sent.
+    Unsent(Box<Request<Outgoing>>),
+    /// And when some of it had been.
+    Cut,
     Connect(connect::Error),
     Response(hyper::Error),
 }
 
 async fn send(
     pool: &Arc<Pool>,
+    cut: &CancellationToken,
+    awake: &Awake,
     port: u16,
     mut request: Request<Outgoing>,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let mut kept = pool.server(port).is_envds() || outgoing::again(&request).is_some();
     loop {
-        let mut lease = match pool.lease(port, kept).await {
-            Ok(lease) => lease,
-            Err(error) => {
+        let mut lease = match cut.run_until_cancelled(pool.lease(port, kept)).await {
+            Some(Ok(lease)) if !cut.is_cancelled() => lease,
+            None | Some(Ok(_)) => return Err(SendError::Unsent(Box::new(request))),
+            Some(Err(error)) => {
                 unread::discard(request.into_body()).await;
                 return Err(SendError::Connect(error));
             }
         };
         let spare = lease.used().then(|| outgoing::again(&request)).flatten();
-        let answered = exchange(pool, port, &mut lease, request).await;
-        let mut failed = match answered {
-            Ok(response) => return Ok((response, lease)),
-            Err(failed) => failed,
+        let answered = exchange(pool, awake, port, &mut lease, request);
+        let mut failed = match cut.run_until_cancelled(answered).await {
+            Some(Ok(response)) => return Ok((response, lease)),
+            Some(Err(failed)) => failed,
+            None => return Err(SendError::Cut),
         };
         request = match (failed.take_message(), spare) {
             // It comes back only when nothing of it has been written. Each turn uses up one kept
@@ -183,12 +280,13 @@ async fn send(
 
 async fn exchange(
     pool: &Arc<Pool>,
+    awake: &Awake,
     port: u16,
     lease: &mut Lease,
     request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
     let known = pool.server(port).is_envds() || lease.used();
-    let mut exchange = pin!(lease.connection().exchange(request));
+    let mut exchange = pin!(lease.connection().exchange(request, awake));
     if known {
         return exchange.await;
     }
@@ -211,6 +309,8 @@ impl Failure<'_> {
     async fn of(&self, error: SendError) -> DataPlaneError {
         let (sandbox_id, port) = (self.sandbox.id().to_string(), self.port);
         let error = match error {
+            SendError::Unsent(_) => return self.not_found(),
+            SendError::Cut => return DataPlaneError::Cut { sandbox_id },
             SendError::Connect(connect::Error::PortClosed) => {
                 return DataPlaneError::PortClosed { sandbox_id, port };
             }

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use http::{Method, Request};
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::serve::Received;
+use crate::{metrics::Meter, serve::Received};
 
 /// Tells when the last of it has been taken.
 pub(super) struct Outgoing {
     /// `None`: there is none.
-    body: Option<Received>,
+    body: Option<(Received, Meter)>,
     taken: Taken,
 }
 
@@ -27,11 +27,11 @@ pub(super) struct Outgoing {
 pub(super) struct Taken(Option<Arc<AtomicBool>>);
 
 impl Outgoing {
-    pub(super) fn new(body: Received) -> Self {
+    pub(super) fn new(body: Received, inwards: Meter) -> Self {
         if body.is_end_stream() {
             return Self::none();
         }
-        Self { body: Some(body), taken: Taken(Some(Arc::default())) }
+        Self { body: Some((body, inwards)), taken: Taken(Some(Arc::default())) }
     }
 
     fn none() -> Self {
@@ -75,8 +75,11 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some((body, inwards)) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            inwards.add(frame.data_ref().map_or(0, Bytes::len));
+        }
         if frame.is_none() || body.is_end_stream() {
             self.taken.set();
         }
@@ -84,11 +87,11 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Received::is_end_stream)
+        self.body.as_ref().is_none_or(|(body, _)| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Received::size_hint)
+        self.body.as_ref().map_or(SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
 }
 

@@ -18,12 +18,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connect::{self, connect},
     connection::Connection,
+    secured::secure,
     server::Server,
 };
 use crate::sandbox::{Sandbox, SandboxId};
@@ -35,6 +36,8 @@ const ENVD_IDLE: Duration = Duration::from_secs(15);
 /// Enough for requests that follow each other; a server that counts its connections, or serves one
 /// at a time, is not to wait for long.
 const USER_IDLE: Duration = Duration::from_millis(500);
+/// For a server of a user's to say who it is.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Between looks for connections, and pools, that are idle.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -140,8 +143,7 @@ impl Pool {
                 }
             }
         }
-        let stream = connect(&self.sandbox, port).await?;
-        Ok(lease(Connection::open(stream).await?, false))
+        Ok(lease(open(&self.sandbox, port).await?, false))
     }
 
     pub(super) fn server(&self, port: u16) -> Server {
@@ -184,6 +186,17 @@ impl Pool {
         kept.idle.retain_mut(|idle| idle.fresh(now) && idle.connection.is_ready(&mut cx));
         kept.idle.len()
     }
+}
+
+async fn open(sandbox: &Sandbox, port: u16) -> Result<Connection, connect::Error> {
+    let stream = connect(sandbox, port).await?;
+    let secured = sandbox.facts().ingress.speaks_tls(port);
+    if !secured || Server::of(sandbox, port).is_envds() {
+        return Connection::open(stream).await;
+    }
+    let stream = timeout(HANDSHAKE, secure(stream)).await;
+    let stream = stream.map_err(|_| connect::Error::TimedOut)?.map_err(connect::Error::Failed)?;
+    Connection::open(stream).await
 }
 
 /// Somebody who waits for room on a port.

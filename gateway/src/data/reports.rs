@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use crate::{
-    metrics::{Kernels, Metrics},
+    metrics::{Account, Metrics},
     sandbox::Sandbox,
 };
 
@@ -44,9 +44,11 @@ pub async fn follow(sandbox: Arc<Sandbox>, metrics: Arc<Metrics>) {
 struct Follower<'a> {
     sandbox: &'a Sandbox,
     metrics: &'a Metrics,
-    kernels: Kernels,
-    /// The last sequence number seen.
+    account: Account,
+    /// The last sequence number seen,
     last: u64,
+    /// of the envd of that boot.
+    boot: u64,
     missed: u64,
     /// Whether a malformed report has been logged already.
     complained: bool,
@@ -70,8 +72,9 @@ impl<'a> Follower<'a> {
         Self {
             sandbox,
             metrics,
-            kernels: metrics.kernels(),
+            account: metrics.account(),
             last: 0,
+            boot: sandbox.boots(),
             missed: 0,
             complained: false,
             window: Instant::now(),
@@ -104,6 +107,10 @@ impl<'a> Follower<'a> {
     /// Follows one connection to its end.
     async fn connection(&mut self) -> Result<(), Error> {
         let path = self.sandbox.dir().join("report.sock");
+        let boot = self.sandbox.boots();
+        if boot != self.boot {
+            (self.boot, self.last) = (boot, 0);
+        }
         let last = self.last;
         let open = async {
             let mut stream = Handed::dial(&path)?;
@@ -150,7 +157,8 @@ impl<'a> Follower<'a> {
         }
         self.last = report.seq;
         tracing::debug!(sandbox = %self.sandbox.id(), ?report, "report");
-        self.kernels.are(report.kernels);
+        self.account.holds(report.kernels, report.commands);
+        self.sandbox.journal().report(&report);
         // What an adopted sandbox did before is in the figures of the gateway before.
         if report.at >= self.metrics.began_at() {
             self.count(&report.what);
@@ -158,11 +166,11 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    fn count(&self, what: &What) {
+    fn count(&mut self, what: &What) {
         match what {
-            What::CodeExecuted { language, failed, .. } => {
+            What::CodeExecuted { language, failed, repeated, .. } => {
                 if self.sandbox.has_run_code() {
-                    self.metrics.code_executed(language, *failed);
+                    self.account.code_executed(language, *failed, *repeated);
                 }
             }
             What::KernelStarted { .. } => self.metrics.kernel_started(),
@@ -173,6 +181,7 @@ impl<'a> Follower<'a> {
                 let took = Duration::from_millis(*duration_ms).min(lived.unwrap_or_default());
                 self.metrics.command_ended(*exit_code, took);
             }
+            What::ProcessStarted { repeated: true, .. } => self.metrics.command_repeated(),
             What::ProcessStarted { .. } | What::FileRead { .. } | What::FileWritten { .. } => {}
         }
     }
@@ -293,7 +302,7 @@ mod tests {
         sandbox.gone().cancel();
         timeout(Duration::from_secs(5), follower).await.unwrap().unwrap();
         let windows = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
-        let read = figure(&metrics, "coppice_command_exits_total{exit=\"zero\"}");
+        let read = figure(&metrics, "coppice_command_exits_total{exit=\"0\"}");
         assert!(0 < read && read <= u64::from(PER_SECOND * windows), "{read} in {windows}");
     }
 

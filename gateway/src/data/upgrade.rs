@@ -10,9 +10,25 @@ use http::{
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    io::{InspectReader, InspectWriter},
+    sync::CancellationToken,
+};
 
-use crate::serve::Line;
+use super::streams::Paced;
+use crate::{
+    metrics::{Meter, Open},
+    sandbox::{Busy, Outflow, Stream},
+    serve::Line,
+};
+
+/// What a tunnel is in figures, for as long as it is there.
+pub(super) struct Counted {
+    pub(super) inwards: Meter,
+    pub(super) outwards: Meter,
+    pub(super) outflow: Option<Outflow>,
+    pub(super) _open: (Open, Open, Option<Stream>),
+}
 
 /// Answers that the protocol is switched, and carries bytes both ways from then on.
 pub(super) fn tunnel(
@@ -21,12 +37,16 @@ pub(super) fn tunnel(
     client: OnUpgrade,
     cut: &CancellationToken,
     line: &Line,
+    busy: Option<Busy>,
+    counted: Counted,
 ) -> Response<Body> {
     let inside = hyper::upgrade::on(&mut response);
     let (cut, line) = (cut.clone(), line.clone());
     tokio::spawn(async move {
+        let _busy = busy;
         let abandoned = line.abandoned().clone();
-        let carried = abandoned.run_until_cancelled(carry(client, inside, &line, &cut)).await;
+        let carried =
+            abandoned.run_until_cancelled(carry(client, inside, counted, &line, &cut)).await;
         if let Some(Err(error)) = carried {
             tracing::debug!(peer = %line.peer(), %error, "tunnel ended");
         }
@@ -42,11 +62,15 @@ pub(super) fn tunnel(
 async fn carry(
     client: OnUpgrade,
     inside: OnUpgrade,
+    Counted { inwards, outwards, outflow, _open }: Counted,
     line: &Line,
     cut: &CancellationToken,
 ) -> io::Result<()> {
     let (client, inside) = tokio::try_join!(client, inside).map_err(io::Error::other)?;
-    let (mut client, mut inside) = (TokioIo::new(client), TokioIo::new(inside));
+    let inside = Paced::new(TokioIo::new(inside), outflow);
+    let inside = InspectWriter::new(inside, |bytes| inwards.add(bytes.len()));
+    let mut inside = InspectReader::new(inside, |bytes| outwards.add(bytes.len()));
+    let mut client = TokioIo::new(client);
     let copied = cut.run_until_cancelled(copy_bidirectional(&mut client, &mut inside)).await;
     if !matches!(copied, Some(Ok(_))) {
         line.reset();

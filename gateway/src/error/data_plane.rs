@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{ErrorBody, NO, SHOULD_RETRY, routed::EXAMPLE_ID};
+use crate::metrics::Denied;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataPlaneError {
@@ -30,6 +31,17 @@ pub enum DataPlaneError {
     /// The same, of a token sent in a header.
     #[error("access token present in header but does not match")]
     AccessToken,
+    /// Its ports are not everybody's.
+    #[error(
+        "Sandbox is secured with traffic access token. Token header 'e2b-traffic-access-token' is \
+         missing"
+    )]
+    NoTrafficToken { sandbox_id: String },
+    #[error(
+        "Sandbox is secured with traffic access token. Provided token in header \
+         'e2b-traffic-access-token' is invalid"
+    )]
+    TrafficToken { sandbox_id: String },
     /// A route of envd's that is for the gateway alone.
     #[error("not found")]
     Internal,
@@ -43,6 +55,10 @@ pub enum DataPlaneError {
     Cut { sandbox_id: String },
     #[error("The sandbox is running but port is not open")]
     PortClosed { sandbox_id: String, port: u16 },
+    /// It has as many as it may; `connect`: the content type of who reads that in the words of
+    /// Connect's streams.
+    #[error("The sandbox has as many streams open as it may have")]
+    Streams { sandbox_id: String, connect: Option<&'static str> },
     /// It does not accept connections, or not in time.
     #[error("The sandbox did not accept the connection")]
     Unreachable { sandbox_id: String, port: u16 },
@@ -66,13 +82,13 @@ pub(super) struct SandboxBody<'a> {
     #[schema(value_type = u16, required = false, minimum = 1)]
     port: Option<u16>,
     /// The HTTP status.
-    #[schema(minimum = 502, maximum = 502)]
+    #[schema(minimum = 403, maximum = 502)]
     code: u16,
 }
 
 impl DataPlaneError {
     /// One of each, for the document.
-    pub(super) fn each() -> [Self; 14] {
+    pub(super) fn each() -> [Self; 17] {
         let (sandbox_id, port) = (EXAMPLE_ID.to_owned(), 8080);
         [
             Self::RoutingHeaders,
@@ -82,11 +98,14 @@ impl DataPlaneError {
             Self::TransferEncoding,
             Self::Signature,
             Self::AccessToken,
+            Self::NoTrafficToken { sandbox_id: sandbox_id.clone() },
+            Self::TrafficToken { sandbox_id: sandbox_id.clone() },
             Self::Internal,
             Self::Connect,
             Self::NotFound { sandbox_id: sandbox_id.clone() },
             Self::Cut { sandbox_id: sandbox_id.clone() },
             Self::PortClosed { sandbox_id: sandbox_id.clone(), port },
+            Self::Streams { sandbox_id: sandbox_id.clone(), connect: None },
             Self::Unreachable { sandbox_id: sandbox_id.clone(), port },
             Self::BadResponse { sandbox_id, port },
         ]
@@ -100,8 +119,12 @@ impl DataPlaneError {
             | Self::Host
             | Self::TransferEncoding => StatusCode::BAD_REQUEST,
             Self::Signature | Self::AccessToken => StatusCode::UNAUTHORIZED,
+            Self::NoTrafficToken { .. } | Self::TrafficToken { .. } => StatusCode::FORBIDDEN,
             Self::Internal => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            // The end of such a stream is in its body.
+            Self::Streams { connect: Some(_), .. } => StatusCode::OK,
+            Self::Streams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound { .. }
             | Self::Cut { .. }
             | Self::PortClosed { .. }
@@ -110,10 +133,32 @@ impl DataPlaneError {
         }
     }
 
+    /// Why whoever asked was refused, where that is what an answer of envd's own says.
+    pub(crate) fn denial_of(answered: StatusCode) -> Option<Denied> {
+        (answered == StatusCode::UNAUTHORIZED).then_some(Denied::WrongToken)
+    }
+
+    /// Why whoever asked was refused, where that is what it says.
+    pub(crate) fn denial(&self) -> Option<Denied> {
+        match self {
+            Self::Signature
+            | Self::AccessToken
+            | Self::NoTrafficToken { .. }
+            | Self::TrafficToken { .. } => Some(Denied::WrongToken),
+            Self::Internal => Some(Denied::Internal),
+            Self::Streams { .. } => Some(Denied::Streams),
+            _ => None,
+        }
+    }
+
     /// The sandbox it is about, and its port where that says more.
     fn subject(&self) -> Option<(&str, Option<u16>)> {
         match self {
-            Self::NotFound { sandbox_id } | Self::Cut { sandbox_id } => Some((sandbox_id, None)),
+            Self::NotFound { sandbox_id }
+            | Self::Cut { sandbox_id }
+            | Self::NoTrafficToken { sandbox_id }
+            | Self::TrafficToken { sandbox_id }
+            | Self::Streams { sandbox_id, .. } => Some((sandbox_id, None)),
             Self::PortClosed { sandbox_id, port }
             | Self::Unreachable { sandbox_id, port }
             | Self::BadResponse { sandbox_id, port } => Some((sandbox_id, Some(*port))),
@@ -126,22 +171,45 @@ impl DataPlaneError {
         matches!(self, Self::BadResponse { .. } | Self::Cut { .. })
     }
 
+    /// Seconds after which it may be tried again.
+    pub(super) fn retry_after(&self) -> Option<u32> {
+        matches!(self, Self::Streams { .. }).then_some(1)
+    }
+
     pub(super) fn body(&self) -> Vec<u8> {
         let (code, message) = (self.status().as_u16(), &*self.to_string());
         match self.subject() {
             Some((sandbox_id, port)) => {
                 serde_json::to_vec(&SandboxBody { sandbox_id, message, port, code })
             }
-            None => serde_json::to_vec(&ErrorBody { code, message, error_code: None }),
+            None => {
+                serde_json::to_vec(&ErrorBody { code, message: message.into(), error_code: None })
+            }
         }
         .expect("strings and numbers always serialise")
     }
 
+    /// The end of a stream of Connect's, and nothing before it: its only code that says so.
+    fn end_of_stream(&self) -> Vec<u8> {
+        const ENDS: u8 = 2;
+        let error = serde_json::json!({"code": "resource_exhausted", "message": self.to_string()});
+        let text = serde_json::json!({"error": error}).to_string();
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes();
+        [&[ENDS], &length[..], text.as_bytes()].concat()
+    }
+
     pub fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body()));
+        let (body, kind) = match self {
+            Self::Streams { connect: Some(kind), .. } => (self.end_of_stream(), kind),
+            _ => (self.body(), "application/json"),
+        };
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         // A web page may read them, as it may what envd answers: they tell nothing to who does not
         // know a sandbox's id or its token.
         let any = HeaderValue::from_static("*");
@@ -185,6 +253,26 @@ mod tests {
         )
         .await;
         check(DataPlaneError::Port, 400, r#"{"code":400,"message":"invalid sandbox port"}"#).await;
+    }
+
+    #[tokio::test]
+    async fn one_stream_too_many_is_said_in_the_words_of_whoever_asked() {
+        let refused = |connect| DataPlaneError::Streams { sandbox_id: "a1".into(), connect };
+        let body = r#"{"sandboxId":"a1","message":"The sandbox has as many streams open as it may have","code":429}"#;
+        check(refused(None), 429, body).await;
+        let response = refused(Some("application/connect+proto")).into_response();
+        assert_eq!(
+            (response.status(), &response.headers()["retry-after"]),
+            (StatusCode::OK, &HeaderValue::from(1))
+        );
+        assert_eq!(response.headers()["content-type"], "application/connect+proto");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(
+            (body[0], u32::from_be_bytes(body[1..5].try_into().unwrap())),
+            (2, body.len() as u32 - 5)
+        );
+        let said: serde_json::Value = serde_json::from_slice(&body[5..]).unwrap();
+        assert_eq!(said["error"]["code"], "resource_exhausted");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{ErrorBody, SHOULD_RETRY, Status};
 type Responses = BTreeMap<String, RefOr<Response>>;
 
 const UNAVAILABLE: Status = Status::Unavailable { retry_after: 0 };
+const TOO_MANY: Status = Status::TooMany { retry_after: 0 };
 
 macro_rules! groups {
     ($($(#[$doc:meta])* $group:ident { $($status:expr => $text:literal,)+ })+) => {
@@ -61,20 +62,51 @@ groups! {
         Status::Internal => "something failed inside; the gateway's log has it",
         UNAVAILABLE => "there is no room, or the template is being built",
         Status::StartTimeout => "it did not start in time; nothing is left of it",
+        Status::DiskFull => "there is no room on the disk",
+    }
+    /// Of what a tenant may have or do so much of.
+    TooMany {
+        TOO_MANY => "the tenant has as many as it may, or has made as many in a minute",
+    }
+    /// Of whoever copies a sandbox's files.
+    NotCopied {
+        Status::Conflict => "it is paused, or about to be, or a template has that name",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "it is being copied already, or others are",
+        Status::StartTimeout => "it could not be copied in time, and runs on",
+        Status::DiskFull => "there is no room on the disk but what is kept free",
+    }
+    NoSnapshot {
+        Status::BadRequest => "the name is not valid, or there are sandboxes made from it",
+        Status::NotFound => "there is no such snapshot",
     }
     Resumed {
-        Status::Conflict => "it is running",
+        Status::Conflict => "it is running, or being killed",
+    }
+    /// Of what takes a sandbox in any phase but the last.
+    BeingKilled {
+        Status::Conflict => "it is being killed",
     }
     /// Of what takes a sandbox that runs.
     NotNow {
-        Status::Conflict => "it is about to be paused, or to go on",
+        Status::Conflict => "it is about to be paused, or to go on, or being killed",
+    }
+    /// Of what changes what a sandbox may reach.
+    NotFenced {
+        Status::Conflict => "it is paused, or about to be, or being killed",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        Status::StartTimeout => "it could not be done in time",
     }
     NotPaused {
-        Status::Conflict => "it is paused already, or about to be",
+        Status::Conflict => "it is paused already, or about to be, or being killed",
         Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "its envd does not answer, or its files are being copied",
         Status::StartTimeout => "it could not be stopped in time, and runs on",
     }
     NotResumed {
+        Status::Conflict => "its envd did not answer when it was paused: only without memory",
+        UNAVAILABLE => "there is no room for its processes",
+        Status::DiskFull => "there is no room on the disk",
         Status::Internal => "something failed inside; the gateway's log has it",
         Status::StartTimeout => "it did not go on in time, and is paused",
     }
@@ -92,7 +124,8 @@ pub(crate) fn guarded() -> Responses {
         documented(Status::Unauthorized, "no API key, or not a known one"),
         documented(
             Status::Forbidden,
-            "without API keys configured: a host name or a web page that is not the machine's own",
+            "the API key is not for this; without API keys configured, a host name or a web page that \
+             is not the machine's own",
         ),
     ])
 }

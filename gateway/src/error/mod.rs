@@ -8,7 +8,7 @@ mod documented;
 mod routed;
 mod status;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     Json,
@@ -22,14 +22,16 @@ use utoipa::ToSchema;
 
 use crate::{
     backend,
-    sandbox::{self, Phase},
+    metrics::Denied,
+    sandbox::{self, Phase, SandboxId},
     template::FindError,
 };
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoTemplate, NotImplemented, NotNow,
-    NotPaused, NotReady, NotResumed, Resumed, guarded,
+    BeingKilled, InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate,
+    NotCopied, NotFenced, NotImplemented, NotNow, NotPaused, NotReady, NotResumed, Resumed,
+    TooMany, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -53,11 +55,24 @@ pub struct ApiError {
     lasting: bool,
     /// For the log only.
     internal: Option<String>,
+    denied: Option<Denied>,
 }
 
 impl ApiError {
     fn new(status: Status, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), error_code: None, lasting: false, internal: None }
+        Self {
+            status,
+            message: message.into(),
+            error_code: None,
+            lasting: false,
+            internal: None,
+            denied: None,
+        }
+    }
+
+    /// It is to be counted as a refusal for that reason.
+    pub(crate) fn because(self, reason: Denied) -> Self {
+        Self { denied: Some(reason), ..self }
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
@@ -101,6 +116,11 @@ impl ApiError {
         Self::new(Status::NotImplemented, format!("{what} is not implemented yet"))
     }
 
+    /// E2B's text.
+    fn being_killed(id: SandboxId) -> Self {
+        Self::new(Status::Conflict, format!("Sandbox \"{id}\" is being killed"))
+    }
+
     /// Not now, but after so many seconds.
     pub fn unavailable(retry_after: u32, message: impl Into<String>) -> Self {
         Self::new(Status::Unavailable { retry_after }, message)
@@ -135,8 +155,18 @@ impl From<sandbox::Error> for ApiError {
         use sandbox::Error as E;
         match error {
             E::Template { name, source: FindError::Unknown } => {
-                Self::not_found(format!("template '{name}' not found"))
+                Self::not_found(match name.split_once(':') {
+                    None => format!("template '{name}' not found"),
+                    Some((name, tag)) => {
+                        format!("tag '{tag}' does not exist for template '{name}'")
+                    }
+                })
             }
+            _ if error.reason() == sandbox::Reason::Disk => Self {
+                internal: Some(error.to_string()),
+                lasting: true,
+                ..Self::new(Status::DiskFull, "there is no room on the disk")
+            },
             E::Template { name, source: FindError::Building(progress) } => Self::unavailable(
                 RETRY_BUILDING,
                 format!("template '{name}' is being built: {progress}"),
@@ -151,23 +181,52 @@ impl From<sandbox::Error> for ApiError {
                     ),
                 )
             },
+            E::Quota { .. } => {
+                Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
+            }
+            E::TooManySnapshots { .. } => {
+                Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
+                    .because(Denied::Limit)
+            }
+            E::TooOften { again, .. } => {
+                let retry_after = again.as_secs_f64().ceil().max(1.0) as u32;
+                let why = error.to_string();
+                Self::new(Status::TooMany { retry_after }, why).because(Denied::Rate)
+            }
             E::Full(_) => Self::full(error.to_string()),
             E::Busy(_) => Self::full(error.to_string()),
             E::Stopping => Self::unavailable(RETRY_FULL, error.to_string()),
             E::NotFound(id) => Self::no_sandbox(&id.to_string()),
             E::NotNow(id, phase) => {
                 let state = match phase {
-                    Phase::Running => "running",
+                    Phase::Pending => "being made",
+                    Phase::Running => "already running",
                     Phase::Pausing => "being paused",
                     Phase::Paused => "already paused",
                     Phase::Resuming => "being resumed",
-                    Phase::Ended => "being killed",
+                    Phase::Stopping | Phase::Terminated | Phase::Failed => {
+                        return Self::being_killed(id);
+                    }
                 };
                 Self::new(Status::Conflict, format!("Sandbox {id} is {state}"))
             }
-            E::EndedInCreation(id) => {
-                Self::new(Status::Conflict, format!("Sandbox \"{id}\" is being killed"))
+            E::BeingCopied(_) | E::Unresponsive(_) => {
+                Self::unavailable(RETRY_FULL, error.to_string())
             }
+            E::OnlyFiles(id) => Self {
+                error_code: Some("sandbox_snapshot_guest_agent_unresponsive"),
+                ..Self::new(
+                    Status::Conflict,
+                    format!("The envd of sandbox {id} did not answer when it was paused"),
+                )
+            },
+            E::NameTaken(_) => Self::new(Status::Conflict, error.to_string()),
+            E::TooManyLayers(_) | E::SnapshotInUse(..) => Self::bad_request(error.to_string()),
+            E::TooMuch(_) | E::NoSuchLimit(_) => {
+                let text = format!("metadata: {}: {error}", crate::limits::ASKED);
+                Self::bad_request(text)
+            }
+            E::EndedInCreation(id) => Self::being_killed(id),
             E::KeyReused => Self {
                 error_code: Some("idempotency_request_mismatch"),
                 ..Self::new(
@@ -180,10 +239,13 @@ impl From<sandbox::Error> for ApiError {
                 internal: Some(error.to_string()),
                 ..Self::full("no room for another sandbox".to_owned())
             },
-            E::Backend(backend::Error::Timeout(..)) => Self {
+            E::Stuck(..)
+            | E::Backend(backend::Error::Timeout(..) | backend::Error::BrokenOff(_)) => Self {
                 internal: Some(error.to_string()),
                 ..Self::new(Status::StartTimeout, "the sandbox did not do so in time")
             },
+            E::Backend(backend::Error::Unfit(_)) => Self::bad_request(error.to_string()),
+            E::Backend(backend::Error::NotYet(what)) => Self::not_implemented(what),
             E::Backend(
                 backend::Error::Call { .. }
                 | backend::Error::Attach { .. }
@@ -202,11 +264,23 @@ pub(crate) struct ErrorBody<'a> {
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599)]
     code: u16,
-    message: &'a str,
+    message: Cow<'a, str>,
     /// For programs, where one status has several reasons.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     error_code: Option<&'static str>,
+}
+
+impl ApiError {
+    /// As it stands among other answers; what it keeps from the client goes to the log now.
+    pub(crate) fn told(self) -> ErrorBody<'static> {
+        let Self { status, message, error_code, internal, .. } = self;
+        let code = status.code().as_u16();
+        if let Some(why) = internal {
+            tracing::error!(status = code, "{why}");
+        }
+        ErrorBody { code, message: message.into(), error_code }
+    }
 }
 
 /// Travels with the response to [`log_internal`].
@@ -218,7 +292,7 @@ impl IntoResponse for ApiError {
         let status = self.status.code();
         let body = ErrorBody {
             code: status.as_u16(),
-            message: &self.message,
+            message: self.message.as_str().into(),
             error_code: self.error_code,
         };
         let mut response = (status, Json(body)).into_response();
@@ -231,8 +305,16 @@ impl IntoResponse for ApiError {
         if let Some(internal) = self.internal {
             response.extensions_mut().insert(Internal(internal));
         }
+        if let Some(reason) = self.denied {
+            response.extensions_mut().insert(reason);
+        }
         response
     }
+}
+
+/// Why a request was refused, where its answer says that it was, to be counted.
+pub(crate) fn denial(response: &Response) -> Option<Denied> {
+    response.extensions().get().copied()
 }
 
 /// Middleware: writes to the log what [`ApiError`] keeps from the client.

@@ -41,6 +41,10 @@ fn response(status: StatusCode, errors: &[DataPlaneError]) -> Response {
         StatusCode::UNAUTHORIZED => (ErrorBody::name(), "no sandbox has such a token"),
         StatusCode::NOT_FOUND => (ErrorBody::name(), "a route of envd's for the gateway alone"),
         StatusCode::METHOD_NOT_ALLOWED => (ErrorBody::name(), "to CONNECT, wherever it leads"),
+        StatusCode::FORBIDDEN => (SandboxBody::name(), "its ports are not everybody's"),
+        StatusCode::TOO_MANY_REQUESTS => {
+            (SandboxBody::name(), "it has as many streams open as it may have")
+        }
         StatusCode::BAD_GATEWAY => (SandboxBody::name(), "the sandbox does not answer"),
         _ => (ErrorBody::name(), "the request does not say where it is to go, or not as HTTP can"),
     };
@@ -61,6 +65,13 @@ fn response(status: StatusCode, errors: &[DataPlaneError]) -> Response {
             .schema(ObjectBuilder::new().schema_type(Type::String))
             .description(Some("`false` where the request may have had its effect"));
         response = response.header(SHOULD_RETRY.as_str(), header.build());
+    }
+    if errors.iter().any(|error| error.retry_after().is_some()) {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+        let header = HeaderBuilder::new()
+            .schema(seconds)
+            .description(Some("seconds after which to try again"));
+        response = response.header(header::RETRY_AFTER.as_str(), header.build());
     }
     let origin = HeaderBuilder::new().schema(ObjectBuilder::new().schema_type(Type::String));
     response.header(header::ACCESS_CONTROL_ALLOW_ORIGIN.as_str(), origin.build()).build()
@@ -88,7 +99,13 @@ fn path_items() -> Value {
              "schema": {"type": "integer", "minimum": 1, "maximum": u16::MAX}},
         ],
     });
-    let refused = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY];
+    let refused = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::BAD_GATEWAY,
+    ];
     let methods = ["get", "head", "post", "put", "patch", "delete", "options", "trace"];
     add_operations(&mut port, &methods, &refused);
     let mut link = json!({
@@ -101,7 +118,12 @@ fn path_items() -> Value {
             {"name": "X-Access-Token", "in": "header", "schema": {"type": "string"}},
         ],
     });
-    let refused = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::BAD_GATEWAY];
+    let refused = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::UNAUTHORIZED,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::BAD_GATEWAY,
+    ];
     add_operations(&mut link, &["get", "head", "post", "options"], &refused);
     json!({"SandboxPort": port, "SandboxFile": link})
 }

@@ -13,6 +13,10 @@ pub(super) enum Status {
     Conflict,
     TooLarge,
     Unprocessable,
+    /// Seconds.
+    TooMany {
+        retry_after: u32,
+    },
     Internal,
     NotImplemented,
     /// Seconds.
@@ -20,6 +24,7 @@ pub(super) enum Status {
         retry_after: u32,
     },
     StartTimeout,
+    DiskFull,
 }
 
 impl Status {
@@ -34,16 +39,18 @@ impl Status {
             Self::Conflict => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::StartTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
     pub(super) fn retry_after(self) -> Option<u32> {
         match self {
-            Self::Unavailable { retry_after } => Some(retry_after),
+            Self::TooMany { retry_after } | Self::Unavailable { retry_after } => Some(retry_after),
             _ => None,
         }
     }

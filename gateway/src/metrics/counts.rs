@@ -37,7 +37,11 @@ impl<const N: usize> Default for Counters<N> {
 
 impl<const N: usize> Counters<N> {
     pub(super) fn raise(&self, which: usize) {
-        self.0[which].raise();
+        self.add(which, 1);
+    }
+
+    pub(super) fn add(&self, which: usize, more: u64) {
+        self.0[which].add(more);
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = u64> {

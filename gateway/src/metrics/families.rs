@@ -1,10 +1,11 @@
 //! All families, in the order in which they are told; docs/metrics.md has them too.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{
-    CreateFailure, EXITS, Format, LANGUAGES, Metrics, OTHER,
+    CREATE_FAILURES, Format, Metrics, series,
     text::{Decimal, Text},
+    view::View,
 };
 use crate::{
     backend::{self, OwnProcess},
@@ -16,22 +17,33 @@ type OfPool = fn(&PoolCount) -> usize;
 /// What a scrape is answered with.
 pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     let metrics = sandboxes.metrics();
-    let mut text = Text::new(format);
+    let mut view = metrics.view.lock();
+    view.look(sandboxes);
+    // A little more than last time.
+    let mut text = Text::new(format, view.length + view.length / 8);
     gateway(&mut text, metrics);
-    of_sandboxes(&mut text, metrics, sandboxes);
-    interpreter(&mut text, metrics);
-    commands(&mut text, metrics);
-    pool(&mut text, sandboxes);
+    metrics.requests.tell(&mut text);
+    of_sandboxes(&mut text, metrics, sandboxes, &view);
+    metrics.traffic.tell(&mut text);
+    metrics.denials.tell(&mut text);
+    let lost = metrics.audit_losses.value();
+    text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
+    certificate(&mut text, metrics);
+    series::tell(&mut text, &view);
+    metrics.work.tell(&mut text);
+    pool(&mut text, &view.pool);
     process(&mut text, metrics, &backend::own_process());
-    text.finish()
+    view.forget();
+    let text = text.finish();
+    view.length = text.len();
+    text
 }
 
 /// What sandboxes have done, alone.
 #[cfg(test)]
 pub(crate) fn told_of_work(metrics: &Metrics) -> String {
-    let mut text = Text::new(Format::Plain);
-    interpreter(&mut text, metrics);
-    commands(&mut text, metrics);
+    let mut text = Text::new(Format::Plain, 0);
+    metrics.work.tell(&mut text);
     text.finish()
 }
 
@@ -44,16 +56,20 @@ fn gateway(text: &mut Text, metrics: &Metrics) {
     text.gauge("coppice_uptime_seconds", "How long this gateway has run.", uptime);
 }
 
-fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes) {
-    let running = sandboxes.registry().all_running().len();
-    let alive = sandboxes.registry().all_present().len();
+fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes, view: &View) {
+    let name = "coppice_racct_enabled";
+    let racct = u8::from(backend::racct_enabled());
+    text.gauge(name, "Whether FreeBSD accounts for what sandboxes use.", racct);
+    let View { running, alive, .. } = *view;
     text.gauge("coppice_sandboxes_alive", "Sandboxes that are running or paused.", alive);
     let name = "coppice_sandboxes";
     text.gauges(name, "Those, by state.");
-    // One that was paused in between is counted as it was.
-    for (state, count) in [("running", running), ("paused", alive.saturating_sub(running))] {
+    for (state, count) in [("running", running), ("paused", alive - running)] {
         text.sample(name, &[("state", state)], count);
     }
+    let oldest = Decimal(sandboxes.oldest_transition().unwrap_or_default().as_secs_f64());
+    let name = "coppice_oldest_transition_seconds";
+    text.gauge(name, "For how long a sandbox has been on its way to another state.", oldest);
     let created = metrics.creates.count();
     text.counter("coppice_sandboxes_created_total", "Creates that succeeded.", created);
     let killed = metrics.killed.value();
@@ -65,12 +81,14 @@ fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes) {
 
     let name = "coppice_sandboxes_ended_total";
     text.counters(name, "Sandboxes that ended, by why.");
-    for (reason, count) in Reason::ALL.iter().zip(metrics.ended.values()) {
-        text.sample(name, &[("reason", reason.name())], count);
+    let ended = Reason::ALL.iter().zip(metrics.ended.values());
+    for (reason, count) in ended.filter(|(reason, _)| reason.ends()) {
+        text.sample(name, &[("reason", reason.code())], count);
     }
     let name = "coppice_create_failures_total";
     text.counters(name, "Creates that failed, by why.");
-    for (reason, count) in CreateFailure::NAMES.iter().zip(metrics.create_failures.values()) {
+    let failures = CREATE_FAILURES.iter().zip(metrics.create_failures.values());
+    for ((_, reason), count) in failures {
         text.sample(name, &[("reason", reason)], count);
     }
     let spent = metrics.creates.nanoseconds();
@@ -83,47 +101,21 @@ fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes) {
     text.histogram(name, "How long resumes took.", &metrics.resumes);
 }
 
-fn interpreter(text: &mut Text, metrics: &Metrics) {
-    let alive = metrics.kernels.load(Relaxed);
-    text.gauge("coppice_kernels_alive", "Kernels in sandboxes.", alive);
-    let count = metrics.executes.count();
-    let help = "Requests to run code, counted when their answer has ended.";
-    text.counter("coppice_execute_requests_total", help, count);
-    let errors = metrics.execute_errors.value();
-    text.counter("coppice_execute_errors_total", "Those that were told of an error.", errors);
-    let name = "coppice_execute_by_language_total";
-    text.counters(name, "Code that has had its turn, by language.");
-    let languages = LANGUAGES.iter().chain([&OTHER]);
-    for (language, count) in languages.zip(metrics.languages.values()) {
-        text.sample(name, &[("language", language)], count);
+fn certificate(text: &mut Text, metrics: &Metrics) {
+    let until = metrics.certificate.get().map_or(0, |until| until.load(Ordering::Relaxed));
+    let name = "coppice_tls_certificate_expiry_timestamp_seconds";
+    text.gauges(name, "When the certificate that is served ends, since the epoch.");
+    if until != 0 {
+        text.sample(name, &[], until);
     }
-    let spent = metrics.executes.nanoseconds();
-    text.counter("coppice_execute_ns_sum", "Nanoseconds that requests to run code took.", spent);
-    let name = "coppice_execute_duration_seconds";
-    text.histogram(name, "How long requests to run code took.", &metrics.executes);
-
-    let spawns = metrics.kernel_spawns.value();
-    text.counter("coppice_kernel_spawns_total", "Kernels that came to answer.", spawns);
-    let exits = metrics.kernel_exits.value();
-    text.counter("coppice_kernel_exits_total", "Kernels that ended, for any reason.", exits);
-    let deaths = metrics.kernel_deaths.value();
-    text.counter("coppice_kernel_deaths_total", "Kernels that ended by themselves.", deaths);
+    let name = "coppice_tls_renewals_total";
+    text.counters(name, "Attempts to get a new certificate from the authority, by how they ended.");
+    for (result, count) in ["done", "failed"].into_iter().zip(metrics.renewals.values()) {
+        text.sample(name, &[("result", result)], count);
+    }
 }
 
-fn commands(text: &mut Text, metrics: &Metrics) {
-    let name = "coppice_command_exits_total";
-    text.counters(name, "Commands and terminals that ended, by how.");
-    for (exit, count) in EXITS.iter().zip(metrics.command_exits.values()) {
-        text.sample(name, &[("exit", exit)], count);
-    }
-    let name = "coppice_command_duration_seconds";
-    text.histogram(name, "How long commands and terminals ran.", &metrics.commands);
-    let gaps = metrics.report_gaps.value();
-    text.counter("coppice_report_gaps_total", "Times that reports of a sandbox were lost.", gaps);
-}
-
-fn pool(text: &mut Text, sandboxes: &Sandboxes) {
-    let pool = sandboxes.pool();
+fn pool(text: &mut Text, pool: &BTreeMap<String, PoolCount>) {
     let families: [(&str, &str, OfPool); 3] = [
         (
             "coppice_pool_total",
@@ -143,7 +135,7 @@ fn pool(text: &mut Text, sandboxes: &Sandboxes) {
     ];
     for (name, help, of) in families {
         text.gauges(name, help);
-        for (template, count) in &pool {
+        for (template, count) in pool {
             text.sample(name, &[("template", template)], of(count));
         }
     }
@@ -165,8 +157,6 @@ fn process(text: &mut Text, metrics: &Metrics, own: &OwnProcess) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::sandbox::{Error, PoolRules, Rules, testing};
 
@@ -190,7 +180,7 @@ mod tests {
             "coppice_sandboxes_created_total 2",
             "coppice_sandboxes_killed_total 1",
             "coppice_sandboxes_paused_total 0",
-            "coppice_sandboxes_ended_total{reason=\"killed\"} 1",
+            "coppice_sandboxes_ended_total{reason=\"user\"} 1",
             "coppice_sandboxes_ended_total{reason=\"envd_died\"} 0",
             "coppice_create_failures_total{reason=\"no_template\"} 1",
             "coppice_create_failures_total{reason=\"template_not_ready\"} 1",

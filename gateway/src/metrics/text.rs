@@ -35,8 +35,9 @@ pub(super) struct Text {
 }
 
 impl Text {
-    pub(super) fn new(format: Format) -> Self {
-        Self { out: String::with_capacity(16 << 10), format }
+    /// With room for so many bytes; it makes more where it has to.
+    pub(super) fn new(format: Format, room: usize) -> Self {
+        Self { out: String::with_capacity(room), format }
     }
 
     /// A counter without labels.
@@ -66,44 +67,71 @@ impl Text {
         self.family(name, "gauge", help);
     }
 
-    /// In seconds.
+    /// In seconds, without labels.
     pub(super) fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.histograms(name, help);
+        self.buckets(name, &[], histogram);
+    }
+
+    /// Begins a family of histograms.
+    pub(super) fn histograms(&mut self, name: &str, help: &str) {
         self.family(name, "histogram", help);
+    }
+
+    /// One of the family that was begun last.
+    pub(super) fn buckets(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let mut bounds = BOUNDS.iter();
         let mut all = 0;
         for count in histogram.cumulative() {
+            self.labelled(name, "_bucket", labels);
+            self.out.push(if labels.is_empty() { '{' } else { ',' });
             match bounds.next() {
                 Some(&millis) => {
                     let bound = Decimal(millis as f64 / 1e3);
-                    self.line(format_args!("{name}_bucket{{le=\"{bound}\"}} {count}"));
+                    self.line(format_args!("le=\"{bound}\"}} {count}"));
                 }
-                None => self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {count}")),
+                None => self.line(format_args!("le=\"+Inf\"}} {count}")),
             }
             all = count;
         }
-        let sum = Decimal(histogram.nanoseconds() as f64 / 1e9);
-        self.line(format_args!("{name}_sum {sum}\n{name}_count {all}"));
+        self.labelled(name, "_sum", labels);
+        self.end(labels, Decimal(histogram.nanoseconds() as f64 / 1e9));
+        self.labelled(name, "_count", labels);
+        self.end(labels, all);
     }
 
     /// Of the family that was begun last.
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.labelled(name, "", labels);
+        self.end(labels, value);
+    }
+
+    /// A name and its labels, which may have more after them.
+    fn labelled(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)]) {
         self.out.push_str(name);
+        self.out.push_str(suffix);
         let mut before = '{';
         for (label, value) in labels {
             self.out.push(before);
             before = ',';
             self.out.push_str(label);
             self.out.push_str("=\"");
-            for character in value.chars() {
-                match character {
-                    '\\' => self.out.push_str("\\\\"),
-                    '"' => self.out.push_str("\\\""),
-                    '\n' => self.out.push_str("\\n"),
-                    _ => self.out.push(character),
-                }
+            let mut rest = *value;
+            while let Some(at) = rest.find(['\\', '"', '\n']) {
+                self.out.push_str(&rest[..at]);
+                self.out.push_str(match rest.as_bytes()[at] {
+                    b'\\' => "\\\\",
+                    b'"' => "\\\"",
+                    _ => "\\n",
+                });
+                rest = &rest[at + 1..];
             }
+            self.out.push_str(rest);
             self.out.push('"');
         }
+    }
+
+    fn end(&mut self, labels: &[(&str, &str)], value: impl Display) {
         if !labels.is_empty() {
             self.out.push('}');
         }
@@ -143,7 +171,7 @@ mod tests {
     use super::*;
 
     fn written(format: Format) -> String {
-        let mut text = Text::new(format);
+        let mut text = Text::new(format, 0);
         text.counter("things_total", "Things.", 3);
         text.counter("time_ns_sum", "Time.", 4);
         text.gauges("size", "Size.");

@@ -1,31 +1,43 @@
-//! What operators and their tools ask. Without a key: probes have none, and all there is to learn is
-//! how many sandboxes there are.
+//! What operators and their tools ask. Probes need no key; figures name sandboxes, and need one
+//! where there are any, but on the listener that has nothing else.
 
 pub(crate) mod document;
 
+use std::{io::Write, time::Instant};
+
 use axum::{
     Json,
-    extract::State,
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, header},
-    response::IntoResponse,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
 };
+use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    Gateway,
-    error::{ApiError, NotReady},
+    Gateway, auth,
+    control::document_keys,
+    error::{self, ApiError, NotReady},
     metrics::{self as figures, Format},
-    sandbox::Error,
+    sandbox::{Error, Tenant},
     template::{BASE, FindError},
 };
 
-pub(crate) fn routes() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::new()
-        .routes(routes!(health))
-        .routes(routes!(metrics))
-        .routes(routes!(document::show))
+pub(crate) fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
+    let mut guarded = figures_alone();
+    document_keys(guarded.get_openapi_mut());
+    let guarded = guarded
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin_if_any))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers));
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(document::show)).merge(guarded)
+}
+
+/// `/metrics`, for whoever asks.
+pub(crate) fn figures_alone() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(metrics))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -40,21 +52,77 @@ struct Health {
     NotReady,
 ))]
 async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError> {
-    match gateway.sandboxes().template(BASE) {
+    match gateway.sandboxes().template(&Tenant::default(), BASE) {
         Ok(_) => Ok(Json(Health { status: "healthy" })),
         Err(Error::Template { source: FindError::Unknown, .. }) => Err(ApiError::starting()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Figures for Prometheus; docs/metrics.md has what each means.
-#[utoipa::path(get, path = "/metrics", tag = "gateway", security(()), responses(
+/// Figures for Prometheus; docs/metrics.md has what each means. A key is asked for where there are
+/// any.
+#[utoipa::path(get, path = "/metrics", tag = "gateway", responses(
     (status = 200, description = "in the text format 0.0.4, or in OpenMetrics 1.0 where `Accept` names it",
         content((String = "text/plain"), (String = "application/openmetrics-text"))),
 ))]
-async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> impl IntoResponse {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let format = Format::wanted(accept.unwrap_or_default());
+async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> Response {
+    let of = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let format = Format::wanted(of(header::ACCEPT).unwrap_or_default());
     let kind = HeaderValue::from_static(format.content_type());
-    ([(header::CONTENT_TYPE, kind)], figures::tell(gateway.sandboxes(), format))
+    let text = figures::tell(gateway.sandboxes(), format);
+    if !of(header::ACCEPT_ENCODING).is_some_and(takes_gzip) {
+        return ([(header::CONTENT_TYPE, kind)], text).into_response();
+    }
+    let gzip = HeaderValue::from_static("gzip");
+    ([(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, gzip)], zipped(&text))
+        .into_response()
+}
+
+/// Middleware: takes note of how long what was asked took, by its route, and of what was refused.
+pub(crate) async fn observe(
+    State(gateway): State<Gateway>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (began, method) = (Instant::now(), request.method().clone());
+    let answer = next.run(request).await;
+    let route = route.as_ref().map_or(figures::NONE, MatchedPath::as_str);
+    let (status, took) = (answer.status().as_u16(), began.elapsed());
+    let metrics = gateway.sandboxes().metrics();
+    metrics.request_answered(route, method.as_str(), status, took);
+    if let Some(reason) = error::denial(&answer) {
+        metrics.denied(reason);
+    }
+    answer
+}
+
+/// By `Accept-Encoding`; a weight other than none at all is as good as any.
+fn takes_gzip(accepted: &str) -> bool {
+    accepted.split(',').any(|one| {
+        let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
+        let none = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32));
+        coding.trim().eq_ignore_ascii_case("gzip") && !none
+    })
+}
+
+fn zipped(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let written = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+    written.expect("memory takes all that is written to it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_those_who_take_it() {
+        for accepted in ["gzip", "deflate, GZip;q=0.5", "br;q=1.0, gzip; q=0.1"] {
+            assert!(takes_gzip(accepted), "{accepted}");
+        }
+        for refused in ["", "identity", "gzip;q=0", "gzip; q=0.0", "x-gzip", "*"] {
+            assert!(!takes_gzip(refused), "{refused}");
+        }
+    }
 }

@@ -1,83 +1,54 @@
 //! How sandboxes end.
 //!
-//! Whoever moves its life to "ended" ends the sandbox, and nobody else does. What follows
+//! Whoever moves its life to *Stopping* ends the sandbox, and nobody else does. What follows
 //! runs in a task of its own and is tried until it has worked.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use chrono::Utc;
-use tokio::{sync::oneshot, task, time};
+use chrono::{DateTime, Utc};
+use tokio::{
+    sync::oneshot,
+    task,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Sandbox, SandboxId, Sandboxes, life::Move, record::Record, registry::Reservation, trash,
+    Error, Reason, Sandbox, SandboxId, Sandboxes,
+    ended::Remembered,
+    life::{Fate, Life, Moment},
+    record::Record,
+    registry::Reservation,
+    steps::{CREATE, STEP, STOPPING, step},
+    trash,
 };
+use crate::backend::Cause;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
-
-/// Why a sandbox ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    Killed,
-    TimedOut,
-    /// Its first process is gone, whoever ended that.
-    EnvdDied,
-    /// No record says what it is.
-    NoRecord,
-    /// It should have been paused at its deadline, and could not be.
-    NotPaused,
-    GatewayStopped,
-}
-
-impl Reason {
-    /// In the order they are declared in.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Killed,
-        Self::TimedOut,
-        Self::EnvdDied,
-        Self::NoRecord,
-        Self::NotPaused,
-        Self::GatewayStopped,
-    ];
-
-    /// As logs and figures have it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Killed => "killed",
-            Self::TimedOut => "timed_out",
-            Self::EnvdDied => "envd_died",
-            Self::NoRecord => "no_record",
-            Self::NotPaused => "not_paused",
-            Self::GatewayStopped => "gateway_stopped",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 impl Sandboxes {
     /// Ends a sandbox, one that is still being made too. It is invisible at once; returns when
     /// nothing of it runs any more, or when that failed once and is being tried again. What it
     /// leaves in the kernel and on disk is removed after that, and has its place until then.
     pub async fn kill(&self, id: SandboxId) -> Result<(), Error> {
-        if let Some(gone) = self.0.registry.abandon(id) {
-            gone.cancelled().await;
-        } else {
-            let sandbox = self.present(id)?;
-            let tried = self.end(&sandbox, Reason::Killed).ok_or(Error::NotFound(id))?;
-            // The sender is only dropped when the gateway itself goes.
-            let _ = tried.await;
-        }
+        let ended = async {
+            if let Some(gone) = self.0.registry.abandon(id, Reason::User) {
+                gone.cancelled().await;
+            } else {
+                let sandbox = self.present(id)?;
+                let tried = self.end(&sandbox, Reason::User).ok_or(Error::NotFound(id))?;
+                // The sender is only dropped when the gateway itself goes.
+                let _ = tried.await;
+            }
+            Ok::<_, Error>(())
+        };
+        // What takes longer goes on being tried.
+        time::timeout(CREATE, ended).await.unwrap_or(Ok(()))?;
         self.0.metrics.kill_succeeded();
         Ok(())
     }
@@ -88,14 +59,20 @@ impl Sandboxes {
         sandbox: &Arc<Sandbox>,
         reason: Reason,
     ) -> Option<oneshot::Receiver<()>> {
-        sandbox.life.end().then(|| self.end_claimed(sandbox, reason))
+        sandbox.life.end(reason).then(|| self.end_claimed(sandbox, reason))
     }
 
-    fn end_claimed(&self, sandbox: &Arc<Sandbox>, reason: Reason) -> oneshot::Receiver<()> {
+    pub(super) fn end_claimed(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        reason: Reason,
+    ) -> oneshot::Receiver<()> {
         let id = sandbox.id();
-        self.0.registry.hide(id);
+        // Before it is hidden: whoever asks for it finds it in one place or the other.
+        self.0.ended.remember(id, Remembered::new(&sandbox.life, sandbox.facts()));
+        self.0.registry.hide(id, &sandbox.facts().tenant);
         sandbox.gone().cancel();
-        self.0.deadlines.watch(id, &sandbox.life);
+        self.watch(sandbox);
         tracing::info!(sandbox = %id, %reason, "ending");
         self.0.metrics.sandbox_ended(reason);
         let (tried, first_try) = oneshot::channel();
@@ -103,19 +80,30 @@ impl Sandboxes {
         self.0.tasks.spawn(async move {
             if sandbox.is_being_saved() {
                 let saved = sandbox.clone();
-                // Fails only when the runtime goes, and this task with it.
-                let _ = task::spawn_blocking(move || saved.await_last_save()).await;
+                let saved = task::spawn_blocking(move || saved.await_last_save());
+                // Fails when the runtime goes, and this task with it. A disk that writes nothing
+                // keeps no process alive.
+                let _ = time::timeout(STEP, saved).await;
             }
-            sandboxes.remove_telling(id, sandbox.dir(), tried).await;
+            // Nor is it to come back after a power failure, once its client has heard of its end.
+            if let Err(error) = sandboxes.withdraw(&sandbox).await {
+                tracing::error!(sandbox = %id, "{error}");
+            }
+            sandboxes.remove_telling(id, sandbox.dir(), Some(&sandbox.life), tried).await;
+            sandbox.between.settle(None, None);
         });
         first_try
     }
 
     /// Removes what there is of a sandbox that could not be made, keeping nobody waiting. It has
     /// its place until it is gone; who wanted it ended hears of the first try.
-    pub(super) fn discard(&self, place: Reservation, dir: PathBuf) {
+    pub(super) fn discard(&self, place: Reservation, dir: PathBuf, reason: Reason) {
         let id = place.id();
-        self.0.registry.hide(id);
+        let life = place.life().clone();
+        // Unless it was ended before.
+        life.end(reason);
+        self.0.ended.remember(id, Remembered::unborn(&life, place.tenant().clone()));
+        self.0.registry.hide(id, place.tenant());
         let (tried, first_try) = oneshot::channel();
         let sandboxes = self.clone();
         self.0.tasks.spawn(async move {
@@ -123,25 +111,37 @@ impl Sandboxes {
                 let _ = first_try.await;
                 drop(place);
             };
-            tokio::join!(sandboxes.remove_telling(id, &dir, tried), told);
+            tokio::join!(sandboxes.remove_telling(id, &dir, Some(&life), tried), told);
         });
     }
 
     /// Removes what a sandbox has in the kernel and on disk, however often it takes, and gives its
     /// place back.
     pub(super) async fn remove(&self, id: SandboxId, dir: impl AsRef<Path>) {
-        self.remove_telling(id, dir.as_ref(), oneshot::channel().0).await;
+        self.remove_telling(id, dir.as_ref(), None, oneshot::channel().0).await;
     }
 
-    async fn remove_telling(&self, id: SandboxId, dir: &Path, tried: oneshot::Sender<()>) {
+    pub(super) async fn remove_telling(
+        &self,
+        id: SandboxId,
+        dir: &Path,
+        life: Option<&Life>,
+        tried: oneshot::Sender<()>,
+    ) {
+        let began = Instant::now();
         let mut tried = Some(tried);
         let mut wait = FIRST_RETRY;
         loop {
-            match self.try_remove(id, dir, &mut tried).await {
+            match self.try_remove(id, dir, life, &mut tried).await {
                 Ok(()) => break,
                 Err(e) => tracing::warn!(sandbox = %id, "cannot remove, again in {wait:?}: {e}"),
             }
             tried.take();
+            let late = began.elapsed() >= STOPPING;
+            let failed = |life: &Life| life.make(|moment, now| moment.fail(Reason::Stuck, now));
+            if late && life.is_some_and(|life| failed(life).is_ok()) {
+                tracing::error!(sandbox = %id, "something of it runs {STOPPING:?} after its end");
+            }
             time::sleep(wait).await;
             wait = (wait * 2).min(LAST_RETRY);
         }
@@ -154,34 +154,63 @@ impl Sandboxes {
         &self,
         id: SandboxId,
         dir: &Path,
+        life: Option<&Life>,
         tried: &mut Option<oneshot::Sender<()>>,
     ) -> Result<(), Error> {
         // The record first: the client is told that the sandbox has ended, so should the rest
         // fail and this gateway end, the next one must not go on with it.
-        if let Err(error) = Record::remove(dir).await {
+        let reason = life.and_then(|life| life.now().reason);
+        let removed = step("the removal of a record", STEP, Record::remove(dir, reason)).await;
+        if let Err(error) = removed {
             // Its processes have to end nevertheless.
             tracing::warn!(sandbox = %id, "{error}");
         }
-        self.0.backend.stop(id).await?;
+        step("the end of a sandbox", STEP, self.0.backend.stop(id)).await?;
+        if let Some(life) = life {
+            // Refused where it is late.
+            let _ = life.make(Moment::gone);
+        }
         tried.take();
-        self.0.backend.destroy(id).await?;
+        step("the removal of a sandbox", STEP, self.0.backend.destroy(id)).await?;
         self.0.trash.take(id, dir).await
     }
 
     /// Ends a sandbox as soon as its first process has ended.
     pub(super) fn end_with_its_cell(&self, sandbox: Arc<Sandbox>, ended: CancellationToken) {
         let sandboxes = self.clone();
+        let on_purpose = sandbox.between.watch(ended.clone());
         tokio::spawn(async move {
             tokio::select! {
+                // Its processes end when it is ended on purpose, too.
+                biased;
                 () = sandbox.gone().cancelled() => {}
-                () = ended.cancelled() => drop(sandboxes.end(&sandbox, Reason::EnvdDied)),
+                () = on_purpose.cancelled() => {}
+                () = ended.cancelled() => sandboxes.processes_ended(&sandbox, &on_purpose).await,
             }
         });
     }
 
+    /// Why the first process of a sandbox ended, as far as anybody knows.
+    pub(super) async fn why_it_died(&self, id: SandboxId) -> Reason {
+        match step("a look at a sandbox's end", STEP, self.0.backend.cause(id)).await {
+            Ok(Some(Cause::OutOfMemory)) => Reason::OutOfMemory,
+            Ok(Some(Cause::ProcessLimit)) => Reason::ProcessLimit,
+            Ok(None) => Reason::EnvdDied,
+            Err(error) => {
+                tracing::warn!(sandbox = %id, "{error}");
+                Reason::EnvdDied
+            }
+        }
+    }
+
     /// Ends or pauses sandboxes at their deadlines, and deletes what is left of them; never returns.
     pub async fn keep_tidy(&self) {
-        tokio::join!(self.sweep(), self.0.trash.keep_empty(trash::RETRY));
+        tokio::join!(
+            self.sweep(),
+            self.keep_flushed(),
+            self.keep_snapshots(),
+            self.0.trash.keep_empty(trash::RETRY)
+        );
     }
 
     async fn sweep(&self) {
@@ -189,16 +218,25 @@ impl Sandboxes {
             self.0.deadlines.next().await;
             let now = Utc::now();
             for id in self.0.deadlines.take_due(now) {
-                let Some(sandbox) = self.0.registry.running(id) else { continue };
-                if sandbox.facts().auto_pause {
-                    self.pause_at_deadline(sandbox);
-                } else if sandbox.life.expire(now, Move::End) {
-                    drop(self.end_claimed(&sandbox, Reason::TimedOut));
-                } else {
-                    // Renewed between the queue's look and ours.
-                    self.0.deadlines.watch(id, &sandbox.life);
+                if let Some(sandbox) = self.0.registry.running(id) {
+                    self.meet(sandbox, now);
                 }
             }
+        }
+    }
+
+    /// A sandbox that the queue says is due.
+    fn meet(&self, sandbox: Arc<Sandbox>, now: DateTime<Utc>) {
+        let over = sandbox.is_due(now);
+        if over && sandbox.facts().auto_pause {
+            self.pause_at_deadline(sandbox);
+        } else if over && sandbox.life.expire(now, Fate::End) {
+            drop(self.end_claimed(&sandbox, Reason::Deadline));
+        } else if !over && sandbox.is_idle(now) {
+            self.pause_when_idle(sandbox);
+        } else {
+            // Renewed, or used, between the queue's look and ours.
+            self.watch(&sandbox);
         }
     }
 
@@ -212,7 +250,7 @@ impl Sandboxes {
                 // Twice: what was being made at first is running after the wait.
                 for _ in 0..2 {
                     for sandbox in self.0.registry.all_present() {
-                        drop(self.end(&sandbox, Reason::GatewayStopped));
+                        drop(self.end(&sandbox, Reason::Admin));
                     }
                     self.0.tasks.close();
                     self.0.tasks.wait().await;
@@ -237,13 +275,6 @@ mod tests {
         Rules, Wanted,
         testing::{self, bed},
     };
-
-    #[test]
-    fn reasons_are_counted_under_their_own_names() {
-        for (n, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, n, "{reason}");
-        }
-    }
 
     #[tokio::test]
     async fn a_destroy_that_fails_is_tried_until_it_works_while_the_client_has_its_answer() {
@@ -289,10 +320,9 @@ mod tests {
         let bed = bed(testing::rules());
         let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
         bed.backend.failing_destroys.store(1000, SeqCst);
-        // A write of the record that has been asked for and comes too late.
-        bed.sandboxes.set_timeout(sandbox.id(), Duration::from_secs(100)).unwrap();
         bed.sandboxes.kill(sandbox.id()).await.unwrap();
         assert!(!sandbox.dir().join("sandbox.json").exists());
+        // A write of the record that comes too late.
         sandbox.save().unwrap();
         assert!(!sandbox.dir().join("sandbox.json").exists());
 
@@ -324,18 +354,25 @@ mod tests {
         const MANY: u64 = 1000;
         let bed = bed(Rules { max_sandboxes: MANY as usize, ..testing::rules() });
         let create = || bed.sandboxes.create(testing::wanted(), None);
-        let sandboxes = future::try_join_all((0..MANY).map(|_| create())).await.unwrap();
-        let ends = sandboxes.into_iter().zip(0..).map(|(sandbox, n)| {
-            // Spread over two seconds, in another order than they were made in.
-            let timeout = Duration::from_millis(500 + n * 37 % MANY * 2);
-            bed.sandboxes.set_timeout(sandbox.id(), timeout).unwrap();
-            let deadline = sandbox.ends_at().unwrap();
+        let mut sandboxes = Vec::new();
+        // Not all at once, as each that is being made is reckoned with its memory.
+        for _ in 0..10 {
+            let some = future::try_join_all((0..MANY / 10).map(|_| create())).await.unwrap();
+            sandboxes.extend(some);
+        }
+        let ends = sandboxes.iter().cloned().map(|sandbox| {
             tokio::spawn(async move {
                 sandbox.cut().cancelled().await;
-                (Utc::now() - deadline).num_milliseconds()
+                (Utc::now() - sandbox.life.now().deadline).num_milliseconds()
             })
         });
         let late = future::try_join_all(ends.collect::<Vec<_>>());
+        let renewals = sandboxes.iter().zip(0..).map(|(sandbox, n)| {
+            // Spread over two seconds, in another order than they were made in.
+            let timeout = Duration::from_millis(500 + n * 37 % MANY * 2);
+            bed.sandboxes.set_timeout(sandbox.id(), timeout)
+        });
+        future::try_join_all(renewals).await.unwrap();
         let late = time::timeout(Duration::from_secs(30), late).await.unwrap().unwrap();
         let (least, most) = (late.iter().min().unwrap(), late.iter().max().unwrap());
         assert!(*least >= -1 && *most < 1000, "{least} ms to {most} ms late");

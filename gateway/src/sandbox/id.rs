@@ -19,6 +19,16 @@ impl SandboxId {
         Self(Uuid::new_v4())
     }
 
+    /// A number that is another for each, for taking turns.
+    pub(crate) fn spread(self) -> u64 {
+        self.0.as_u64_pair().0
+    }
+
+    /// As figures are labelled with it, written into `buffer`: enough of it to be told apart.
+    pub(crate) fn label(self, buffer: &mut [u8; 32]) -> &str {
+        &self.0.simple().encode_lower(buffer)[..12]
+    }
+
     /// The name of its jail or cgroup.
     pub fn cell_name(self) -> String {
         format!("coppice-{self}")

@@ -13,6 +13,9 @@ pub trait Inside: Send + Sync + 'static {
     /// Called once for every sandbox that becomes visible; what it reports is counted.
     fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>);
 
+    /// Whether the envd of the sandbox in `dir` is there for whoever asks. Bounded in time.
+    async fn answers(&self, dir: &Path) -> bool;
+
     /// Starts what a sandbox in `dir` would else start when it is first asked for it: the default
     /// kernel, where its template has one. Bounded in time.
     async fn warm(&self, dir: &Path) -> io::Result<()>;

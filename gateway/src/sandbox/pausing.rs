@@ -10,16 +10,23 @@ use std::{
 };
 
 use chrono::Utc;
+use tokio::time::timeout;
 
 use super::{
-    Error, Phase, Sandbox, SandboxId, Sandboxes,
-    ending::Reason,
-    life::{Move, Refused},
+    Error, Phase, Reason, Sandbox, SandboxId, Sandboxes,
+    layers::{BUSY, Kept, PauseMode, Pausing},
+    life::{Fate, Moment, Refused},
+    marks::Marks,
     renewal::after,
+    steps::{STEP, step},
 };
 
 /// For whoever connects, while others pause.
 const TRIES: usize = 3;
+/// For the envd of one that goes on to say so; one that takes longer is only slow.
+const GREETING: Duration = Duration::from_secs(1);
+/// For a turn to pause, behind others.
+pub(super) const TURN: Duration = Duration::from_secs(20);
 
 impl Sandboxes {
     /// Stops a sandbox where it is; its time stands still. Returns when nothing of it runs, and a
@@ -27,68 +34,140 @@ impl Sandboxes {
     ///
     /// # Errors
     /// [`Error::NotNow`] when it does not run. Where stopping it fails it runs on.
-    pub async fn pause(&self, id: SandboxId) -> Result<(), Error> {
-        let sandbox = self.present(id)?;
+    pub async fn pause(&self, id: SandboxId, how: Pausing) -> Result<(), Error> {
+        let sandbox = self.not_ending(id)?;
         // Who comes second need not wait to be told so.
         match sandbox.phase() {
             Phase::Running | Phase::Resuming => {}
             phase => return Err(refused(id)(Refused(phase))),
         }
+        if sandbox.between.is_being_copied() {
+            return Err(Error::BeingCopied(id));
+        }
         let sandboxes = self.clone();
         self.in_task(async move {
-            let _turn = sandbox.turn.lock().await;
-            sandbox.life.make(Move::Pause).map_err(refused(id))?;
-            sandboxes.stop_still(&sandbox).await?;
-            tracing::info!(sandbox = %id, "paused");
-            Ok(())
+            let turn = timeout(TURN, sandbox.turn.lock()).await;
+            let _turn = turn.map_err(|_| sandboxes.no_turn(&sandbox))?;
+            let kept = match sandbox.phase() {
+                Phase::Running => sandboxes.agreed(&sandbox, how).await?,
+                phase => return Err(refused(id)(Refused(phase))),
+            };
+            let paused = sandbox.life.make(|moment, now| moment.pause(Reason::User, now));
+            paused.map_err(refused(id))?;
+            sandboxes.ended_if_stuck(&sandbox, sandboxes.stop_still(&sandbox, kept).await)
         })
         .await
     }
 
-    /// Pauses a sandbox whose time is over; one that cannot be is ended.
+    pub(super) fn no_turn(&self, sandbox: &Sandbox) -> Error {
+        match sandbox.between.is_being_copied() {
+            true => Error::BeingCopied(sandbox.id()),
+            false => Error::NotNow(sandbox.id(), sandbox.phase()),
+        }
+    }
+
+    /// Pauses a sandbox whose time is over; one that cannot be, however often that is tried, is
+    /// ended.
     pub(super) fn pause_at_deadline(&self, sandbox: Arc<Sandbox>) {
         let sandboxes = self.clone();
+        sandbox.between.break_off_copy();
         self.0.tasks.spawn(async move {
             let _turn = sandbox.turn.lock().await;
-            if !sandbox.life.expire(Utc::now(), Move::Pause) {
-                // Renewed, paused or ended meanwhile.
-                return sandboxes.0.deadlines.watch(sandbox.id(), &sandbox.life);
+            let kept = sandboxes.kept_at_deadline(&sandbox).await;
+            let now = Utc::now();
+            if !sandbox.is_due(now) || !sandbox.life.expire(now, Fate::Pause) {
+                // Renewed, paused or ended meanwhile, or just tried by somebody else.
+                return sandboxes.watch(&sandbox);
             }
-            match sandboxes.stop_still(&sandbox).await {
-                Ok(()) => tracing::info!(sandbox = %sandbox.id(), "paused at its deadline"),
-                Err(Error::NotFound(_)) => {}
+            let last = sandbox.between.is_last_try(sandbox.life.now().deadline, now);
+            let stopped = sandboxes.stop_still(&sandbox, kept).await;
+            match sandboxes.ended_if_stuck(&sandbox, stopped) {
+                Ok(()) | Err(Error::NotFound(_) | Error::Stuck(..)) => {}
                 Err(error) => {
-                    tracing::error!(sandbox = %sandbox.id(), "cannot pause: {error}");
-                    drop(sandboxes.end(&sandbox, Reason::NotPaused));
+                    tracing::error!(sandbox = %sandbox.id(), last, "cannot pause: {error}");
+                    if last {
+                        drop(sandboxes.end(&sandbox, Reason::PauseFailed));
+                    }
                 }
             }
         });
     }
 
-    /// Of one that is *pausing*, in its turn.
-    async fn stop_still(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    /// Of what a step has not come back from nobody can say how it stands, so it is ended.
+    pub(super) fn ended_if_stuck<T>(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        done: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(error @ Error::Stuck(..)) = &done {
+            tracing::error!(sandbox = %sandbox.id(), "{error}");
+            drop(self.end(sandbox, Reason::Stuck));
+        }
+        done
+    }
+
+    /// Of one that is *Pausing*, in its turn.
+    pub(super) async fn stop_still(&self, sandbox: &Arc<Sandbox>, kept: Kept) -> Result<(), Error> {
         let id = sandbox.id();
-        self.0.deadlines.watch(id, &sandbox.life);
+        self.watch(sandbox);
         sandbox.cut().cancel();
         let began = Instant::now();
-        if let Err(error) = self.0.backend.freeze(id).await {
-            // It runs on.
-            self.run_on(sandbox)?;
-            return Err(error.into());
+        let files = kept.mode == PauseMode::Filesystem;
+        sandbox.between.marks(|marks| match files {
+            true => marks.keep_files(kept),
+            false => marks.keep(Some(kept)),
+        });
+        let freeze = async { if files { Ok(()) } else { self.0.backend.freeze(id).await } };
+        if let Err(error) = step("the freezing of a sandbox", STEP, freeze).await {
+            if !matches!(error, Error::Stuck(..)) {
+                // It runs on.
+                self.run_on(sandbox)?;
+            }
+            return Err(error);
         }
-        sandbox.life.make(Move::Stand).map_err(refused(id))?;
-        let Err(error) = self.record(sandbox).await else {
-            self.0.metrics.pause_succeeded(began.elapsed());
-            return Ok(());
+        sandbox.life.make(Moment::stand).map_err(refused(id))?;
+        let stood = match self.record(sandbox).await {
+            // With its record written: whoever finds it then ends them.
+            Ok(()) if files => self.let_go(sandbox).await,
+            recorded => recorded,
+        };
+        let error = match stood {
+            Ok(()) => {
+                sandbox.between.marks(Marks::has_ended);
+                self.0.metrics.pause_succeeded(began.elapsed());
+                let reason = sandbox.status().reason.map_or("", Reason::code);
+                tracing::info!(sandbox = %id, reason, files_only = files, "paused");
+                self.flush_soon(sandbox);
+                return Ok(());
+            }
+            Err(error @ Error::Stuck(..)) => return Err(error),
+            Err(error) => error,
         };
         // The next gateway would not know that it is paused, so it is not to be.
         let now = sandbox.life.now();
-        sandbox.life.resume(now.runs_since, now.deadline).map_err(refused(id))?;
-        if let Err(stuck) = self.go_on(sandbox).await {
-            tracing::error!(sandbox = %id, "paused without a record: {stuck}");
-            sandbox.life.make(Move::Stand).map_err(refused(id))?;
+        let resumed = |moment: &mut Moment, _| {
+            moment.resume(Reason::PauseFailed, now.runs_since, now.deadline)
+        };
+        sandbox.life.make(resumed).map_err(refused(id))?;
+        // Somebody may be flushing it, since before.
+        sandbox.between.marks(Marks::stir);
+        match self.go_on(sandbox, false).await {
+            Ok(()) => {
+                self.record_soon(sandbox);
+                Err(error)
+            }
+            Err(stuck @ Error::Stuck(..)) => Err(stuck),
+            Err(stuck) if files => {
+                tracing::error!(sandbox = %id, "neither paused nor let go on: {stuck}");
+                drop(self.end(sandbox, Reason::Stuck));
+                Err(error)
+            }
+            Err(stays) => {
+                tracing::error!(sandbox = %id, "paused without a record: {stays}");
+                self.stay(sandbox).await?;
+                Err(error)
+            }
         }
-        Err(error)
     }
 
     /// The sandbox of that id, which runs until `timeout` from now at least; whether it was paused
@@ -97,13 +176,16 @@ impl Sandboxes {
         &self,
         id: SandboxId,
         timeout: Duration,
+        memory: bool,
     ) -> Result<(Arc<Sandbox>, bool), Error> {
         for _ in 0..TRIES {
-            match self.extend(id, timeout) {
+            // Before it is found running: it is not idle from then on.
+            self.not_ending(id)?.touch();
+            match self.extend(id, timeout).await {
                 Err(Error::NotNow(..)) => {}
                 extended => return Ok((extended?, false)),
             }
-            if self.resume(id, timeout).await? {
+            if self.resume(id, timeout, Reason::User, memory).await? {
                 return Ok((self.present(id)?, true));
             }
         }
@@ -111,55 +193,125 @@ impl Sandboxes {
     }
 
     /// Lets a paused sandbox go on for `timeout`; waits for a pause that is under way. `false` when
-    /// it runs already.
-    pub async fn resume(&self, id: SandboxId, timeout: Duration) -> Result<bool, Error> {
-        let sandbox = self.present(id)?;
+    /// it runs already. Without `memory`, or where nothing but its files was kept, it is booted.
+    pub async fn resume(
+        &self,
+        id: SandboxId,
+        timeout: Duration,
+        reason: Reason,
+        memory: bool,
+    ) -> Result<bool, Error> {
+        let sandbox = self.not_ending(id)?;
         let sandboxes = self.clone();
         self.in_task(async move {
             let _turn = sandbox.turn.lock().await;
             if sandbox.phase() == Phase::Running {
                 return Ok(false);
             }
-            let (now, began) = (Utc::now(), Instant::now());
-            let deadline = after(now, timeout.min(sandboxes.0.rules.max_life));
-            sandbox.life.resume(now, deadline).map_err(refused(id))?;
-            // Before it runs: a gateway that dies now leaves one that the next lets go on.
-            let going = match sandboxes.record(&sandbox).await {
-                Ok(()) => sandboxes.go_on(&sandbox).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = going {
-                sandbox.life.make(Move::Stand).map_err(refused(id))?;
-                for undone in [
-                    sandboxes.0.backend.freeze(id).await.map_err(Error::from),
-                    sandboxes.record(&sandbox).await,
-                ] {
-                    if let Err(undone) = undone {
-                        tracing::error!(sandbox = %id, "cannot be paused again: {undone}");
-                    }
-                }
-                return Err(error);
-            }
-            sandboxes.0.metrics.resume_succeeded(began.elapsed());
-            tracing::info!(sandbox = %id, "resumed");
+            let resumed = sandboxes.wake(&sandbox, timeout, reason, memory).await;
+            sandboxes.ended_if_stuck(&sandbox, resumed)?;
             Ok(true)
         })
         .await
     }
 
-    /// Of one that is *pausing* or *resuming*, in its turn.
-    async fn go_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    /// Of one that is *Paused*, in its turn.
+    async fn wake(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        timeout: Duration,
+        reason: Reason,
+        memory: bool,
+    ) -> Result<(), Error> {
+        let (id, began) = (sandbox.id(), Instant::now());
+        // Where its processes are gone nobody may have noticed yet.
+        let cold = !memory
+            || sandbox.pause_mode() == Some(PauseMode::Filesystem)
+            || sandbox.between.ended().is_cancelled();
+        let doubtful = sandbox.was_unresponsive();
+        let resumed = |moment: &mut Moment, now| {
+            moment.resume(reason, now, after(now, timeout).min(self.latest(now)))
+        };
+        sandbox.life.make(resumed).map_err(refused(id))?;
+        sandbox.between.marks(Marks::stir);
+        // Before it runs: a gateway that dies now leaves one that the next lets go on.
+        let mut booted = cold;
+        let going = match cold {
+            true => self.boot(sandbox, timeout).await,
+            false => match self.record(sandbox).await {
+                Ok(()) => match self.go_on(sandbox, doubtful).await {
+                    Err(Error::Unresponsive(_)) => {
+                        booted = true;
+                        self.boot(sandbox, timeout).await
+                    }
+                    going => going,
+                },
+                Err(error) => Err(error),
+            },
+        };
+        match going {
+            Ok(()) => {
+                self.0.metrics.resume_succeeded(began.elapsed());
+                tracing::info!(sandbox = %id, %reason, booted, "resumed");
+                Ok(())
+            }
+            // Ended meanwhile, and there may be nothing any more to go on.
+            Err(_) if sandbox.life.is_over() => Err(Error::NotFound(id)),
+            Err(stuck @ Error::Stuck(..)) => Err(stuck),
+            Err(error) => {
+                self.stay(sandbox).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Of one that could not go on, in its turn. What cannot be stopped again is not to be told as
+    /// paused, so it is ended.
+    async fn stay(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
         let id = sandbox.id();
-        self.0.backend.thaw(id).await?;
+        let kept = sandbox.between.kept();
+        if kept.is_none_or(|kept| kept.mode == PauseMode::Full) {
+            let freeze = self.0.backend.freeze(id);
+            if let Err(error) = step("the freezing of a sandbox", STEP, freeze).await {
+                tracing::error!(sandbox = %id, "neither goes on nor stands still: {error}");
+                drop(self.end(sandbox, Reason::Stuck));
+                return Err(error);
+            }
+        }
+        sandbox.life.make(Moment::stand).map_err(refused(id))?;
+        if let Err(error) = self.record(sandbox).await {
+            tracing::error!(sandbox = %id, "the next gateway would let it go on: {error}");
+        }
+        self.flush_soon(sandbox);
+        Ok(())
+    }
+
+    /// Of one that is *Resuming*, in its turn; where that is in doubt, only if its envd answers.
+    ///
+    /// # Errors
+    /// [`Error::Unresponsive`] where its envd has died, which may be seen only now.
+    async fn go_on(&self, sandbox: &Arc<Sandbox>, doubtful: bool) -> Result<(), Error> {
+        let id = sandbox.id();
+        self.withdraw(sandbox).await?;
+        step("the thawing of a sandbox", STEP, self.0.backend.thaw(id)).await?;
+        let patience = if doubtful { BUSY } else { GREETING };
+        let answers = self.answers_within(sandbox, patience).await;
+        if sandbox.between.ended().is_cancelled() {
+            return Err(Error::Unresponsive(id));
+        }
+        if doubtful && !answers {
+            return Err(Error::OnlyFiles(id));
+        }
         self.run_on(sandbox)
     }
 
     /// As [`Self::go_on`], of one whose processes do already.
-    fn run_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    pub(super) fn run_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
         let id = sandbox.id();
         sandbox.mend();
-        sandbox.life.make(Move::Run).map_err(refused(id))?;
-        self.0.deadlines.watch(id, &sandbox.life);
+        sandbox.life.make(Moment::run).map_err(refused(id))?;
+        sandbox.between.keep(None);
+        self.watch(sandbox);
         Ok(())
     }
 
@@ -170,20 +322,21 @@ impl Sandboxes {
         let facts = sandbox.facts();
         match sandbox.phase() {
             Phase::Running => {}
-            _ if facts.auto_resume => {
-                if let Err(error) = self.resume(id, Duration::from_secs(facts.timeout)).await {
+            _ if facts.auto_resume && sandbox.between.may_be_woken() => {
+                let timeout = Duration::from_secs(facts.timeout);
+                if let Err(error) = self.resume(id, timeout, Reason::Traffic, true).await {
                     tracing::warn!(sandbox = %id, "cannot wake: {error}");
                     return None;
                 }
             }
             Phase::Resuming => drop(sandbox.turn.lock().await),
-            Phase::Pausing | Phase::Paused | Phase::Ended => return None,
+            _ => return None,
         }
         (sandbox.phase() == Phase::Running).then_some(sandbox)
     }
 
     /// A client that hangs up changes nothing.
-    async fn in_task<T: Send + 'static>(
+    pub(super) async fn in_task<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
@@ -192,219 +345,11 @@ impl Sandboxes {
 }
 
 pub(super) fn refused(id: SandboxId) -> impl FnOnce(Refused) -> Error {
-    move |Refused(phase)| match phase {
-        Phase::Ended => Error::NotFound(id),
-        phase => Error::NotNow(id, phase),
+    move |Refused(phase)| {
+        if phase.is_over() { Error::NotFound(id) } else { Error::NotNow(id, phase) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering::SeqCst;
-
-    use super::*;
-    use crate::sandbox::{
-        Wanted,
-        testing::{self, Bed, bed},
-    };
-
-    const LONG: Duration = Duration::from_secs(60);
-
-    async fn paused(bed: &Bed, wanted: Wanted) -> Arc<Sandbox> {
-        let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
-        bed.sandboxes.pause(sandbox.id()).await.unwrap();
-        sandbox
-    }
-
-    async fn until(what: impl Fn() -> bool) {
-        let waited = async {
-            while !what() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), waited).await.expect("it never comes");
-    }
-
-    #[tokio::test]
-    async fn a_paused_sandbox_stands_still_and_goes_on_when_connected_to() {
-        let bed = bed(testing::rules());
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        let (id, cut) = (sandbox.id(), sandbox.cut());
-        bed.sandboxes.pause(id).await.unwrap();
-        assert!(cut.is_cancelled() && !sandbox.gone().is_cancelled());
-        assert!(bed.backend.is_frozen(id));
-        assert!(bed.sandboxes.running(id).is_err() && bed.sandboxes.reach(id).await.is_none());
-        let again = bed.sandboxes.pause(id).await;
-        assert!(matches!(again, Err(Error::NotNow(_, Phase::Paused))), "{again:?}");
-        let renewed = bed.sandboxes.set_timeout(id, LONG);
-        assert!(matches!(renewed, Err(Error::NotNow(_, Phase::Paused))), "{renewed:?}");
-
-        let (same, resumed) = bed.sandboxes.connect(id, LONG).await.unwrap();
-        assert!(resumed && Arc::ptr_eq(&same, &sandbox) && !bed.backend.is_frozen(id));
-        assert!(!sandbox.cut().is_cancelled());
-        let left = sandbox.ends_at().unwrap() - Utc::now();
-        assert!((58..=60).contains(&left.num_seconds()), "{left}");
-        let (_, resumed) = bed.sandboxes.connect(id, LONG).await.unwrap();
-        assert!(!resumed);
-        assert!(!bed.sandboxes.resume(id, LONG).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn of_many_who_pause_or_resume_at_once_one_does_and_it_ends_as_the_last_one_said() {
-        let bed = bed(testing::rules());
-        let id = bed.sandboxes.create(testing::wanted(), None).await.unwrap().id();
-        let pauses = (0..10).map(|_| bed.sandboxes.pause(id));
-        let paused = futures_util::future::join_all(pauses).await;
-        assert_eq!(paused.iter().filter(|paused| paused.is_ok()).count(), 1, "{paused:?}");
-        let resumes = (0..10).map(|_| bed.sandboxes.resume(id, LONG));
-        let resumed = futures_util::future::try_join_all(resumes).await.unwrap();
-        assert_eq!(resumed.iter().filter(|resumed| **resumed).count(), 1, "{resumed:?}");
-        assert!(!bed.backend.is_frozen(id));
-    }
-
-    #[tokio::test]
-    async fn at_its_deadline_one_is_paused_rather_than_ended_where_that_was_asked_for() {
-        let bed = bed(testing::rules());
-        let short = Duration::from_millis(100);
-        let wanted = Wanted { auto_pause: true, timeout: short, ..testing::wanted() };
-        let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
-        until(|| sandbox.phase() == Phase::Paused).await;
-        assert!(bed.backend.is_frozen(sandbox.id()));
-        // No deadline ends it.
-        tokio::time::sleep(2 * short).await;
-        assert_eq!(sandbox.phase(), Phase::Paused);
-        bed.sandboxes.connect(sandbox.id(), short).await.unwrap();
-        until(|| sandbox.phase() == Phase::Paused).await;
-        bed.sandboxes.kill(sandbox.id()).await.unwrap();
-        bed.until_nothing_is_left().await;
-    }
-
-    #[tokio::test]
-    async fn who_sends_it_something_wakes_one_that_is_to_be_woken() {
-        let bed = bed(testing::rules());
-        let wanted = Wanted { auto_pause: true, auto_resume: true, ..testing::wanted() };
-        let sandbox = paused(&bed, wanted).await;
-        let reached =
-            futures_util::future::join_all((0..5).map(|_| bed.sandboxes.reach(sandbox.id())));
-        assert!(reached.await.iter().all(Option::is_some));
-        assert!(!bed.backend.is_frozen(sandbox.id()));
-        let left = sandbox.ends_at().unwrap() - Utc::now();
-        assert!((58..=60).contains(&left.num_seconds()), "{left}");
-    }
-
-    #[tokio::test]
-    async fn one_that_cannot_be_stopped_runs_on_and_at_its_deadline_ends() {
-        let bed = bed(testing::rules());
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        let before = sandbox.ends_at();
-        bed.backend.failing_freezes.store(1, SeqCst);
-        // Nobody asks for that.
-        bed.backend.failing_thaws.store(1, SeqCst);
-        assert!(bed.sandboxes.pause(sandbox.id()).await.is_err());
-        assert_eq!(bed.backend.failing_thaws.swap(0, SeqCst), 1);
-        assert_eq!((sandbox.phase(), sandbox.ends_at()), (Phase::Running, before));
-        assert!(!sandbox.cut().is_cancelled());
-
-        let short = Duration::from_millis(50);
-        let wanted = Wanted { auto_pause: true, timeout: short, ..testing::wanted() };
-        bed.backend.failing_freezes.store(1, SeqCst);
-        let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
-        until(|| sandbox.phase() == Phase::Ended).await;
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_written_down_is_not_told_either() {
-        let bed = bed(testing::rules());
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        // In the place of the file that a record is written to first.
-        let beside = sandbox.dir().join(".sandbox.json");
-        std::fs::create_dir(&beside).unwrap();
-        assert!(bed.sandboxes.pause(sandbox.id()).await.is_err());
-        assert_eq!(sandbox.phase(), Phase::Running);
-        assert!(!bed.backend.is_frozen(sandbox.id()) && !sandbox.cut().is_cancelled());
-
-        std::fs::remove_dir(&beside).unwrap();
-        bed.sandboxes.pause(sandbox.id()).await.unwrap();
-        std::fs::create_dir(&beside).unwrap();
-        assert!(bed.sandboxes.connect(sandbox.id(), LONG).await.is_err());
-        assert_eq!(sandbox.phase(), Phase::Paused);
-        assert!(bed.backend.is_frozen(sandbox.id()));
-    }
-
-    #[tokio::test]
-    async fn one_that_cannot_go_on_stays_paused() {
-        let bed = bed(testing::rules());
-        let sandbox = paused(&bed, testing::wanted()).await;
-        let since = sandbox.ends_at();
-        bed.backend.failing_thaws.store(1, SeqCst);
-        assert!(bed.sandboxes.connect(sandbox.id(), LONG).await.is_err());
-        assert_eq!((sandbox.phase(), sandbox.ends_at()), (Phase::Paused, since));
-        assert!(bed.backend.is_frozen(sandbox.id()));
-        bed.sandboxes.connect(sandbox.id(), LONG).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_kill_wins_over_a_pause_under_way_and_over_a_paused_sandbox() {
-        let bed = bed(testing::rules());
-        let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        *bed.backend.freeze_takes.lock() = Duration::from_millis(200);
-        let id = sandbox.id();
-        let (paused, killed) = tokio::join!(bed.sandboxes.pause(id), async {
-            until(|| sandbox.phase() == Phase::Pausing).await;
-            bed.sandboxes.kill(id).await
-        });
-        killed.unwrap();
-        assert!(matches!(paused, Err(Error::NotFound(_))), "{paused:?}");
-        bed.until_nothing_is_left().await;
-
-        let sandbox = self::paused(&bed, testing::wanted()).await;
-        bed.sandboxes.kill(sandbox.id()).await.unwrap();
-        assert!(sandbox.gone().is_cancelled());
-        bed.until_nothing_is_left().await;
-    }
-
-    #[tokio::test]
-    async fn who_creates_again_with_the_same_key_finds_it_running() {
-        let bed = bed(testing::rules());
-        let first = bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
-        bed.sandboxes.pause(first.id()).await.unwrap();
-        let again = bed.sandboxes.create(testing::wanted(), Some("k")).await.unwrap();
-        assert!(Arc::ptr_eq(&first, &again));
-        assert_eq!(again.phase(), Phase::Running);
-        assert!(!bed.backend.is_frozen(first.id()));
-    }
-
-    #[tokio::test]
-    async fn one_that_a_new_gateway_cannot_let_go_on_is_paused_to_its_clients() {
-        let bed = bed(testing::rules());
-        let running = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        bed.backend.freeze_quietly(running.id());
-        bed.backend.failing_thaws.store(1, SeqCst);
-        let after = testing::sandboxes(bed.dir.path(), &bed.backend, testing::rules());
-        after.adopt_all().await.unwrap();
-        assert_eq!(after.present(running.id()).unwrap().phase(), Phase::Paused);
-        let (_, resumed) = after.connect(running.id(), LONG).await.unwrap();
-        assert!(resumed && !bed.backend.is_frozen(running.id()));
-    }
-
-    #[tokio::test]
-    async fn a_gateway_that_starts_finds_the_paused_paused_and_lets_the_others_run() {
-        let bed = bed(testing::rules());
-        let short = Wanted { timeout: Duration::from_millis(200), ..testing::wanted() };
-        let paused = paused(&bed, short).await;
-        let running = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
-        // The one before died in the middle of each.
-        bed.backend.thaw_quietly(paused.id());
-        bed.backend.freeze_quietly(running.id());
-        tokio::time::sleep(Duration::from_millis(250)).await;
-
-        let after = testing::sandboxes(bed.dir.path(), &bed.backend, testing::rules());
-        after.adopt_all().await.unwrap();
-        let adopted = after.present(paused.id()).unwrap();
-        assert_eq!((adopted.phase(), adopted.ends_at()), (Phase::Paused, paused.ends_at()));
-        assert!(adopted.cut().is_cancelled() && !adopted.gone().is_cancelled());
-        assert!(bed.backend.is_frozen(paused.id()) && !bed.backend.is_frozen(running.id()));
-        assert!(after.running(running.id()).is_ok());
-        after.connect(paused.id(), LONG).await.unwrap();
-    }
-}
+#[path = "pausing_tests.rs"]
+mod tests;

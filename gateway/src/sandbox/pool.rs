@@ -23,6 +23,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::ControlFlow,
     path::PathBuf,
     sync::Arc,
 };
@@ -32,9 +33,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{SandboxId, Sandboxes};
+use super::{Phase, SandboxId, Sandboxes, Shelf};
 use crate::{
-    backend::{Cell, CellSpec, Limits, NetworkMode},
+    backend::{Cell, CellSpec, Layer, NetworkMode},
+    limits::Limits,
+    network::Filter,
     template::Template,
 };
 
@@ -80,7 +83,8 @@ impl Shape {
 
     pub(super) fn spec(&self, id: SandboxId, init: Init) -> CellSpec {
         let Self { template, limits, network } = self.clone();
-        CellSpec { id, template, limits, network, init }
+        let filter = Filter::default();
+        CellSpec { id, template, limits, network, filter, init, layer: Layer::Fresh }
     }
 }
 
@@ -137,24 +141,14 @@ impl Pool {
         taken
     }
 
-    /// Refused when the gateway is stopping.
-    fn put(&self, entry: Entry) -> Result<(), Entry> {
+    /// Given back when the gateway is stopping.
+    fn put(&self, entry: Entry) -> Option<Entry> {
         let mut entries = self.entries.lock();
         if self.closed.is_cancelled() {
-            return Err(entry);
+            return Some(entry);
         }
         entries.available.push_back(entry);
-        Ok(())
-    }
-
-    /// Back to where it was taken from.
-    fn give_back(&self, entry: Entry) -> Result<(), Entry> {
-        let mut entries = self.entries.lock();
-        if self.closed.is_cancelled() {
-            return Err(entry);
-        }
-        entries.available.push_front(entry);
-        Ok(())
+        None
     }
 
     /// Takes out what is dead, is of no shape that is wanted, or too many: of its shape, or of all
@@ -206,32 +200,54 @@ impl Pool {
     }
 
     fn available(&self, shape: &Shape) -> usize {
-        self.entries.lock().available.iter().filter(|it| it.shape == *shape).count()
+        let entries = self.entries.lock();
+        entries.available.iter().filter(|it| it.lives() && it.shape == *shape).count()
     }
 }
 
 impl Sandboxes {
     /// What is there of each template that has a pool, or had one that a running sandbox is of.
-    pub fn pool(&self) -> BTreeMap<String, PoolCount> {
-        let sizes = self.0.rules.pool.sizes.iter().filter(|(_, size)| **size > 0);
-        let mut counts: BTreeMap<String, PoolCount> =
-            sizes.map(|(name, _)| (name.clone(), PoolCount::default())).collect();
-        for sandbox in self.0.registry.all_running() {
-            if sandbox.facts().from_pool {
-                let count = counts.entry(sandbox.facts().template.id.clone()).or_default();
+    /// Takes `counts` of before, for the room in it.
+    pub fn count_pool(&self, counts: &mut BTreeMap<String, PoolCount>) {
+        counts.values_mut().for_each(|count| *count = PoolCount::default());
+        let sizes = &self.0.rules.pool.sizes;
+        for (name, _) in sizes.iter().filter(|(_, size)| **size > 0) {
+            count_of(counts, name);
+        }
+        self.0.registry.visit(&Shelf::All, false, None, |sandbox| {
+            if sandbox.facts().from_pool && sandbox.phase() == Phase::Running {
+                let count = count_of(counts, &sandbox.facts().template.id);
                 count.allocated += 1;
                 count.total += 1;
             }
-        }
+            ControlFlow::Continue(())
+        });
         let entries = self.0.pool.entries.lock();
         for entry in entries.available.iter().filter(|entry| entry.lives()) {
-            let count = counts.entry(entry.shape.template.id.clone()).or_default();
+            let count = count_of(counts, &entry.shape.template.id);
             count.available += 1;
             count.total += 1;
         }
         if let Some(name) = &entries.making {
-            counts.entry(name.clone()).or_default().total += 1;
+            count_of(counts, name).total += 1;
         }
+        drop(entries);
+        counts
+            .retain(|name, count| count.total > 0 || sizes.get(name).is_some_and(|size| *size > 0));
+    }
+
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> BTreeMap<String, PoolCount> {
+        let mut counts = BTreeMap::new();
+        self.count_pool(&mut counts);
         counts
     }
+}
+
+/// Without a copy of the name where it is there.
+fn count_of<'a>(counts: &'a mut BTreeMap<String, PoolCount>, name: &str) -> &'a mut PoolCount {
+    if !counts.contains_key(name) {
+        counts.insert(name.to_owned(), PoolCount::default());
+    }
+    counts.get_mut(name).expect("it is there, or was put there")
 }

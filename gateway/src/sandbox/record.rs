@@ -1,11 +1,13 @@
 //! `sandbox.json`: all a restarted gateway needs to go on with a sandbox.
 //!
-//! Written beside and renamed, so that a reader sees one whole state or another. Never synced:
-//! a record that a power failure takes is that of a sandbox the same failure took.
+//! Written beside and renamed, so that a reader sees one whole state or another. Brought to the
+//! disk only where it says that a sandbox's files are there, which counts while there is a
+//! [`claim`]: any other that a power failure takes is that of a sandbox the same failure took.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -14,15 +16,34 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Phase, SandboxId, life::Moment};
+use super::{
+    Error, Phase, Reason, SandboxId, Tenant, claim,
+    layers::{Kept, PauseMode},
+    life::{Moment, Pause},
+    snapshots,
+};
 use crate::{
-    backend::{Limits, NetworkMode},
+    backend::NetworkMode,
+    limits::Limits,
+    network::{Ingress, NetworkPolicy},
     template::Template,
 };
 
 const NAME: &str = "sandbox.json";
+/// What it is called once the sandbox has ended, with the reason's code at the end.
+const ENDED: &str = "ended.";
 /// Raised when an older gateway would misread what is written.
-const VERSION: u32 = 2;
+const VERSION: u32 = 6;
+/// From when there were limits beyond CPUs, memory, processes and disk.
+const LIMITS: u32 = 6;
+/// From when a sandbox could be kept from some of the network, and its ports from some clients.
+const FENCES: u32 = 5;
+/// From when there were tenants: before, anybody's key let into whatever was there.
+const TENANTS: u32 = 4;
+/// From when a pause could keep files alone.
+const FILES: u32 = 3;
+/// From when there were pauses, all of them with memory.
+const PAUSES: u32 = 2;
 /// The oldest that is still understood: before there were pauses.
 const OLDEST: u32 = 1;
 /// A record is written from one request body of bounded size; a larger file is none of ours.
@@ -32,12 +53,20 @@ const MAX_BYTES: u64 = 16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     pub id: SandboxId,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Tenant::is_default")]
+    pub tenant: Tenant,
     /// With the layers it was made from, whatever its name means later.
     pub template: Template,
     pub limits: Limits,
+    /// Of sandboxes that did not say, when it was made.
     pub network: NetworkMode,
-    /// As the client asked; `None` when it did not say.
-    pub allow_internet_access: Option<bool>,
+    /// Who may reach it.
+    #[serde(default)]
+    pub ingress: Ingress,
+    /// To be shown by whoever wants to reach it, where not everybody may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_token: Option<String>,
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
     pub started_at: DateTime<Utc>,
@@ -51,6 +80,9 @@ pub struct Facts {
     /// Whoever sends it something while it is paused wakes it.
     #[serde(default)]
     pub auto_resume: bool,
+    /// A pause at its deadline keeps its files alone.
+    #[serde(default)]
+    pub auto_pause_filesystem: bool,
     /// What it was made for (seconds), and is resumed for when woken.
     #[serde(default)]
     pub timeout: u64,
@@ -67,6 +99,17 @@ pub(super) struct Record {
     runs_since: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_at: Option<DateTime<Utc>>,
+    /// Of a pause; its code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    kept: Option<Kept>,
+    /// The run of the kernel that it was written under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<String>,
+    /// What it may reach.
+    #[serde(flatten)]
+    pub(super) policy: NetworkPolicy,
     #[serde(flatten)]
     pub(super) facts: Facts,
 }
@@ -82,55 +125,116 @@ pub fn layers_in_use(data_dir: &Path) -> Result<Vec<Vec<PathBuf>>, Error> {
             used.push(record.facts.template.layers);
         }
     }
+    used.extend(snapshots::layers_in_use(data_dir));
     Ok(used)
 }
 
 impl Record {
     /// One that is about to be paused or resumed is written as running: until its client has been
     /// told otherwise, that is what the next gateway makes of it.
-    pub(super) fn new(facts: Facts, now: &Moment) -> Self {
-        let pauses = now.phase == Phase::Paused || facts.auto_pause || facts.auto_resume;
+    ///
+    /// One without processes stays paused until it has some again: its files outlive a gateway that
+    /// could not give it any.
+    pub(super) fn new(
+        facts: Facts,
+        now: &Moment,
+        kept: Option<Kept>,
+        boot: Option<String>,
+    ) -> Self {
+        let files = kept.as_ref().is_some_and(|kept| kept.mode == PauseMode::Filesystem);
+        let stands = now.phase == Phase::Paused || (files && now.phase == Phase::Resuming);
+        let pause = now.paused.filter(|_| stands);
+        let pauses = pause.is_some() || facts.auto_pause || facts.auto_resume;
         Self {
             // A gateway of before would take what is paused for something else, and only that.
-            version: if pauses { VERSION } else { OLDEST },
+            version: match pauses {
+                _ if facts.limits.are_of_today() => LIMITS,
+                _ if facts.ingress != Ingress::default() => FENCES,
+                _ if !facts.tenant.is_default() => TENANTS,
+                _ if facts.auto_pause_filesystem || (stands && files) => FILES,
+                true => PAUSES,
+                false => OLDEST,
+            },
+            kept: kept.filter(|_| pause.is_some()),
+            boot,
             protocol: envd::wire::PROTOCOL,
             deadline: now.deadline,
             runs_since: Some(now.runs_since).filter(|since| *since != facts.started_at),
-            paused_at: now.paused_at.filter(|_| now.phase == Phase::Paused),
+            paused_at: pause.map(|pause| pause.at),
+            reason: pause.map(|pause| pause.reason.code().to_owned()),
+            policy: NetworkPolicy::default(),
             facts,
         }
     }
 
-    pub(super) fn moment(&self) -> Moment {
-        Moment {
-            phase: if self.paused_at.is_some() { Phase::Paused } else { Phase::Running },
-            deadline: self.deadline,
-            runs_since: self.runs_since.unwrap_or(self.facts.started_at),
-            paused_at: self.paused_at,
+    /// The same, of one that may reach no more than that.
+    pub(super) fn under(mut self, policy: NetworkPolicy) -> Self {
+        let default = self.facts.network;
+        if policy.has_lists() || policy.mode(default) != default {
+            self.version = self.version.max(FENCES);
         }
+        self.policy = policy;
+        self
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        let reason = self.reason.as_deref().and_then(Reason::of_code).unwrap_or(Reason::User);
+        let runs_since = self.runs_since.unwrap_or(self.facts.started_at);
+        let paused = self.paused_at.map(|at| Pause { at, reason });
+        Moment {
+            phase: if paused.is_some() { Phase::Paused } else { Phase::Running },
+            reason: paused.map(|pause| pause.reason),
+            since: self.paused_at.unwrap_or(runs_since),
+            deadline: self.deadline,
+            runs_since,
+            paused,
+        }
+    }
+
+    /// Whether the envd that runs in it can be spoken with.
+    pub(super) fn is_spoken_with(&self) -> bool {
+        self.protocol == envd::wire::PROTOCOL
+    }
+
+    /// What it keeps, when it is paused.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        // Of a gateway that knew one way only.
+        let full = || Kept::new(PauseMode::Full);
+        self.paused_at.map(|_| self.kept.clone().unwrap_or_else(full))
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), Error> {
         let path = dir.join(NAME);
-        let beside = dir.join(".sandbox.json");
         let failed = |source| Error::io("cannot write", &path, source);
-        let json = serde_json::to_vec(self).map_err(|e| failed(e.into()))?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)
-            .map_err(failed)?;
-        file.write_all(&json).map_err(failed)?;
-        fs::rename(&beside, &path).map_err(failed)
+        // It replaces one of those that have to be whole after a power failure.
+        let whole = self.kept.as_ref().is_some_and(|kept| kept.durable_at.is_some());
+        put(&path, &serde_json::to_vec(self).map_err(|e| failed(e.into()))?, whole).map(drop)
     }
 
-    /// From here on nobody goes on with the sandbox of that directory. One that is not there is a
-    /// success.
-    pub(super) async fn remove(dir: &Path) -> Result<(), Error> {
+    /// Brings what was written last to the disk. Blocks for as long as that takes.
+    pub(super) fn sync(dir: &Path) -> Result<(), Error> {
         let path = dir.join(NAME);
-        match tokio::fs::remove_file(&path).await {
+        // And that it has its name, and its directory one.
+        for path in [Some(path.as_path()), Some(dir), dir.parent()].into_iter().flatten() {
+            let synced = File::open(path).and_then(|it| it.sync_all());
+            synced.map_err(|source| Error::io("cannot flush", path, source))?;
+        }
+        Ok(())
+    }
+
+    /// From here on nobody goes on with the sandbox of that directory; a gateway that starts
+    /// before the directory is gone finds why by [`Self::of_ended`]. One that is not there is a
+    /// success.
+    pub(super) async fn remove(dir: &Path, reason: Option<Reason>) -> Result<(), Error> {
+        let path = dir.join(NAME);
+        let removed = match reason {
+            Some(reason) => {
+                let kept = dir.join(format!("{ENDED}{}", reason.code()));
+                tokio::fs::rename(&path, kept).await
+            }
+            None => tokio::fs::remove_file(&path).await,
+        };
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("cannot delete", path, e))
             }
@@ -138,35 +242,71 @@ impl Record {
         }
     }
 
+    /// What a sandbox was that has ended and is not removed yet, and why it ended.
+    pub(super) fn of_ended(dir: &Path) -> Option<(Self, Reason)> {
+        fs::read_dir(dir).ok()?.find_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let reason = Reason::of_code(name.to_str()?.strip_prefix(ENDED)?)?;
+            Some((Self::read_from(&dir.join(&name)).ok()?, reason))
+        })
+    }
+
     pub(super) fn read(dir: &Path) -> Result<Self, Error> {
+        let mut record = Self::read_from(&dir.join(NAME))?;
+        if let Some(kept) = &mut record.kept
+            && let Some(at) = kept.durable_at
+            && !claim::stands(dir, at)?
+        {
+            kept.durable_at = None;
+        }
+        Ok(record)
+    }
+
+    fn read_from(path: &Path) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Versions {
             version: u32,
-            protocol: u32,
         }
 
-        let path = dir.join(NAME);
-        let failed = |source| Error::io("cannot read", &path, source);
+        let failed = |source| Error::io("cannot read", path, source);
         let refused = |text: String| failed(io::Error::new(io::ErrorKind::InvalidData, text));
-        let size = fs::symlink_metadata(&path).map_err(failed)?.len();
+        let size = fs::symlink_metadata(path).map_err(failed)?.len();
         if size > MAX_BYTES {
             return Err(refused(format!("{size} bytes are too many")));
         }
-        let json = fs::read(&path).map_err(failed)?;
+        let json = fs::read(path).map_err(failed)?;
         let versions: Versions =
             serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))?;
-        if !(OLDEST..=VERSION).contains(&versions.version)
-            || versions.protocol != envd::wire::PROTOCOL
-        {
+        if !(OLDEST..=VERSION).contains(&versions.version) {
+            let version = versions.version;
             return Err(refused(format!(
-                "written as version {} for envd protocol {}, this gateway speaks {VERSION} and {}",
-                versions.version,
-                versions.protocol,
-                envd::wire::PROTOCOL
+                "written as version {version}, this gateway understands {OLDEST} to {VERSION}"
             )));
         }
         serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))
     }
+}
+
+/// Writes a file beside and renames it; not before it is on the disk, where after a power failure
+/// it has to be `whole` or the one before.
+pub(super) fn put(path: &Path, text: &[u8], whole: bool) -> Result<File, Error> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let beside = path.with_file_name(name);
+    let failed = |source| Error::io("cannot write", path, source);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .map_err(failed)?;
+    file.write_all(text).map_err(failed)?;
+    if whole {
+        file.sync_all().map_err(failed)?;
+    }
+    fs::rename(&beside, path).map_err(failed)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -176,9 +316,10 @@ mod tests {
 
     fn record(phase: Phase) -> Record {
         let facts = testing::facts();
-        let runs_since = facts.started_at;
-        let paused_at = Some(Utc::now());
-        Record::new(facts, &Moment { phase, deadline: Utc::now(), runs_since, paused_at })
+        let mut moment = Moment::pending(facts.started_at);
+        moment.phase = phase;
+        moment.paused = Some(Pause { at: Utc::now(), reason: Reason::Idle });
+        Record::new(facts, &moment, Some(Kept::new(PauseMode::Full)), Some("a".into()))
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,54 +17,80 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Facts, Phase, SandboxId,
-    life::{Life, Moment},
+    Error, Facts, Journal, Owner, Phase, Reason, SandboxId, Tenant,
+    claim::Claim,
+    idle::Idle,
+    layers::{Between, Kept},
+    life::{Life, Moment, Status},
+    order::{Order, Shelf},
+    outlet::Outlet,
     record::Record,
+    shelves::Position,
 };
+use crate::network::NetworkPolicy;
 
 /// A sandbox that has been visible at least once.
 pub struct Sandbox {
     facts: Facts,
+    /// What it may reach; changed in its turn.
+    policy: RwLock<NetworkPolicy>,
     dir: PathBuf,
     gone: CancellationToken,
     /// Of the time it has run since it was made or last resumed.
     run: RwLock<CancellationToken>,
-    pub(super) life: Life,
+    pub(super) life: Arc<Life>,
     /// Held by whoever pauses or resumes it, from beginning to end. Kills do not wait for it.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// A write of the record is on its way that will see what is changed now.
-    pub(super) unsaved: AtomicBool,
+    /// Of one that is to be paused when nobody uses it.
+    pub(super) idle: Option<Idle>,
     /// Code it was given to run and has not reported yet.
     given: AtomicU64,
+    pub(super) outlet: Outlet,
+    pub(super) between: Between,
+    pub(super) claim: Claim,
     /// Held while the record is written, so that the latest state is the last one written.
     saving: Mutex<()>,
 }
 
 impl Sandbox {
+    /// One that runs.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn new(facts: Facts, dir: PathBuf, deadline: DateTime<Utc>) -> Self {
         let life = Life::new(deadline, facts.started_at);
-        Self::of(facts, dir, life)
+        Self::of(facts, dir, Arc::new(life))
     }
 
-    pub(super) fn found(facts: Facts, dir: PathBuf, moment: Moment) -> Self {
-        let sandbox = Self::of(facts, dir, Life::at(moment));
+    /// One that is about to be visible.
+    pub(super) fn planned(facts: Facts, dir: PathBuf, life: &Arc<Life>) -> Self {
+        Self::of(facts, dir, life.clone())
+    }
+
+    pub(super) fn found(facts: Facts, dir: PathBuf, moment: Moment, kept: Option<Kept>) -> Self {
+        let durable = kept.as_ref().is_some_and(|kept| kept.durable_at.is_some());
+        let claim = Claim::found(&dir, durable);
+        let sandbox = Self { claim, ..Self::of(facts, dir, Arc::new(Life::at(moment))) };
+        sandbox.between.keep(kept);
         if moment.phase == Phase::Paused {
             sandbox.cut().cancel();
         }
         sandbox
     }
 
-    fn of(facts: Facts, dir: PathBuf, life: Life) -> Self {
+    fn of(facts: Facts, dir: PathBuf, life: Arc<Life>) -> Self {
         let gone = CancellationToken::new();
         Self {
+            policy: RwLock::default(),
+            idle: Idle::of(&facts.metadata, Utc::now()),
             facts,
             dir,
             run: RwLock::new(gone.child_token()),
             gone,
             life,
             turn: tokio::sync::Mutex::new(()),
-            unsaved: AtomicBool::new(false),
             given: AtomicU64::new(0),
+            outlet: Outlet::default(),
+            between: Between::default(),
+            claim: Claim::default(),
             saving: Mutex::new(()),
         }
     }
@@ -75,6 +102,22 @@ impl Sandbox {
     /// What it was made from and with.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// One that may reach no more than that.
+    pub(super) fn under(mut self, policy: NetworkPolicy) -> Self {
+        self.policy = RwLock::new(policy);
+        self
+    }
+
+    /// What it may reach.
+    pub fn policy(&self) -> NetworkPolicy {
+        self.policy.read().clone()
+    }
+
+    /// Returns the one of before.
+    pub(super) fn change_policy(&self, policy: NetworkPolicy) -> NetworkPolicy {
+        std::mem::replace(&mut self.policy.write(), policy)
     }
 
     /// Holds `sandbox.json`, the sockets `envd.sock`, `tunnel.sock` and `report.sock`, and the
@@ -91,11 +134,22 @@ impl Sandbox {
         self.life.phase()
     }
 
+    /// What has happened to it.
+    pub fn journal(&self) -> &Journal {
+        self.life.journal()
+    }
+
+    /// What it is at, why, and since when.
+    pub fn status(&self) -> Status {
+        self.life.now().status()
+    }
+
     /// What it is at, and when it ends or is paused by itself, or since when it stands still;
     /// `None` when it has ended.
     pub fn stands(&self) -> Option<(Phase, DateTime<Utc>)> {
         let now = self.life.now();
-        (now.phase != Phase::Ended).then(|| (now.phase, now.paused_at.unwrap_or(now.deadline)))
+        let at = now.paused.map_or(now.deadline, |pause| pause.at);
+        (!now.phase.is_over()).then_some((now.phase, at))
     }
 
     /// The second half of [`Self::stands`].
@@ -116,7 +170,13 @@ impl Sandbox {
 
     /// From here on streams to it are possible again.
     pub(super) fn mend(&self) {
+        self.touch();
         *self.run.write() = self.gone.child_token();
+    }
+
+    /// How often it was booted since this gateway knows it: what its envd reports counts from then.
+    pub(crate) fn boots(&self) -> u64 {
+        self.between.boots()
     }
 
     /// Takes note that it is given code to run.
@@ -133,12 +193,24 @@ impl Sandbox {
     /// Writes the record as it stands, unless the sandbox has ended. Blocks.
     pub(super) fn save(&self) -> Result<(), Error> {
         let _saving = self.saving.lock();
-        self.unsaved.store(false, Ordering::Release);
         let now = self.life.now();
-        match now.phase {
-            Phase::Ended => Ok(()),
-            _ => Record::new(self.facts.clone(), &now).write(&self.dir),
+        if now.phase.is_over() {
+            return Ok(());
         }
+        let (kept, host) = (self.between.kept(), self.between.host());
+        let record = Record::new(self.facts.clone(), &now, kept, host);
+        record.under(self.policy()).write(&self.dir)
+    }
+
+    /// Brings the record to the disk. Blocks for as long as that takes, and nobody else: others
+    /// may write it meanwhile.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        Record::sync(&self.dir)
+    }
+
+    #[cfg(test)]
+    pub(super) fn hold_record(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.saving.lock()
     }
 
     /// Whether a write of the record is under way. Once it has ended no other begins.
@@ -149,25 +221,79 @@ impl Sandbox {
     /// Waits for a write of the record that is under way; no other begins, as the sandbox has
     /// ended. Blocks.
     pub(super) fn await_last_save(&self) {
-        debug_assert!(self.life.ended(), "it could be saved again");
+        debug_assert!(self.life.is_over(), "it could be saved again");
         drop(self.saving.lock());
     }
 }
 
 /// Where a sandbox stands; see the diagram of this module's parent.
 enum Place {
-    /// The first token is cancelled by whoever wants it ended, the second when it is.
+    /// The token is cancelled when it is no longer being made.
     Creating {
-        unwanted: CancellationToken,
+        tenant: Tenant,
+        life: Arc<Life>,
         gone: CancellationToken,
     },
     Present(Arc<Sandbox>),
-    Ending,
+    Ending(Tenant),
+}
+
+impl Place {
+    fn tenant(&self) -> &Tenant {
+        match self {
+            Self::Creating { tenant, .. } | Self::Ending(tenant) => tenant,
+            Self::Present(sandbox) => &sandbox.facts().tenant,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Places {
+    by_id: HashMap<SandboxId, Place>,
+    /// How many each tenant has, if any.
+    held: HashMap<Tenant, usize>,
+}
+
+impl Places {
+    fn held(&self, tenant: &Tenant) -> usize {
+        self.held.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Puts a place where there is none, or one of the same tenant's.
+    fn put(&mut self, id: SandboxId, place: Place) -> Option<Place> {
+        let tenant = place.tenant().clone();
+        let before = self.by_id.insert(id, place);
+        if before.is_none() {
+            *self.held.entry(tenant).or_default() += 1;
+        }
+        before
+    }
+
+    fn take(&mut self, id: SandboxId) -> Option<Place> {
+        let taken = self.by_id.remove(&id)?;
+        if let Some(held) = self.held.get_mut(taken.tenant()) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(taken.tenant());
+            }
+        }
+        Some(taken)
+    }
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    Full,
+    /// The tenant has as many as it may.
+    Quota,
 }
 
 #[derive(Default)]
 pub struct Registry {
-    places: RwLock<HashMap<SandboxId, Place>>,
+    places: RwLock<Places>,
+    /// Those that are present, changed with their phases.
+    order: Arc<Order>,
     /// Told whenever one that was ending is gone.
     freed: Notify,
     /// Told whenever one is no longer being made.
@@ -184,8 +310,16 @@ impl Registry {
 
     /// The sandbox of that id, running or paused.
     pub fn present(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
-        match self.places.read().get(&id) {
-            Some(Place::Present(sandbox)) if !sandbox.life.ended() => Some(sandbox.clone()),
+        match self.places.read().by_id.get(&id) {
+            Some(Place::Present(sandbox)) if !sandbox.life.is_over() => Some(sandbox.clone()),
+            _ => None,
+        }
+    }
+
+    /// The sandbox of that id, one that has just been ended too.
+    pub(super) fn any(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
+        match self.places.read().by_id.get(&id) {
+            Some(Place::Present(sandbox)) => Some(sandbox.clone()),
             _ => None,
         }
     }
@@ -197,31 +331,62 @@ impl Registry {
 
     /// All that have not ended, in no order.
     pub fn all_present(&self) -> Vec<Arc<Sandbox>> {
-        self.all(|phase| phase != Phase::Ended)
+        self.all(|phase| !phase.is_over())
+    }
+
+    /// Shows those of a shelf that come after `after`, in the order in which they began or in the
+    /// opposite one, until `each` has enough.
+    pub fn visit(
+        &self,
+        shelf: &Shelf,
+        newest_first: bool,
+        after: Option<Position>,
+        mut each: impl FnMut(&Arc<Sandbox>) -> ControlFlow<()>,
+    ) {
+        self.order.visit(shelf, newest_first, after, |sandbox| match sandbox.life.is_over() {
+            true => ControlFlow::Continue(()),
+            false => each(sandbox),
+        });
+    }
+
+    /// How many there are on a shelf.
+    pub fn count(&self, shelf: &Shelf) -> usize {
+        self.order.count(shelf)
     }
 
     fn all(&self, wanted: impl Fn(Phase) -> bool) -> Vec<Arc<Sandbox>> {
         let places = self.places.read();
-        let found = places.values().filter_map(|place| match place {
+        let found = places.by_id.values().filter_map(|place| match place {
             Place::Present(sandbox) if wanted(sandbox.phase()) => Some(sandbox.clone()),
             _ => None,
         });
         found.collect()
     }
 
-    /// Takes a place for a sandbox to be made, if fewer than `most` are taken. One that is ending
-    /// has its place until it is gone: till then it has its memory and its share of the kernel.
-    pub(super) fn reserve(self: &Arc<Self>, id: SandboxId, most: usize) -> Option<Reservation> {
-        let unwanted = CancellationToken::new();
+    /// Takes a place for a sandbox to be made, if fewer than `most` are taken, and of the owner's
+    /// fewer than they may have. One that is ending has its place until it is gone: till then it has
+    /// its memory and its share of the kernel.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        id: SandboxId,
+        owner: &Owner,
+        most: usize,
+    ) -> Result<Reservation, NoPlace> {
+        let life = Arc::new(Life::pending());
         let gone = CancellationToken::new();
         let mut places = self.places.write();
-        if places.len() >= most {
-            return None;
+        if owner.quota.max_sandboxes.is_some_and(|most| places.held(&owner.tenant) >= most) {
+            return Err(NoPlace::Quota);
         }
-        places.insert(id, Place::Creating { unwanted: unwanted.clone(), gone: gone.clone() });
+        if places.by_id.len() >= most {
+            return Err(NoPlace::Full);
+        }
+        let tenant = owner.tenant.clone();
+        let (of, life_of, gone_of) = (tenant.clone(), life.clone(), gone.clone());
+        places.put(id, Place::Creating { tenant: of, life: life_of, gone: gone_of });
         drop(places);
         self.given.fetch_add(1, Ordering::Relaxed);
-        Some(Reservation { registry: self.clone(), id, unwanted, gone })
+        Ok(Reservation { registry: self.clone(), id, tenant, life, gone })
     }
 
     /// As [`Self::reserve`], but while there are some that are ending, it waits for one of them to
@@ -229,27 +394,51 @@ impl Registry {
     pub(super) async fn reserve_soon(
         self: &Arc<Self>,
         id: SandboxId,
+        owner: &Owner,
         most: usize,
         patience: Duration,
-    ) -> Option<Reservation> {
+    ) -> Result<Reservation, NoPlace> {
+        let mut refused = NoPlace::Full;
         let soon = async {
             loop {
                 let freed = self.freed.notified();
-                if let Some(reservation) = self.reserve(id, most) {
-                    return Some(reservation);
-                }
-                if !self.places.read().values().any(|place| matches!(place, Place::Ending)) {
-                    return None;
+                refused = match self.reserve(id, owner, most) {
+                    Ok(reservation) => return Ok(reservation),
+                    Err(refused) => refused,
+                };
+                let helps = |place: &Place| match place {
+                    Place::Ending(tenant) => refused == NoPlace::Full || *tenant == owner.tenant,
+                    _ => false,
+                };
+                if !self.places.read().by_id.values().any(helps) {
+                    return Err(refused);
                 }
                 freed.await;
             }
         };
-        tokio::time::timeout(patience, soon).await.ok().flatten()
+        let soon = tokio::time::timeout(patience, soon).await;
+        soon.unwrap_or(Err(refused))
+    }
+
+    /// Whose the sandbox of that id is, one that is being made or ending too.
+    pub(super) fn tenant(&self, id: SandboxId) -> Option<Tenant> {
+        self.places.read().by_id.get(&id).map(|place| place.tenant().clone())
+    }
+
+    /// Those that are on their way to another phase, what has ended aside.
+    pub(super) fn under_way(&self) -> Vec<Arc<Life>> {
+        let places = self.places.read();
+        let lives = places.by_id.values().filter_map(|place| match place {
+            Place::Creating { life, .. } => Some(life),
+            Place::Present(sandbox) => Some(&sandbox.life),
+            Place::Ending(_) => None,
+        });
+        lives.filter(|life| life.phase().is_under_way()).cloned().collect()
     }
 
     pub(super) fn being_made(&self) -> usize {
         let places = self.places.read();
-        places.values().filter(|place| matches!(place, Place::Creating { .. })).count()
+        places.by_id.values().filter(|place| matches!(place, Place::Creating { .. })).count()
     }
 
     /// Returns when no sandbox has been made for so long.
@@ -270,19 +459,29 @@ impl Registry {
 
     /// Places that are taken.
     pub(super) fn taken(&self) -> usize {
-        self.places.read().len()
+        self.places.read().by_id.len()
     }
 
     /// Makes a sandbox of before a restart visible.
     pub(crate) fn readmit(&self, sandbox: Arc<Sandbox>) {
-        self.places.write().insert(sandbox.id(), Place::Present(sandbox));
+        let mut places = self.places.write();
+        self.order.add(&sandbox);
+        places.put(sandbox.id(), Place::Present(sandbox));
     }
 
-    /// Declares a sandbox that is being made unwanted; the answer is cancelled when it is gone.
-    pub(super) fn abandon(&self, id: SandboxId) -> Option<CancellationToken> {
-        match self.places.read().get(&id) {
-            Some(Place::Creating { unwanted, gone }) => {
-                unwanted.cancel();
+    /// The life of one that is being made, and whose it is.
+    pub(super) fn pending(&self, id: SandboxId) -> Option<(Arc<Life>, Tenant)> {
+        match self.places.read().by_id.get(&id) {
+            Some(Place::Creating { life, tenant, .. }) => Some((life.clone(), tenant.clone())),
+            _ => None,
+        }
+    }
+
+    /// Ends a sandbox that is being made; the answer is cancelled when it is gone.
+    pub(super) fn abandon(&self, id: SandboxId, reason: Reason) -> Option<CancellationToken> {
+        match self.places.read().by_id.get(&id) {
+            Some(Place::Creating { life, gone, .. }) => {
+                life.end(reason);
                 Some(gone.clone())
             }
             _ => None,
@@ -290,12 +489,12 @@ impl Registry {
     }
 
     /// No longer visible, still there.
-    pub(super) fn hide(&self, id: SandboxId) {
-        self.places.write().insert(id, Place::Ending);
+    pub(super) fn hide(&self, id: SandboxId, tenant: &Tenant) {
+        self.places.write().put(id, Place::Ending(tenant.clone()));
     }
 
     pub(super) fn forget(&self, id: SandboxId) {
-        self.places.write().remove(&id);
+        self.places.write().take(id);
         self.freed.notify_waiters();
     }
 }
@@ -304,24 +503,45 @@ impl Registry {
 pub(super) struct Reservation {
     registry: Arc<Registry>,
     id: SandboxId,
-    unwanted: CancellationToken,
+    tenant: Tenant,
+    life: Arc<Life>,
     gone: CancellationToken,
 }
 
 impl Reservation {
+    pub(super) fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
     pub(super) fn id(&self) -> SandboxId {
         self.id
     }
 
-    /// Makes the sandbox visible, unless it became unwanted meanwhile.
+    pub(super) fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// The same place, of a sandbox that has another id.
+    pub(super) fn under(mut self, id: SandboxId) -> Self {
+        let mut places = self.registry.places.write();
+        if let Some(place) = places.by_id.remove(&self.id) {
+            places.by_id.insert(id, place);
+        }
+        drop(places);
+        self.id = id;
+        self
+    }
+
+    /// Makes the sandbox of that [life](Self::life) visible, unless it was ended meanwhile.
     pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
         let mut places = self.registry.places.write();
         // Decided under the lock that `abandon` reads under: no kill falls between.
-        if self.unwanted.is_cancelled() {
+        if self.life.make(Moment::begin).is_err() {
             drop(places);
             return Err(self);
         }
-        places.insert(self.id, Place::Present(sandbox.clone()));
+        self.registry.order.add(sandbox);
+        places.put(self.id, Place::Present(sandbox.clone()));
         drop(places);
         Ok(())
     }
@@ -330,8 +550,8 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut places = self.registry.places.write();
-        if matches!(places.get(&self.id), Some(Place::Creating { .. })) {
-            places.remove(&self.id);
+        if matches!(places.by_id.get(&self.id), Some(Place::Creating { .. })) {
+            places.take(self.id);
         }
         drop(places);
         self.registry.settled.notify_waiters();
@@ -340,74 +560,5 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sandbox::testing;
-
-    fn sandbox(id: SandboxId) -> Arc<Sandbox> {
-        let facts = Facts { id, ..testing::facts() };
-        let deadline = Utc::now() + chrono::Duration::seconds(60);
-        Arc::new(Sandbox::new(facts, PathBuf::from("/nowhere"), deadline))
-    }
-
-    #[test]
-    fn a_place_is_taken_while_a_sandbox_is_made_and_given_back_when_that_fails() {
-        let registry = Arc::new(Registry::default());
-        let (first, second) = (SandboxId::random(), SandboxId::random());
-        let reservation = registry.reserve(first, 1).unwrap();
-        assert!(registry.running(first).is_none());
-        assert!(registry.reserve(second, 1).is_none());
-        drop(reservation);
-        let reservation = registry.reserve(second, 1).unwrap();
-        assert!(reservation.fill(&sandbox(second)).is_ok());
-        assert!(registry.running(second).is_some());
-        assert!(registry.reserve(first, 1).is_none());
-        registry.hide(second);
-        assert!(registry.running(second).is_none() && registry.all_running().is_empty());
-        assert!(registry.reserve(first, 1).is_none(), "it is not gone yet");
-        registry.forget(second);
-        assert!(registry.reserve(first, 1).is_some());
-    }
-
-    #[test]
-    fn those_being_made_are_counted_until_they_run_or_are_given_up() {
-        let registry = Arc::new(Registry::default());
-        let ids = [SandboxId::random(), SandboxId::random()];
-        let [first, second] = ids.map(|id| registry.reserve(id, 9).unwrap());
-        assert_eq!(registry.being_made(), 2);
-        assert!(first.fill(&sandbox(ids[0])).is_ok());
-        assert_eq!(registry.being_made(), 1);
-        drop(second);
-        assert_eq!(registry.being_made(), 0);
-        assert_eq!(registry.taken(), 1);
-    }
-
-    #[tokio::test]
-    async fn whoever_waits_for_a_quiet_moment_has_it_when_the_last_one_is_made() {
-        let registry = Arc::new(Registry::default());
-        let ids = [SandboxId::random(), SandboxId::random()];
-        let [first, second] = ids.map(|id| registry.reserve(id, 9).unwrap());
-        let quiet = tokio::spawn({
-            let registry = registry.clone();
-            async move { registry.quiet_for(Duration::from_millis(1)).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(first.fill(&sandbox(ids[0])).is_ok());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(!quiet.is_finished());
-        drop(second);
-        tokio::time::timeout(Duration::from_secs(5), quiet).await.unwrap().unwrap();
-    }
-
-    #[test]
-    fn a_sandbox_abandoned_while_it_is_made_never_becomes_visible() {
-        let registry = Arc::new(Registry::default());
-        let id = SandboxId::random();
-        let reservation = registry.reserve(id, 1).unwrap();
-        let gone = registry.abandon(id).unwrap();
-        let Err(reservation) = reservation.fill(&sandbox(id)) else { panic!("became visible") };
-        assert!(registry.running(id).is_none() && !gone.is_cancelled());
-        drop(reservation);
-        assert!(gone.is_cancelled());
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

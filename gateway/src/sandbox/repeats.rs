@@ -2,7 +2,8 @@
 //!
 //! A client that lost the answer to a create sends it again under the same idempotency key, and
 //! is given the sandbox of the first time while it runs. Remembered for a while and up to a
-//! number, in memory; of what was wanted no more than a hash, as that may be large and secret.
+//! number, in memory; of what was wanted no more than a hash, as that may be large and secret. Beyond
+//! the number it is the tenant with most of them whose oldest is forgotten.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{SandboxId, Wanted};
+use super::{SandboxId, Tenant, Wanted};
 
 const REMEMBERED: Duration = Duration::from_secs(300);
 const MOST: usize = 4096;
@@ -23,11 +24,14 @@ pub(super) struct Repeats(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    by_key: HashMap<String, First>,
-    /// In the order they came, which is the order they are forgotten in.
-    order: BTreeMap<u64, String>,
+    by_key: HashMap<Key, First>,
+    /// Of each tenant in the order they came, which is the order they are forgotten in.
+    order: HashMap<Tenant, BTreeMap<u64, String>>,
     next: u64,
 }
+
+/// Each tenant has its own.
+type Key = (Tenant, String);
 
 struct First {
     at: Instant,
@@ -50,7 +54,7 @@ pub(super) enum Turn {
 /// Frees its key when dropped unsettled.
 pub(super) struct Ticket {
     repeats: Arc<Repeats>,
-    key: String,
+    key: Key,
     number: u64,
     outcome: watch::Sender<Option<SandboxId>>,
 }
@@ -72,10 +76,11 @@ impl Drop for Ticket {
 
 impl Repeats {
     pub(super) fn turn(self: &Arc<Self>, key: &str, wanted: &Wanted, now: Instant) -> Turn {
+        let key = (wanted.owner.tenant.clone(), key.to_owned());
         let wanted = hash(wanted);
         let mut seen = self.0.lock();
         seen.forget_old(now);
-        if let Some(first) = seen.by_key.get(key) {
+        if let Some(first) = seen.by_key.get(&key) {
             return if first.wanted == wanted {
                 Turn::Again(first.outcome.clone())
             } else {
@@ -85,32 +90,51 @@ impl Repeats {
         let (sender, outcome) = watch::channel(None);
         let number = seen.next;
         seen.next += 1;
-        seen.by_key.insert(key.to_owned(), First { at: now, number, wanted, outcome });
-        seen.order.insert(number, key.to_owned());
-        Turn::First(Ticket { repeats: self.clone(), key: key.to_owned(), number, outcome: sender })
+        seen.by_key.insert(key.clone(), First { at: now, number, wanted, outcome });
+        seen.order.entry(key.0.clone()).or_default().insert(number, key.1.clone());
+        Turn::First(Ticket { repeats: self.clone(), key, number, outcome: sender })
     }
 
     /// Frees a key whose sandbox has ended.
-    pub(super) fn forget(&self, key: &str, ended: SandboxId) {
-        self.0.lock().forget(key, |first| *first.outcome.borrow() == Some(ended));
+    pub(super) fn forget(&self, tenant: &Tenant, key: &str, ended: SandboxId) {
+        self.0.lock().forget(&(tenant.clone(), key.to_owned()), |first| {
+            *first.outcome.borrow() == Some(ended)
+        });
     }
 }
 
 impl Seen {
-    fn forget(&mut self, key: &str, is_meant: impl FnOnce(&First) -> bool) {
+    fn forget(&mut self, key: &Key, is_meant: impl FnOnce(&First) -> bool) {
         if let Some(number) = self.by_key.get(key).filter(|f| is_meant(f)).map(|f| f.number) {
             self.by_key.remove(key);
-            self.order.remove(&number);
+            if let Some(order) = self.order.get_mut(&key.0) {
+                order.remove(&number);
+                if order.is_empty() {
+                    self.order.remove(&key.0);
+                }
+            }
         }
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some(first) = self.order.first_entry() {
-            let fresh = |first: &First| now.duration_since(first.at) < REMEMBERED;
-            if self.by_key.len() < MOST && self.by_key.get(first.get()).is_some_and(fresh) {
-                return;
+        let Self { by_key, order, .. } = self;
+        let fresh = |first: &First| now.duration_since(first.at) < REMEMBERED;
+        order.retain(|tenant, order| {
+            while let Some(first) = order.first_entry() {
+                let key = (tenant.clone(), first.get().clone());
+                if by_key.get(&key).is_some_and(fresh) {
+                    break;
+                }
+                first.remove();
+                by_key.remove(&key);
             }
-            self.by_key.remove(&first.remove());
+            !order.is_empty()
+        });
+        while by_key.len() >= MOST {
+            let most = order.iter_mut().max_by_key(|(_, order)| order.len());
+            let Some((tenant, order)) = most else { return };
+            let Some((_, key)) = order.pop_first() else { return };
+            by_key.remove(&(tenant.clone(), key));
         }
     }
 }
@@ -124,7 +148,7 @@ fn hash(wanted: &Wanted) -> blake3::Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::testing;
+    use crate::sandbox::{Owner, testing};
 
     #[test]
     fn a_key_stands_for_its_first_create_for_five_minutes() {
@@ -143,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn the_same_key_of_another_tenant_is_another() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let wanted = testing::wanted();
+        let owner = Owner { tenant: "other".parse().unwrap(), ..Owner::default() };
+        let other = Wanted { owner, template: "other".into(), ..testing::wanted() };
+        let Turn::First(_ticket) = repeats.turn("k", &wanted, now) else { panic!("not the first") };
+        assert!(matches!(repeats.turn("k", &other, now), Turn::First(_)));
+    }
+
+    #[test]
     fn a_create_that_failed_leaves_its_key_free() {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let wanted = testing::wanted();
@@ -158,7 +192,7 @@ mod tests {
             drop(repeats.turn(&n.to_string(), &testing::wanted(), now));
         }
         let seen = repeats.0.lock();
-        assert_eq!((seen.by_key.len(), seen.order.len()), (0, 0));
+        assert!(seen.by_key.is_empty() && seen.order.is_empty());
     }
 
     #[test]
@@ -166,12 +200,12 @@ mod tests {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let (wanted, id) = (testing::wanted(), SandboxId::random());
         let Turn::First(ticket) = repeats.turn("k", &wanted, now) else { panic!("not the first") };
-        repeats.forget("k", id);
+        repeats.forget(&Tenant::default(), "k", id);
         assert!(matches!(repeats.turn("k", &wanted, now), Turn::Again(_)));
         ticket.settle(id);
-        repeats.forget("k", SandboxId::random());
+        repeats.forget(&Tenant::default(), "k", SandboxId::random());
         assert!(matches!(repeats.turn("k", &wanted, now), Turn::Again(_)));
-        repeats.forget("k", id);
+        repeats.forget(&Tenant::default(), "k", id);
         assert!(matches!(repeats.turn("k", &wanted, now), Turn::First(_)));
     }
 
@@ -186,6 +220,23 @@ mod tests {
             ticket.settle(SandboxId::random());
         }
         let seen = repeats.0.lock();
-        assert!(seen.by_key.len() <= MOST && seen.order.len() <= MOST);
+        assert!(seen.by_key.len() <= MOST && seen.order[&Tenant::default()].len() <= MOST);
+    }
+
+    #[test]
+    fn a_tenant_has_its_own_keys_forgotten_and_no_others() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let owner = Owner { tenant: "other".parse().unwrap(), ..Owner::default() };
+        let other = Wanted { owner, ..testing::wanted() };
+        let first = |key: &str, wanted: &Wanted| match repeats.turn(key, wanted, now) {
+            Turn::First(ticket) => ticket.settle(SandboxId::random()),
+            _ => panic!("{key}"),
+        };
+        first("k", &other);
+        for n in 0..2 * MOST {
+            first(&n.to_string(), &testing::wanted());
+        }
+        assert!(matches!(repeats.turn("k", &other, now), Turn::Again(_)));
+        first("0", &testing::wanted());
     }
 }

@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -17,9 +17,14 @@ use envd::wire::Init;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{Facts, Inside, PoolRules, Rules, Sandbox, SandboxId, Sandboxes, Wanted};
+use super::{
+    Facts, Inside, Owner, PoolRules, Reason, Rules, Sandbox, SandboxId, Sandboxes, Tenant, Wanted,
+    life::Moment,
+};
 use crate::{
-    backend::{Backend, Cell, CellSpec, Check, Error, Limits, NetworkMode, Usage},
+    backend::{Backend, Cause, Cell, CellSpec, Check, Copied, Error, NetworkMode, Usage},
+    limits::{Bounds, Limit, Limits},
+    network::{Filter, Ingress, NetworkPolicy},
     template::{FindError, Template},
 };
 
@@ -38,8 +43,30 @@ pub(crate) struct TestBackend {
     pub(crate) failing_thaws: AtomicUsize,
     pub(crate) late_freezes: AtomicUsize,
     pub(crate) late_thaws: AtomicUsize,
+    pub(crate) failing_adopts: AtomicUsize,
+    pub(crate) failing_shut_downs: AtomicUsize,
+    pub(crate) failing_flushes: AtomicUsize,
+    pub(crate) failing_copies: AtomicUsize,
+    pub(crate) late_copies: AtomicUsize,
+    /// So many creates find no room, and so many creates or copies none on the disk.
+    pub(crate) full_creates: AtomicUsize,
+    pub(crate) full_disks: AtomicUsize,
+    pub(crate) failing_networks: AtomicUsize,
+    pub(crate) late_networks: AtomicUsize,
+    /// What sandboxes were kept from, in order.
+    pub(crate) networks: Mutex<Vec<(SandboxId, Filter)>>,
+    /// No envd answers.
+    pub(crate) mute: AtomicBool,
+    /// Whose layers were flushed, in order.
+    pub(crate) flushed: Mutex<Vec<SandboxId>>,
+    pub(crate) copy_takes: Mutex<Duration>,
+    /// Another after a reboot of the host.
+    pub(crate) boot: Mutex<String>,
+    pub(crate) copies_stand_still: Mutex<Duration>,
     pub(crate) freeze_takes: Mutex<Duration>,
     pub(crate) create_takes: Mutex<Duration>,
+    /// Of every end of a first process.
+    pub(crate) cause: Mutex<Option<Cause>>,
     /// Creates under way, and the most there ever were.
     creating: AtomicUsize,
     pub(crate) most_creating: AtomicUsize,
@@ -51,7 +78,11 @@ pub(crate) struct TestBackend {
     pub(crate) begun: Mutex<Vec<(PathBuf, Init)>>,
     /// So many of the next are not told.
     pub(crate) failing_begins: AtomicUsize,
+    /// Told of what begins, before it does, and of what ends, after it did.
+    pub(crate) watched: Mutex<Option<Watcher>>,
 }
+
+type Watcher = Box<dyn Fn(&'static str, SandboxId) + Send>;
 
 impl TestBackend {
     pub(crate) fn is_frozen(&self, id: SandboxId) -> bool {
@@ -64,6 +95,20 @@ impl TestBackend {
 
     pub(crate) fn thaw_quietly(&self, id: SandboxId) {
         self.frozen.lock().remove(&id);
+    }
+
+    /// Nothing of it is left in the kernel.
+    fn end_quietly(&self, id: SandboxId) {
+        if let Some(ended) = self.cells.lock().remove(&id) {
+            ended.cancel();
+        }
+        self.frozen.lock().remove(&id);
+    }
+
+    fn tell(&self, what: &'static str, id: SandboxId) {
+        if let Some(watched) = &*self.watched.lock() {
+            watched(what, id);
+        }
     }
 
     /// What the kernel does when a sandbox's first process dies.
@@ -82,6 +127,14 @@ fn fails(calls: &AtomicUsize) -> Result<(), Error> {
         }),
         Err(_) => Ok(()),
     }
+}
+
+fn full_disk(calls: &AtomicUsize) -> Result<(), Error> {
+    fails(calls).map_err(|_| Error::Call {
+        call: "write",
+        target: "layer".into(),
+        source: io::ErrorKind::StorageFull.into(),
+    })
 }
 
 fn late(calls: &AtomicUsize) -> Result<(), Error> {
@@ -106,13 +159,17 @@ impl Backend for TestBackend {
         self.creating.fetch_sub(1, Ordering::SeqCst);
         fails(&self.failing_creates)?;
         late(&self.late_creates)?;
+        fails(&self.full_creates).map_err(|_| Error::Full("taken".into()))?;
+        full_disk(&self.full_disks)?;
+        self.tell("create", spec.id);
         let ended = CancellationToken::new();
         self.cells.lock().insert(spec.id, ended.clone());
         self.specs.lock().push(spec);
         Ok(Cell { ended })
     }
 
-    async fn stop(&self, _id: SandboxId) -> Result<(), Error> {
+    async fn stop(&self, id: SandboxId) -> Result<(), Error> {
+        self.tell("stop", id);
         fails(&self.failing_stops)
     }
 
@@ -123,9 +180,71 @@ impl Backend for TestBackend {
         Ok(())
     }
 
+    async fn shut_down(&self, id: SandboxId) -> Result<(), Error> {
+        fails(&self.failing_shut_downs)?;
+        self.end_quietly(id);
+        Ok(())
+    }
+
+    async fn flush(&self, id: SandboxId) -> Result<(), Error> {
+        fails(&self.failing_flushes)?;
+        self.flushed.lock().push(id);
+        Ok(())
+    }
+
+    async fn copy_layer(
+        &self,
+        from: SandboxId,
+        to: &Path,
+        stop: CancellationToken,
+    ) -> Result<Copied, Error> {
+        let takes = *self.copy_takes.lock();
+        if stop.run_until_cancelled(tokio::time::sleep(takes)).await.is_none() {
+            return Err(Error::BrokenOff("the copy"));
+        }
+        fails(&self.failing_copies)?;
+        late(&self.late_copies)?;
+        full_disk(&self.full_disks)?;
+        std::fs::create_dir(to)
+            .and_then(|()| std::fs::write(to.join("from"), from.to_string()))
+            .map_err(|source| Error::Call { call: "mkdir", target: "copy".into(), source })?;
+        let root = to.to_owned();
+        let stood_still = *self.copies_stand_still.lock();
+        Ok(Copied { root, by: "test", stood_still, whole: false })
+    }
+
+    async fn flush_copy(&self, _copy: &Path) -> Result<(), Error> {
+        fails(&self.failing_flushes)
+    }
+
+    async fn release_copy(&self, _copy: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(self.boot.lock().clone())
+    }
+
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
+        fails(&self.failing_adopts)?;
         let ended = self.cells.lock().get(&id).cloned();
         Ok(ended.filter(|e| !e.is_cancelled()).map(|ended| Cell { ended }))
+    }
+
+    async fn set_network(
+        &self,
+        id: SandboxId,
+        filter: &Filter,
+        _limits: Limits,
+    ) -> Result<(), Error> {
+        fails(&self.failing_networks)?;
+        late(&self.late_networks)?;
+        self.networks.lock().push((id, filter.clone()));
+        Ok(())
+    }
+
+    async fn cause(&self, _id: SandboxId) -> Result<Option<Cause>, Error> {
+        Ok(*self.cause.lock())
     }
 
     async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
@@ -140,8 +259,13 @@ impl Backend for TestBackend {
     async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
         fails(&self.failing_thaws)?;
         late(&self.late_thaws)?;
+        self.tell("thaw", id);
         self.thaw_quietly(id);
         Ok(())
+    }
+
+    fn enforces(&self, limit: Limit) -> bool {
+        limit != Limit::DiskRead
     }
 
     async fn frozen(&self, id: SandboxId) -> Result<bool, Error> {
@@ -150,9 +274,12 @@ impl Backend for TestBackend {
 
     async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
         let usage = Usage {
+            at: Instant::now(),
             cpu: Duration::ZERO,
             cpu_percent: None,
             memory_bytes: self.memory_used.load(Ordering::SeqCst) as u64,
+            cache_bytes: 0,
+            disk_bytes: None,
             processes: 1,
         };
         Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
@@ -186,6 +313,10 @@ pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
 impl Inside for Listening {
     fn follow(&self, _sandbox: Arc<Sandbox>, _metrics: &Arc<crate::metrics::Metrics>) {}
 
+    async fn answers(&self, _dir: &Path) -> bool {
+        !self.0.mute.load(Ordering::SeqCst)
+    }
+
     async fn warm(&self, _dir: &Path) -> io::Result<()> {
         self.0.warmed.fetch_add(1, Ordering::SeqCst);
         let takes = *self.0.warming_takes.lock();
@@ -204,7 +335,7 @@ pub(crate) fn template() -> Template {
     Template {
         id: "base".into(),
         layers: vec![PathBuf::from("/layers/abc")],
-        limits: Limits { cpus: 2, memory_bytes: 1 << 30, processes: 1024 },
+        limits: Limits { cpus: 2, memory_bytes: 1 << 30, processes: 1024, ..Limits::default() },
         env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
         user: "user".into(),
         workdir: None,
@@ -215,10 +346,12 @@ pub(crate) fn template() -> Template {
 pub(crate) fn facts() -> Facts {
     Facts {
         id: SandboxId::random(),
+        tenant: Tenant::default(),
         template: template(),
         limits: template().limits,
         network: NetworkMode::Nat,
-        allow_internet_access: None,
+        ingress: Ingress::default(),
+        traffic_token: None,
         metadata: BTreeMap::from([("who".into(), "me".into())]),
         env_vars: BTreeMap::new(),
         started_at: Utc::now(),
@@ -226,8 +359,15 @@ pub(crate) fn facts() -> Facts {
         from_pool: false,
         auto_pause: false,
         auto_resume: false,
+        auto_pause_filesystem: false,
         timeout: 60,
     }
+}
+
+/// As if it had been, for a client.
+pub(crate) fn pause(sandbox: &Sandbox) {
+    sandbox.life.make(|moment, now| moment.pause(Reason::User, now)).unwrap();
+    sandbox.life.make(Moment::stand).unwrap();
 }
 
 pub(crate) fn sandbox_in(id: SandboxId, dir: &Path, envd_token: &str) -> Arc<Sandbox> {
@@ -247,13 +387,17 @@ pub(crate) fn sandbox_of(
 
 pub(crate) fn wanted() -> Wanted {
     Wanted {
+        owner: Owner::default(),
         template: "base".into(),
         timeout: Duration::from_secs(60),
-        allow_internet_access: None,
+        policy: NetworkPolicy::default(),
+        ingress: Ingress::default(),
         metadata: BTreeMap::new(),
+        limits: Bounds::default(),
         env_vars: BTreeMap::new(),
         auto_pause: false,
         auto_resume: false,
+        auto_pause_filesystem: false,
     }
 }
 
@@ -261,7 +405,10 @@ pub(crate) fn rules() -> Rules {
     Rules {
         max_sandboxes: 10,
         memory_headroom: 0,
-        max_life: Duration::from_secs(24 * 3600),
+        disk_headroom: 0,
+        disk: None,
+        limits: Bounds::default(),
+        max_life: Some(Duration::from_secs(24 * 3600)),
         network: NetworkMode::Nat,
         pool: PoolRules::default(),
     }
@@ -304,7 +451,7 @@ impl Bed {
                 && self.left("trash") == 0
                 && self.backend.cells.lock().is_empty()
         };
-        tokio::time::timeout(Duration::from_secs(10), async {
+        tokio::time::timeout(Duration::from_secs(30), async {
             while !nothing() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -312,6 +459,15 @@ impl Bed {
         .await
         .expect("something is left");
     }
+}
+
+pub(crate) async fn until(what: impl Fn() -> bool) {
+    let waited = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waited).await.expect("it never comes");
 }
 
 /// Sandboxes in `dir`, with nobody keeping them tidy.

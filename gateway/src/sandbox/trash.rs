@@ -45,6 +45,11 @@ impl Trash {
         }
     }
 
+    /// There is something new in it.
+    pub(super) fn stir(&self) {
+        self.filled.notify_one();
+    }
+
     /// Empties the trash now and whenever something is put in, and again after `retry` when that
     /// failed.
     pub(super) async fn keep_empty(&self, retry: Duration) {
@@ -102,6 +107,9 @@ fn remove(dir: &Path, path: &Path, moved: &mut u64) -> Result<(), Error> {
     };
     if !fs::symlink_metadata(path).map_err(failed(path))?.is_dir() {
         return unlocked(&[path], || fs::remove_file(path)).map_err(failed(path));
+    }
+    if backend::remove_whole(path) {
+        return Ok(());
     }
     for entry in fs::read_dir(path).map_err(failed(path))? {
         let entry = entry.map_err(failed(path))?;

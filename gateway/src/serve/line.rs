@@ -15,6 +15,7 @@ use std::{
     task::Poll,
 };
 
+use envd::walls::{self, Wall};
 use http::Version;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -41,7 +42,9 @@ struct Shared {
 
 struct Activity {
     requests: usize,
-    /// Since when there is no request under way.
+    /// Of these, whose answers are [`Brief`] and there.
+    brief: usize,
+    /// Since when there is no request under way but such.
     idle: Instant,
     /// When the first byte of the next request came, or the connection.
     head: Option<Instant>,
@@ -55,7 +58,8 @@ impl Line {
         abandoned: CancellationToken,
     ) -> Self {
         let now = Instant::now();
-        let activity = Activity { requests: 0, idle: now, head: Some(now), multiplexed: false };
+        let activity =
+            Activity { requests: 0, brief: 0, idle: now, head: Some(now), multiplexed: false };
         Self(Arc::new(Shared {
             peer,
             scheme,
@@ -120,14 +124,17 @@ impl Line {
         activity.requests += 1;
         activity.head = None;
         activity.multiplexed |= version == Version::HTTP_2;
-        Busy(self.clone())
+        Busy { line: self.clone(), brief: AtomicBool::new(false) }
     }
 
-    /// Whether the client has taken too long over a request's head, or between requests.
+    /// Whether the client has taken too long over a request's head, between requests, or to take an
+    /// answer that is all there.
     pub(super) fn overdue(&self, limits: &Limits) -> bool {
         let activity = self.0.activity.lock();
-        let slow = activity.head.is_some_and(|head| head.elapsed() >= limits.head);
-        activity.requests == 0 && (slow || activity.idle.elapsed() >= limits.idle)
+        let slow = activity.head.is_some_and(|head| head.elapsed() >= limits.head)
+            && !walls::is_down(Wall::HeadTime);
+        let idle = activity.requests == activity.brief && activity.idle.elapsed() >= limits.idle;
+        idle || (activity.requests == 0 && slow)
     }
 
     /// Whether a request has come that is not answered to its end, and whose client may end its half
@@ -151,13 +158,33 @@ impl Line {
     }
 }
 
+/// Goes with a response whose body is all there when its head is, so that only its client can be
+/// what it waits for.
+#[derive(Clone, Copy)]
+pub struct Brief;
+
 /// One request under way.
-pub(super) struct Busy(Line);
+pub(super) struct Busy {
+    line: Line,
+    brief: AtomicBool,
+}
+
+impl Busy {
+    /// See [`Brief`].
+    pub(super) fn is_brief(&self) {
+        if !self.brief.swap(true, Ordering::Relaxed) {
+            let mut activity = self.line.0.activity.lock();
+            activity.brief += 1;
+            activity.idle = Instant::now();
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut activity = self.0.0.activity.lock();
+        let mut activity = self.line.0.activity.lock();
         activity.requests -= 1;
+        activity.brief -= usize::from(self.brief.load(Ordering::Relaxed));
         activity.idle = Instant::now();
     }
 }

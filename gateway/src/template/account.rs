@@ -4,8 +4,8 @@
 //! changed as such; FreeBSD's have databases beside them, which `pw(8)` keeps.
 
 use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, chown},
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,7 +30,7 @@ pub(super) fn plain(root: &Path, path: &str) -> Result<Option<PathBuf>, tree::Er
         match fs::symlink_metadata(&whole) {
             Ok(meta) if meta.is_symlink() => return Err(tree::Error::Link(whole)),
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("stat", &whole)(error)),
         }
     }
@@ -43,6 +43,7 @@ pub(super) fn ensure(root: &Path, dir: &Path, stop: &CancellationToken) -> Resul
         return Err(tree::Error::NoRoot(root.join("etc/passwd")).into());
     };
     let accounts = read(&passwd)?;
+    straighten(root)?;
     if has(&accounts, USER) {
         return Ok(());
     }
@@ -50,6 +51,27 @@ pub(super) fn ensure(root: &Path, dir: &Path, stop: &CancellationToken) -> Resul
         tree::make_dir(&root.join("home"))?;
     }
     if ON_FREEBSD { add_by_pw(root, dir, stop) } else { add(root, &passwd, &accounts) }
+}
+
+/// Makes `/home` a directory where it is FreeBSD's link to `/usr/home`, as bsdinstall(8) made it up
+/// to 13: what lies there is moved, and found by the old path, too. A sandbox without a clone could
+/// not write below `/usr`.
+fn straighten(root: &Path) -> Result<(), tree::Error> {
+    let (home, old) = (root.join("home"), root.join("usr/home"));
+    let target = fs::read_link(&home).ok();
+    if !target.is_some_and(|to| to == Path::new("usr/home") || to == Path::new("/usr/home")) {
+        return Ok(());
+    }
+    let there = plain(root, "usr/home")?;
+    if there.is_some_and(|old| !old.is_dir()) {
+        return Err(tree::Error::Link(home));
+    }
+    tree::remove(&home)?;
+    match fs::rename(&old, &home) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return tree::make_dir(&home),
+        result => result.map_err(failed("rename", &old))?,
+    }
+    symlink("../home", &old).map_err(failed("symlink", &old))
 }
 
 fn add_by_pw(root: &Path, dir: &Path, stop: &CancellationToken) -> Result<(), Error> {
@@ -119,8 +141,6 @@ fn free_id(accounts: &str, groups: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     fn root() -> tempfile::TempDir {
@@ -188,6 +208,43 @@ mod tests {
                 Err(_) => assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "{linked}"),
             }
         }
+    }
+
+    #[test]
+    fn homes_below_usr_are_moved_to_where_they_belong() {
+        for target in ["usr/home", "/usr/home"] {
+            let root = root();
+            let path = |path: &str| root.path().join(path);
+            symlink(target, path("home")).unwrap();
+            straighten(root.path()).unwrap();
+            assert!(path("home").is_dir() && !path("home").is_symlink(), "nothing was there");
+
+            tree::remove(&path("home")).unwrap();
+            fs::create_dir_all(path("usr/home/ada")).unwrap();
+            symlink(target, path("home")).unwrap();
+            straighten(root.path()).unwrap();
+            straighten(root.path()).unwrap();
+            assert!(path("home/ada").is_dir() && !path("home").is_symlink());
+            assert_eq!(fs::read_link(path("usr/home")).unwrap(), Path::new("../home"));
+            assert!(path("usr/home/ada").is_dir());
+        }
+    }
+
+    #[test]
+    fn other_links_to_homes_are_left_and_named() {
+        let outside = tempfile::tempdir().unwrap();
+        let root = root();
+        let home = root.path().join("home");
+        symlink("usr/home", &home).unwrap();
+        fs::create_dir(root.path().join("usr")).unwrap();
+        symlink(outside.path(), root.path().join("usr/home")).unwrap();
+        let error = straighten(root.path()).unwrap_err().to_string();
+        assert!(error.contains("usr/home is a link"), "{error}");
+        tree::remove(&home).unwrap();
+        symlink("data/home", &home).unwrap();
+        straighten(root.path()).unwrap();
+        let error = ensure_in(root.path()).unwrap_err().to_string();
+        assert!(error.contains("/home is a link") && error.contains("directory"), "{error}");
     }
 
     #[test]

@@ -23,9 +23,10 @@ use super::{
     tool,
     tree::{self, failed},
 };
-use crate::backend::Limits;
+use crate::limits::{Bounds, Limits};
 
-pub(super) const LIMITS: Limits = Limits { cpus: 2, memory_bytes: 1 << 30, processes: 1024 };
+/// Of a template of which nobody has said anything else.
+pub(super) const LIMITS: Limits = Limits::of(2, 1 << 30, 1024);
 /// Between one look whether the lock is free and the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -84,6 +85,24 @@ impl Shared {
         })
     }
 
+    /// Has sandboxes of a template be bounded so, and otherwise as those of any.
+    pub(super) fn limit(&self, name: &str, said: &Bounds) -> Result<(), Error> {
+        let Some(_lock) = self.try_lock()? else {
+            return Err(Error::Building(self.dir.clone()));
+        };
+        self.load()?;
+        if !self.found.read().contains_key(name) {
+            return Err(Error::Unknown(name.to_owned()));
+        }
+        let path = self.record(name);
+        let record = Record { limits: said.over(LIMITS), ..Record::read(&path)? };
+        self.in_build_dir(|dir| {
+            let draft = dir.join("record.json");
+            record.write(&draft)?;
+            Ok(fs::rename(&draft, &path).map_err(failed("rename", &draft))?)
+        })
+    }
+
     fn wait_for_lock(&self, name: &str, stop: &CancellationToken) -> Result<File, Error> {
         loop {
             if let Some(lock) = self.try_lock()? {
@@ -124,7 +143,8 @@ impl Shared {
         layers.extend(made.below);
         let record = Record {
             layers,
-            limits: LIMITS,
+            // Whatever it is made of anew, what somebody has said of it holds.
+            limits: Record::read(&self.record(name)).map_or(LIMITS, |before| before.limits),
             env: BTreeMap::new(),
             user: "user".to_owned(),
             workdir: None,

@@ -6,6 +6,7 @@
 //! says.
 
 mod hints;
+mod kernels;
 
 use std::{
     collections::BTreeSet,
@@ -40,10 +41,13 @@ const NEEDED: &[&str] = &["python3", "%-ipykernel", "%-numpy", "%-pandas", "%-ma
 /// What the Linux template has as well, as far as the repository has them.
 const WELCOME: &[&str] = &[
     "bash",
+    "%-filetype",
     "%-openpyxl",
     "%-pillow",
     "%-pip",
     "%-plotly",
+    // What e2b-charts asks for; the other `%-pydantic` is of version 1.
+    "%-pydantic2",
     "%-requests",
     "%-scikit-learn",
     "%-scipy",
@@ -78,7 +82,7 @@ pub enum Error {
 /// All that the result depends on, but for what lies below.
 pub(super) fn recipe() -> String {
     let ours = interpreter::PYTHON_FILES;
-    format!("{NEEDED:?} {WELCOME:?} {KERNEL} {ours:?}")
+    format!("{NEEDED:?} {WELCOME:?} {KERNEL} {ours:?} {}", kernels::recipe())
 }
 
 /// Builds `code-interpreter-v1` in `dir`: a copy of what lies below, and packages in it.
@@ -97,10 +101,14 @@ pub(super) fn build(
     let python = packages.python()?;
     let mut names = packages.all_of(NEEDED, &python)?;
     names.extend(packages.some_of(WELCOME, &python));
+    names.extend(kernels::packages(&packages.known));
     packages.install(&names)?;
     clear(&root)?;
     hints::write(&root)?;
     provide_bash(&root)?;
+    let inside =
+        kernels::Inside { chroot: Path::new(kernels::CHROOT), root: &root, dir, stop, progress };
+    inside.add(python)?;
     put_interpreter(&root, &python)?;
     progress("opening /usr/local to everyone in the sandbox");
     Tool::new("find", dir, Duration::from_secs(5 * 60))
@@ -165,16 +173,20 @@ fn put_interpreter(root: &Path, python: &Python) -> Result<(), recipe::Error> {
     };
     let [(display, of_display), config] = interpreter::PYTHON_FILES;
     let site = format!("lib/python3.{}/site-packages", python.minor);
-    for (path, content) in [
-        (format!("{site}/{display}"), of_display),
-        (config.0.to_owned(), config.1),
-        ("share/jupyter/kernels/python3/kernel.json".to_owned(), KERNEL),
-    ] {
-        // None of its directories may lead elsewhere.
-        plain(&local, &path)?;
-        interpreter::put(&local, &path, content)?;
-    }
-    Ok(())
+    let display = format!("{site}/{display}");
+    let spec = ("share/jupyter/kernels/python3/kernel.json", KERNEL);
+    Ok(put_all(&local, [(display.as_str(), of_display), config, spec])?)
+}
+
+/// Files below `usr/local`; none of their directories may lead elsewhere.
+fn put_all<'a>(
+    local: &Path,
+    files: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), tree::Error> {
+    files.into_iter().try_for_each(|(path, content)| {
+        plain(local, path)?;
+        interpreter::put(local, path, content)
+    })
 }
 
 /// The repository's Python 3, as the number after the point.

@@ -35,7 +35,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// The kernel of JavaScript and TypeScript, where there is Node.
 const JAVASCRIPT: &str = "lib/coppice/javascript";
-const JAVASCRIPT_FILES: &[(&str, &str)] = &[
+pub(super) const JAVASCRIPT_FILES: &[(&str, &str)] = &[
     (
         "share/jupyter/kernels/javascript/kernel.json",
         include_str!("interpreter/kernels/javascript.json"),
@@ -49,6 +49,12 @@ const JAVASCRIPT_FILES: &[(&str, &str)] = &[
     ("lib/coppice/javascript/cell.js", include_str!("interpreter/javascript/cell.js")),
     ("lib/coppice/javascript/wire.js", include_str!("interpreter/javascript/wire.js")),
 ];
+
+/// A package as it is asked for, with its version.
+pub(super) fn pinned(name: &str) -> Option<String> {
+    let of_it = |line: &&str| line.split_once("==").is_some_and(|(known, _)| known == name);
+    REQUIREMENTS.lines().find(of_it).map(str::to_owned)
+}
 
 /// All that the result depends on, but for what lies below.
 pub(super) fn recipe() -> String {

@@ -37,7 +37,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Limits;
+use crate::limits::Limits;
 
 pub use import::Source;
 pub use recipe::{HOW_TO_MAKE_BASE, Recipe};

@@ -13,7 +13,7 @@ use super::{
     Template, kernels,
     tree::{self, failed},
 };
-use crate::backend::Limits;
+use crate::limits::Limits;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -16,7 +16,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::limits::Bounds;
 
 use super::{
     Available, BASE, Template,
@@ -89,6 +91,8 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Store {
     pub(super) shared: Arc<Shared>,
+    /// Those that are at work for it, with all they have started.
+    threads: TaskTracker,
 }
 
 pub(super) struct Shared {
@@ -122,7 +126,7 @@ impl Store {
             shared.remove_leftovers()?;
         }
         shared.load()?;
-        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+        Ok(Arc::new(Self { shared: Arc::new(shared), threads: TaskTracker::new() }))
     }
 
     /// From now on a template that is missing is on its way, if it is one of these.
@@ -209,11 +213,24 @@ impl Store {
         self.on_a_thread(move |shared, stop| shared.import(&name, &source, stop)).await
     }
 
+    /// Has sandboxes of a template be bounded so, and otherwise as those of any; by a gateway from
+    /// its next start on.
+    pub fn limit(&self, name: &str, said: &Bounds) -> Result<(), Error> {
+        self.shared.limit(name, said)
+    }
+
     async fn build_one(&self, recipe: Recipe) -> Result<(), Error> {
         if self.shared.is_current(recipe) {
             return Ok(());
         }
         self.on_a_thread(move |shared, stop| shared.build(recipe, stop)).await
+    }
+
+    /// Ends when all that was begun is over, the programs of what was stopped included. Until then
+    /// these end only some time after the gateway, each with the one above it.
+    pub async fn settled(&self) {
+        self.threads.close();
+        self.threads.wait().await;
     }
 
     /// A thread of its own: see `Tool::run`. Dropping the future stops the work.
@@ -225,10 +242,12 @@ impl Store {
         let _stop_when_dropped = stop.clone().drop_guard();
         let (done, ended) = oneshot::channel();
         let shared = self.shared.clone();
+        let at_work = self.threads.token();
         thread::Builder::new()
             .name("template".to_owned())
             .spawn(move || {
                 let _ = done.send(work(&shared, &stop));
+                drop(at_work);
             })
             .map_err(failed("start a thread for", &self.shared.dir))?;
         ended.await.unwrap_or(Err(Error::Lost))
@@ -327,7 +346,15 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
+
+    use tokio::time::timeout;
+
     use super::{super::build::LIMITS, *};
+    use crate::limits::Limits;
 
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -340,6 +367,27 @@ mod tests {
         fs::write(templates.join("base.json"), record.to_string()).unwrap();
     }
 
+    #[tokio::test]
+    async fn what_was_stopped_is_over_once_the_store_has_settled() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let work = store.on_a_thread({
+            let over = over.clone();
+            move |_, stop| {
+                while !stop.is_cancelled() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                thread::sleep(Duration::from_millis(50));
+                over.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        });
+        assert!(timeout(Duration::from_millis(10), work).await.is_err());
+        timeout(Duration::from_secs(30), store.settled()).await.unwrap();
+        assert!(over.load(Ordering::Relaxed));
+    }
+
     #[test]
     fn a_template_is_found_by_name_with_its_layers_and_limits() {
         let data = tempfile::tempdir().unwrap();
@@ -349,6 +397,22 @@ mod tests {
         assert_eq!(base.layers.len(), 1);
         assert!(base.layers[0].is_absolute() && base.layers[0].ends_with(DIGEST));
         assert_eq!((base.limits, base.user.as_str()), (LIMITS, "user"));
+    }
+
+    #[test]
+    fn what_is_said_of_a_templates_limits_stays_until_something_else_is() {
+        let data = tempfile::tempdir().unwrap();
+        put_base(&data.path().join("templates"), DIGEST, "any");
+        let store = Store::open(data.path(), |_, _| {}).unwrap();
+        let limit = |name, text| store.limit(name, &Bounds::parse(text).unwrap());
+        limit("base", "memory=2048,net-out=100").unwrap();
+        let said = Limits { memory_bytes: 2 << 30, net_out: Some(100 << 10), ..LIMITS };
+        assert_eq!(store.find("base").unwrap().limits, said);
+        let next = Store::open(data.path(), |_, _| {}).unwrap();
+        assert_eq!(next.find("base").unwrap().limits, said);
+        limit("base", "").unwrap();
+        assert_eq!(store.find("base").unwrap().limits, LIMITS);
+        assert!(matches!(limit("nope", ""), Err(Error::Unknown(_))));
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub enum Error {
     Io { call: &'static str, path: PathBuf, source: io::Error },
     #[error("{0} is neither a file, a directory nor a symbolic link")]
     Kind(PathBuf),
-    #[error("{0} is a link, which could lead out of the root file system")]
+    #[error(
+        "{0} is a link, which could lead out of the root file system: make it a directory or a \
+         file there, and build again"
+    )]
     Link(PathBuf),
     #[error("{0} is not there, so this is no root file system")]
     NoRoot(PathBuf),

@@ -4,9 +4,7 @@
 //! else. It is kept from one call to the next; the certificate it issues is new every time.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,7 +20,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use super::{Error, Files};
+use super::{Error, Files, SECRET, write};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const AUTHORITY_LIVES: u32 = 3650;
@@ -32,7 +30,6 @@ const CERTIFICATE_LIVES: u32 = 397;
 const BACKDATED: Duration = DAY;
 
 const READABLE: u32 = 0o644;
-const SECRET: u32 = 0o600;
 
 pub struct Authority {
     dir: PathBuf,
@@ -140,22 +137,6 @@ fn live(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now();
     params.not_before = (now - BACKDATED).into();
     params.not_after = (now + DAY * days).into();
-}
-
-/// By rename: whoever reads the file meanwhile has the old or the new one.
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), Error> {
-    let next = path.with_extension("new");
-    let written = || {
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&next, path)
-    };
-    written().map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The certificate that is served now.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
@@ -17,7 +18,8 @@ use rustls::{
 };
 use tokio::time::sleep;
 
-use super::{Error, Files};
+use super::{Error, Files, validity::Validity};
+use crate::stamp::Stamp;
 
 /// Offered in this order.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -28,21 +30,47 @@ pub struct Certificates {
     files: Files,
     provider: Arc<CryptoProvider>,
     /// Of what was read first.
-    opened: Stamp,
-    current: RwLock<Arc<CertifiedKey>>,
+    opened: Stamps,
+    /// `None`: there has been none yet, and whoever wants TLS is turned away.
+    current: RwLock<Option<Arc<CertifiedKey>>>,
+    until: Arc<AtomicI64>,
 }
 
-/// What tells one content of both files from another without reading them.
-type Stamp = [Option<(SystemTime, u64, u64)>; 2];
+type Stamps = [Option<Stamp>; 2];
 
 impl Certificates {
     /// # Errors
     /// The files cannot be read or are not a certificate and its key.
     pub fn open(files: Files) -> Result<Arc<Self>, Error> {
-        let provider = super::provider();
-        let opened = stamp(&files);
-        let current = RwLock::new(Arc::new(files.load(&provider)?));
-        Ok(Arc::new(Self { files, provider, opened, current }))
+        let certificates = Self::unread(files);
+        certificates.serve(certificates.files.load(&certificates.provider)?);
+        Ok(Arc::new(certificates))
+    }
+
+    /// Where the files are somebody's to make who has maybe not done so yet.
+    pub fn expect(files: Files) -> Arc<Self> {
+        let certificates = Self::unread(files);
+        match certificates.files.load(&certificates.provider) {
+            Ok(pair) => certificates.serve(pair),
+            Err(error) => tracing::warn!(%error, "until there is a certificate, TLS is refused"),
+        }
+        Arc::new(certificates)
+    }
+
+    fn unread(files: Files) -> Self {
+        let (provider, opened) = (super::provider(), stamps(&files));
+        Self { files, provider, opened, current: RwLock::default(), until: Arc::default() }
+    }
+
+    fn serve(&self, pair: CertifiedKey) {
+        let until = Validity::of(&pair.cert[0]).map_or(0, |it| it.not_after.timestamp());
+        self.until.store(until, Ordering::Relaxed);
+        *self.current.write() = Some(Arc::new(pair));
+    }
+
+    /// The end of what is served, in seconds since the epoch, as it changes; 0 where there is none.
+    pub fn until(&self) -> Arc<AtomicI64> {
+        self.until.clone()
     }
 
     /// How to shake hands with clients, each with the certificate of that moment.
@@ -64,8 +92,11 @@ impl Certificates {
     pub fn reload(&self) {
         match self.files.load(&self.provider) {
             Ok(new) => {
-                *self.current.write() = Arc::new(new);
+                self.serve(new);
                 tracing::info!(cert = %self.files.cert.display(), "certificate taken up");
+            }
+            Err(error) if self.current.read().is_none() => {
+                tracing::warn!(%error, "there is no certificate yet");
             }
             Err(error) => tracing::error!(%error, "the certificate stays as it was"),
         }
@@ -81,7 +112,7 @@ impl Certificates {
                 Some(()) = asked.next() => true,
                 () = sleep(every) => false,
             };
-            let now = stamp(&self.files);
+            let now = stamps(&self.files);
             if told || (now != taken && now == before) {
                 taken = now;
                 self.reload();
@@ -91,23 +122,20 @@ impl Certificates {
     }
 }
 
-fn stamp(files: &Files) -> Stamp {
-    [&files.cert, &files.key].map(|path| {
-        let about = fs::metadata(path).ok()?;
-        Some((about.modified().ok()?, about.len(), about.ino()))
-    })
+fn stamps(files: &Files) -> Stamps {
+    [&files.cert, &files.key].map(|path| Stamp::of(path))
 }
 
 impl ResolvesServerCert for Certificates {
     /// Whatever the name: which names are served is for who reads the request to say.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().clone())
+        self.current.read().clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use futures_util::stream;
     use tokio::sync::mpsc;
@@ -116,7 +144,7 @@ mod tests {
     use crate::tls::Authority;
 
     fn served(certificates: &Certificates) -> Vec<u8> {
-        certificates.current.read().cert[0].to_vec()
+        certificates.current.read().as_ref().map(|pair| pair.cert[0].to_vec()).unwrap_or_default()
     }
 
     async fn until(what: impl Fn() -> bool) {
@@ -172,6 +200,28 @@ mod tests {
                 () = changed => {}
             }
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_still_to_come_is_taken_up_when_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::of(dir.path(), "a.test").unwrap();
+        let files = Files { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let certificates = Certificates::expect(files);
+        assert!(served(&certificates).is_empty());
+        let until = certificates.until();
+        assert_eq!(until.load(Ordering::Relaxed), 0);
+        authority.issue().unwrap();
+        tokio::select! {
+            () = certificates.follow(Duration::from_millis(20), stream::pending()) => unreachable!(),
+            () = until_served(&certificates) => {}
+        }
+        let left = until.load(Ordering::Relaxed) - chrono::Utc::now().timestamp();
+        assert!((300 * 86_400..400 * 86_400).contains(&left), "{left}");
+    }
+
+    async fn until_served(certificates: &Certificates) {
+        until(|| !served(certificates).is_empty()).await;
     }
 
     #[test]

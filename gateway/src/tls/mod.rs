@@ -1,16 +1,20 @@
-//! Certificates: the pair that is served and taken up anew when its files change, a private
-//! authority for development, and what `coppice doctor` says of either.
+//! Certificates: the pair that is served and taken up anew when its files change, where it comes
+//! from if not from the operator (an authority that speaks ACME, or a private one for development),
+//! and what `coppice doctor` says of it.
 //!
 //! Handshakes are for [`crate::serve`]. The cryptography is ring's, named wherever it is needed:
 //! there is no provider of the process.
 
+mod acme;
 mod authority;
 mod certificates;
 mod check;
 mod validity;
 
 use std::{
-    io,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,9 +26,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+pub use acme::{Acme, Settings as AcmeSettings};
 pub use authority::{Authority, Made};
 pub use certificates::Certificates;
-pub use check::check;
+pub use check::{check, check_acme};
+
+/// The mode of a file that only its owner may read.
+const SECRET: u32 = 0o600;
 
 /// Where a certificate and its key are, both in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +99,22 @@ fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
+}
+
+/// By rename: whoever reads the file meanwhile has the old or the new one.
+fn write(path: &Path, mode: u32, text: &str) -> Result<(), Error> {
+    let next = path.with_extension("new");
+    let written = || {
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&next, path)
+    };
+    written().map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 /// What a client would say of a name that is none.

@@ -1,4 +1,4 @@
-//! Until when a certificate is good: the one fact that rustls keeps to itself.
+//! From when until when a certificate is good: what rustls keeps to itself.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
@@ -7,20 +7,33 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// `notAfter` of a certificate in DER (RFC 5280 section 4.1); `None` for what is none.
-pub(super) fn not_after(certificate: &[u8]) -> Option<DateTime<Utc>> {
-    let (signed, _) = element(certificate, SEQUENCE)?;
-    let (mut fields, _) = element(signed, SEQUENCE)?;
-    if fields.first() == Some(&VERSION) {
-        (_, fields) = split(fields)?;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) not_before: DateTime<Utc>,
+    pub(super) not_after: DateTime<Utc>,
+}
+
+impl Validity {
+    /// Of a certificate in DER (RFC 5280 section 4.1); `None` for what is none.
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+        let (signed, _) = element(certificate, SEQUENCE)?;
+        let (mut fields, _) = element(signed, SEQUENCE)?;
+        if fields.first() == Some(&VERSION) {
+            (_, fields) = split(fields)?;
+        }
+        // Serial number, signature algorithm, issuer.
+        for _ in 0..3 {
+            (_, fields) = split(fields)?;
+        }
+        let (validity, _) = element(fields, SEQUENCE)?;
+        let (_, not_after) = split(validity)?;
+        Some(Self { not_before: time(validity)?, not_after: time(not_after)? })
     }
-    // Serial number, signature algorithm, issuer.
-    for _ in 0..3 {
-        (_, fields) = split(fields)?;
+
+    /// When two thirds of it are over.
+    pub(super) fn renewal(self) -> DateTime<Utc> {
+        self.not_before + (self.not_after - self.not_before) / 3 * 2
     }
-    let (validity, _) = element(fields, SEQUENCE)?;
-    let (_, not_after) = split(validity)?;
-    time(not_after)
 }
 
 fn time(der: &[u8]) -> Option<DateTime<Utc>> {
@@ -64,6 +77,7 @@ mod tests {
 
     fn certificate(year: i32) -> Vec<u8> {
         let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(year - 9, 11, 5);
         params.not_after = rcgen::date_time_ymd(year, 11, 5);
         let key = rcgen::KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().der().to_vec()
@@ -72,8 +86,9 @@ mod tests {
     #[test]
     fn both_ways_to_write_a_time_are_read() {
         for year in [1999, 2027, 2049, 2050, 4096] {
-            let found = not_after(&certificate(year)).unwrap();
-            assert_eq!(found.to_rfc3339(), format!("{year}-11-05T00:00:00+00:00"));
+            let found = Validity::of(&certificate(year)).unwrap();
+            assert_eq!(found.not_before.to_rfc3339(), format!("{}-11-05T00:00:00+00:00", year - 9));
+            assert_eq!(found.not_after.to_rfc3339(), format!("{year}-11-05T00:00:00+00:00"));
         }
     }
 
@@ -81,14 +96,20 @@ mod tests {
     fn a_certificate_cut_short_has_no_time() {
         let whole = certificate(2030);
         for length in 0..whole.len() {
-            assert_eq!(not_after(&whole[..length]), None, "{length}");
+            assert_eq!(Validity::of(&whole[..length]), None, "{length}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_when_two_thirds_of_its_time_are_over() {
+        let whole = Validity::of(&certificate(2030)).unwrap();
+        assert_eq!(whole.renewal().to_rfc3339(), "2027-11-05T08:00:00+00:00");
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            not_after(&bytes);
+            Validity::of(&bytes);
         }
     }
 }

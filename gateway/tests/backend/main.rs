@@ -4,6 +4,8 @@
 // All of this program is a test; the lint knows only functions marked as such.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(target_os = "freebsd")]
+mod freebsd;
 #[cfg(target_os = "linux")]
 mod linux;
 mod suite;
@@ -13,7 +15,7 @@ fn main() -> std::process::ExitCode {
     linux::main()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "freebsd")]
 fn main() -> std::process::ExitCode {
-    suite::main(suite::cases(), || ())
+    suite::main(freebsd::cases(), || ())
 }

@@ -46,6 +46,13 @@ same! {
     CPU_WHICH_PID = 2;
     CPU_WHICH_JAIL = 5;
 
+    // lseek(2), utimensat(2), extattr(2)
+    SEEK_DATA = 3;
+    SEEK_HOLE = 4;
+    AT_FDCWD = -100;
+    AT_SYMLINK_NOFOLLOW = 0x0200;
+    EXTATTR_NAMESPACE_USER = 1;
+
     // socket(2), open(2), kill(2), wait(2)
     AF_ROUTE = 17;
     SOCK_RAW = 3;

@@ -50,6 +50,8 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
     let mut pause = Duration::from_micros(200);
     let mut looks = 0;
     let mut none = 0;
+    // Others of its name may be dying as well, from before it was shut down.
+    let mut removed = None;
     loop {
         // Reaped, or its jail would not be free of it.
         if let Some(child) = child {
@@ -57,8 +59,10 @@ pub(super) fn end_processes(id: SandboxId, child: Option<&Process>) -> Result<()
         }
         if let Some(jid) = living_jail(id)? {
             jail::remove(jid).map(drop).to("end sandbox", id)?;
+            removed = Some(jid);
         }
-        let Some(jid) = any_jail(id)? else { return Ok(()) };
+        let Some(dying) = any_jail(id)? else { return Ok(()) };
+        let jid = removed.unwrap_or(dying);
         let left = process::in_jail(jid).to("list the processes of jail", jid)?;
         let left = left.iter().filter(|process| process.state != State::Zombie);
         let left: Vec<i32> = left.map(|process| process.pid).collect();

@@ -1,12 +1,7 @@
-//! An envd's way into its jail, up to its answer: its sockets and log, and what it is told.
+//! An envd's way into its jail, up to its answer: what it is told.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, net::UnixListener},
-    },
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -14,26 +9,22 @@ use std::{
 
 use envd::{
     control,
-    wire::{Attach, Attached, Descriptor, JailAttach, JailNetwork, PROTOCOL, Spec},
+    wire::{Attach, Init, JailAttach, JailNetwork, PROTOCOL, Spec},
 };
 use rctl_sys::jail::Jid;
 
 use super::{
     error::Call,
     first, limits,
-    spawn::{self, Image, Process},
+    spawn::{self, Child, Image, Process},
 };
-use crate::backend::{CellSpec, Error};
+use crate::{
+    backend::{CellSpec, Error, fresh},
+    sandbox::SandboxId,
+};
 
 /// For each step of the conversation with a fresh envd.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const SOCKETS: [(&str, Descriptor); 3] = [
-    ("envd.sock", Descriptor::EnvdListener),
-    ("tunnel.sock", Descriptor::TunnelListener),
-    ("report.sock", Descriptor::ReportListener),
-];
-const LOG: &str = "envd.log";
 
 /// How envd is to enter.
 pub(super) fn attach(
@@ -49,7 +40,58 @@ pub(super) fn attach(
         processes: limits::most_processes(spec.limits),
         cpus,
         network,
+        only_network: false,
     }
+}
+
+/// Has a jail that lives configure the network it was just given, by an envd that ends with it:
+/// addresses do not come along into another stack (`if_vmove`, sys/net/if.c). Blocks, for a bounded
+/// time.
+pub(super) fn configure(
+    image: &Image,
+    directory: &Path,
+    id: SandboxId,
+    jid: Jid,
+    network: JailNetwork,
+) -> Result<(), Error> {
+    let child = begin(image, directory)?;
+    let attach = JailAttach {
+        jid: jid.raw(),
+        hostname: id.to_string(),
+        memory_bytes: 0,
+        processes: 0,
+        cpus: Vec::new(),
+        network: Some(network),
+        only_network: true,
+    };
+    let spec = Spec {
+        protocol: PROTOCOL,
+        sandbox_id: id.to_string(),
+        template_id: String::new(),
+        descriptors: Vec::new(),
+        attach: Attach::Jail(attach),
+        init: Init::default(),
+    };
+    tell(&child, &spec, &[], directory)
+}
+
+/// One that waits to be told what to do. Dropped, it is killed.
+fn begin(image: &Image, directory: &Path) -> Result<Child, Error> {
+    let child = spawn::spawn(image, &fresh::open_log(directory)?)?;
+    child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    Ok(child)
+}
+
+fn tell(
+    child: &Child,
+    spec: &Spec,
+    descriptors: &[BorrowedFd<'_>],
+    directory: &Path,
+) -> Result<(), Error> {
+    let answer = control::send_spec(child.control.as_fd(), spec, descriptors)
+        .and_then(|()| control::receive_attached(child.control.as_fd()));
+    fresh::judge(answer, directory, PATIENCE)
 }
 
 /// Starts an envd and hears whether it serves. On error it has ended. Blocks, for a bounded time.
@@ -60,20 +102,8 @@ pub(super) fn enter(
     attach: JailAttach,
     jid: Jid,
 ) -> Result<Arc<Process>, Error> {
-    let mut descriptors: Vec<(Descriptor, OwnedFd)> = Vec::new();
-    for (name, role) in SOCKETS {
-        let path = directory.join(name);
-        let listener = UnixListener::bind(&path).call("bind", path.display())?;
-        descriptors.push((role, listener.into()));
-    }
-    let path = directory.join(LOG);
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    let log = options.open(&path).call("open", path.display())?;
-
-    let child = spawn::spawn(image, &log)?;
-    child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
-    child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
+    let descriptors = fresh::listen(directory)?;
+    let child = begin(image, directory)?;
     let spec = Spec {
         protocol: PROTOCOL,
         sandbox_id: spec.id.to_string(),
@@ -83,53 +113,7 @@ pub(super) fn enter(
         init: spec.init.clone(),
     };
     let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, fd)| fd.as_fd()).collect();
-    let answer = control::send_spec(child.control.as_fd(), &spec, &fds)
-        .and_then(|()| control::receive_attached(child.control.as_fd()));
-    match answer {
-        Ok(Attached::Ready { protocol: PROTOCOL }) => {
-            first::note(directory, jid, child.pid())?;
-            Ok(child.release())
-        }
-        Ok(Attached::Ready { protocol }) => Err(Error::Attach {
-            step: "speak the gateway's protocol".into(),
-            message: format!("the gateway speaks version {PROTOCOL}, envd {protocol}"),
-        }),
-        Ok(Attached::Failed { step, message, .. }) => Err(Error::Attach { step, message }),
-        Err(source) => Err(match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Error::Timeout("envd's answer", PATIENCE)
-            }
-            _ => Error::Attach {
-                step: "answer".into(),
-                message: format!("{source}; its log ends: {}", log_end(directory)),
-            },
-        }),
-    }
-}
-
-fn log_end(directory: &Path) -> String {
-    const LENGTH: u64 = 600;
-    let read = || {
-        let mut log = File::open(directory.join(LOG))?;
-        let length = log.metadata()?.len();
-        log.seek(SeekFrom::Start(length.saturating_sub(LENGTH)))?;
-        let mut text = Vec::new();
-        log.take(LENGTH).read_to_end(&mut text)?;
-        Ok::<_, io::Error>(String::from_utf8_lossy(&text).trim().to_owned())
-    };
-    read().unwrap_or_else(|error| error.to_string())
-}
-
-/// Removes the sockets, which nobody serves any more.
-pub(super) fn remove_sockets(directory: &Path) -> Result<(), Error> {
-    for (name, _) in SOCKETS {
-        let path = directory.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).call("unlink", path.display());
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    tell(&child, &spec, &fds, directory)?;
+    first::note(directory, jid, child.pid())?;
+    Ok(child.release())
 }

@@ -70,13 +70,15 @@ pub(super) fn find(directory: &Path, jid: Jid) -> Result<Option<Identity>, Error
     Ok(lives.map(|process| process.identity()))
 }
 
-/// Cancels `ended` when the process has ended; `ours` is reaped then. Must be called within a
-/// runtime. False when it has ended and was reaped already; one that is only not reaped yet is
-/// told of at once (`filt_procattach` in sys/kern/kern_event.c).
+/// Cancels `ended` when the process has ended, and `told` has been told how, as wait(2) has it;
+/// `ours` is reaped then. Must be called within a runtime. False when it has ended and was reaped
+/// already; one that is only not reaped yet is told of at once (`filt_procattach` in
+/// sys/kern/kern_event.c).
 pub(super) fn watch(
     pid: i32,
     ours: Option<Arc<Process>>,
     ended: CancellationToken,
+    told: impl FnOnce(i32) + Send + 'static,
 ) -> io::Result<bool> {
     // SAFETY: no memory is passed.
     let queue = Errno::result(unsafe { libc::kqueue() })?;
@@ -102,10 +104,27 @@ pub(super) fn watch(
     tokio::spawn(async move {
         // An error here means that the process can no longer be watched: as good as gone.
         let seen = queue.readable().await.is_ok();
+        if let Some(status) = status_in(queue.get_ref()) {
+            // Before it is reaped, while what it had is on its jail's account.
+            let _ = spawn_blocking(move || told(status)).await;
+        }
         ended.cancel();
         if let Some(ours) = ours.filter(|_| seen) {
             spawn_blocking(move || ours.bury());
         }
     });
     Ok(true)
+}
+
+/// How the process ended that this queue is for, if it has: `filt_proc` in sys/kern/kern_event.c.
+fn status_in(queue: &OwnedFd) -> Option<i32> {
+    // SAFETY: all zeroes is a valid value of this plain C structure.
+    let mut event: libc::kevent = unsafe { mem::zeroed() };
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: no changes, room for one event, and a time, which live for the call.
+    let found = unsafe {
+        libc::kevent(queue.as_raw_fd(), ptr::null(), 0, &raw mut event, 1, &raw const at_once)
+    };
+    let exited = found == 1 && event.fflags & libc::NOTE_EXIT != 0;
+    exited.then(|| i32::try_from(event.data).ok()).flatten()
 }

@@ -4,6 +4,12 @@
 
 use std::{ffi::CString, os::unix::ffi::OsStrExt, path::Path};
 
+/// Nothing in a sandbox's directory is a file system of its own once the sandbox has ended: what
+/// was mounted there is unmounted.
+pub fn remove_whole(_path: &Path) -> bool {
+    false
+}
+
 /// Takes off what keeps even root from removing a file or directory (`uchg`, `uappnd`, `uunlnk`);
 /// follows no link. Says whether it could.
 pub fn unlock(path: &Path) -> bool {

@@ -254,6 +254,7 @@ mod tests {
             stopped: of.stopped,
             started: Duration::from_secs(of.started),
             run_time: Duration::ZERO,
+            children_time: Duration::ZERO,
             threads: 1,
             resident_pages: 0,
             command: String::new(),

@@ -29,8 +29,13 @@ const STOPPING: Duration = Duration::from_secs(5);
 
 const MARK: &str = "frozen";
 
-/// Blocks. On error the sandbox runs on.
-pub(super) fn freeze(id: SandboxId, directory: &Path) -> Result<(), Error> {
+/// Blocks. On error the sandbox runs on. It is given up as soon as an end is wanted: of a kill
+/// nobody is to wait until all of a fork storm stands still.
+pub(super) fn freeze(
+    id: SandboxId,
+    directory: &Path,
+    end_is_wanted: &dyn Fn() -> bool,
+) -> Result<(), Error> {
     let jid = jail(id)?;
     let table = table(jid)?;
     let path = directory.join(MARK);
@@ -44,7 +49,7 @@ pub(super) fn freeze(id: SandboxId, directory: &Path) -> Result<(), Error> {
             mark
         }
     };
-    let stopped = stop(id, jid);
+    let stopped = stop(id, jid, end_is_wanted);
     let released = limits::processes(id, mark.processes)
         .and_then(|rule| rctl::add_rule(&rule).to("let go the forks of", id));
     let done = stopped.and(released);
@@ -56,7 +61,7 @@ pub(super) fn freeze(id: SandboxId, directory: &Path) -> Result<(), Error> {
     done
 }
 
-fn stop(id: SandboxId, jid: Jid) -> Result<(), Error> {
+fn stop(id: SandboxId, jid: Jid, end_is_wanted: &dyn Fn() -> bool) -> Result<(), Error> {
     let deadline = Instant::now() + STOPPING;
     let mut pause = Duration::from_micros(100);
     let mut freezing = Freezing::default();
@@ -77,6 +82,9 @@ fn stop(id: SandboxId, jid: Jid) -> Result<(), Error> {
             // FreeBSD: an amount below what there is refuses every fork and kills nobody.
             let rule = limits::processes(id, 1)?;
             rctl::add_rule(&rule).to("hold off the forks of", id)?;
+        }
+        if end_is_wanted() {
+            return Err(Error::Unsupported(format!("sandbox {id} is being ended")));
         }
         if Instant::now() >= deadline {
             return Err(Error::Timeout("the freeze of a sandbox", STOPPING));
@@ -113,6 +121,15 @@ pub(super) fn is_frozen(id: SandboxId, directory: &Path) -> Result<bool, Error> 
 /// Whether it was to be frozen: one look at a file.
 pub(super) fn is_marked(directory: &Path) -> bool {
     directory.join(MARK).exists()
+}
+
+/// Of a sandbox that has no processes any more.
+pub(super) fn forget(directory: &Path) -> Result<(), Error> {
+    let path = directory.join(MARK);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.call("unlink", path.display()),
+    }
 }
 
 /// Lets a sandbox go on that an earlier gateway had begun to freeze or to thaw when it died.

@@ -19,13 +19,13 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use rctl_sys::mount::Mount;
 
-use super::{error::Call, plan::Step};
+use super::{copying::set_mode, error::Call, plan::Step};
 use crate::backend::Error;
 
 /// Of the top of a template's root.
@@ -65,31 +65,67 @@ pub(super) fn entries(layer: &Path) -> Result<Vec<Entry>, Error> {
 const COPIED: [&str; 4] = ["etc", "root", "home", "var"];
 const FRESH: [&str; 3] = ["dev", "run", "tmp"];
 
+/// What a thin root has in the place of an entry of its template.
+enum Taken {
+    Fresh,
+    Copied,
+    /// A directory with that mode, and nothing in it.
+    Empty(u32),
+    /// The same, with the template's on it.
+    Shared(u32),
+}
+
+impl Entry {
+    fn taken(&self) -> Taken {
+        let is_one_of = |known: &[&str]| known.iter().any(|it| self.name.as_os_str() == *it);
+        match self.kind {
+            Kind::Directory { .. } if is_one_of(&FRESH) => Taken::Fresh,
+            Kind::Directory { .. } if is_one_of(&COPIED) => Taken::Copied,
+            Kind::Directory { mode, empty: true } => Taken::Empty(mode),
+            Kind::Directory { mode, empty: false } => Taken::Shared(mode),
+            Kind::Other => Taken::Copied,
+        }
+    }
+}
+
 /// The steps from an empty `root` to one that looks like `layer`.
 pub(super) fn thin(layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
     let mut steps = Vec::new();
-    for Entry { name, kind } in entries {
-        let (from, to) = (layer.join(name), root.join(name));
-        let named = |known: &str| name.as_os_str() == known;
-        match *kind {
-            Kind::Directory { mode, empty } => {
-                if FRESH.iter().any(|known| named(known)) {
-                    continue;
-                }
-                if COPIED.iter().any(|known| named(known)) {
-                    steps.push(Step::Copy { from, to });
-                    continue;
-                }
+    for entry in entries {
+        let (from, to) = (layer.join(&entry.name), root.join(&entry.name));
+        match entry.taken() {
+            Taken::Fresh => {}
+            Taken::Copied => steps.push(Step::Copy { from, to }),
+            Taken::Empty(mode) => steps.push(Step::Directory { path: to, mode }),
+            Taken::Shared(mode) => {
                 steps.push(Step::Directory { path: to.clone(), mode });
-                if !empty {
-                    steps.push(Step::Mount(Mount::new("nullfs", to).from(&from).read_only()));
-                }
+                steps.push(Step::Mount(Mount::new("nullfs", to).from(&from).read_only()));
             }
-            Kind::Other => steps.push(Step::Copy { from, to }),
         }
     }
     // The others are seen to for every root.
     steps.push(Step::Place { path: root.join("tmp"), mode: 0o1777 });
+    steps
+}
+
+/// Those from a root that has all of its own already to one with what it shares with `layer`.
+pub(super) fn shared(layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
+    let shared = entries.iter().filter_map(|entry| match entry.taken() {
+        Taken::Shared(mode) => Some((&entry.name, mode)),
+        Taken::Fresh | Taken::Copied | Taken::Empty(_) => None,
+    });
+    let steps = shared.flat_map(|(name, mode)| {
+        let (from, to) = (layer.join(name), root.join(name));
+        let mount = Mount::new("nullfs", &to).from(&from).read_only();
+        [Step::Place { path: to, mode }, Step::Mount(mount)]
+    });
+    steps.collect()
+}
+
+/// Those from an empty `root` to one that has all of its own from the copy of another.
+pub(super) fn over(copy: PathBuf, layer: &Path, root: &Path, entries: &[Entry]) -> Vec<Step> {
+    let mut steps = vec![Step::CopyInto { from: copy, to: root.to_owned() }];
+    steps.extend(shared(layer, root, entries));
     steps
 }
 
@@ -101,6 +137,13 @@ pub(super) fn devices(root: &Path, ruleset: u16) -> Vec<Step> {
         Step::Mount(Mount::new("devfs", &dev).ruleset(ruleset)),
         Step::Mount(Mount::new("fdescfs", dev.join("fd"))),
     ]
+}
+
+/// procfs(5), where it was asked for: in a jail it shows the jail's own processes (`p_cansee` in
+/// sys/fs/pseudofs/pseudofs_vnops.c).
+pub(super) fn processes(root: &Path) -> Vec<Step> {
+    let proc = root.join("proc");
+    vec![Step::Place { path: proc.clone(), mode: 0o555 }, Step::Mount(Mount::new("procfs", proc))]
 }
 
 /// Its names and resolvers under `/etc`, and who it is under `/run/e2b`.
@@ -166,52 +209,10 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     set_mode(path, 0o644)
 }
 
-/// A file, link or tree, with owners and modes; what is none of these (a socket somebody left) is
-/// not copied. FreeBSD: without its flags (`schg`), which root in a sandbox could not take off.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let metadata = fs::symlink_metadata(from).call("lstat", from.display())?;
-    let kind = metadata.file_type();
-    if kind.is_symlink() {
-        let target = fs::read_link(from).call("readlink", from.display())?;
-        symlink(target, to).call("symlink", to.display())?;
-        return set_owner(&metadata, to);
-    }
-    if kind.is_dir() {
-        DirBuilder::new().mode(0o700).create(to).call("mkdir", to.display())?;
-        for entry in fs::read_dir(from).call("read", from.display())? {
-            let name = entry.call("read", from.display())?.file_name();
-            copy(&from.join(&name), &to.join(&name))?;
-        }
-    } else if kind.is_file() {
-        let mut source = File::open(from).call("open", from.display())?;
-        let mut copy = File::create_new(to).call("make", to.display())?;
-        io::copy(&mut source, &mut copy).call("copy to", to.display())?;
-    } else {
-        return Ok(());
-    }
-    // In this order: a change of owner takes the set-user-id bit off.
-    set_owner(&metadata, to)?;
-    set_mode(to, metadata.mode() & 0o7777)
-}
-
-fn set_owner(as_of: &fs::Metadata, path: &Path) -> Result<(), Error> {
-    let made = fs::symlink_metadata(path).call("lstat", path.display())?;
-    if (made.uid(), made.gid()) == (as_of.uid(), as_of.gid()) {
-        return Ok(());
-    }
-    lchown(path, Some(as_of.uid()), Some(as_of.gid())).call("lchown", path.display())
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
-    if fs::symlink_metadata(path).call("lstat", path.display())?.mode() & 0o7777 == mode {
-        return Ok(());
-    }
-    let permissions = fs::Permissions::from_mode(mode);
-    fs::set_permissions(path, permissions).call("chmod", path.display())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -235,23 +236,6 @@ mod tests {
                 entry("usr", Kind::Directory { mode: 0o711, empty: false }),
             ]
         );
-    }
-
-    #[test]
-    fn a_copy_has_links_as_links_and_modes_as_they_were() {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-        fs::create_dir_all(from.join("a")).unwrap();
-        fs::write(from.join("a/tool"), "text").unwrap();
-        set_mode(&from.join("a/tool"), 0o4755).unwrap();
-        set_mode(&from.join("a"), 0o1770).unwrap();
-        symlink("/outside", from.join("a/link")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
-        copy(&from, &to).unwrap();
-        assert_eq!(fs::read_to_string(to.join("a/tool")).unwrap(), "text");
-        assert_eq!((mode(&to.join("a/tool")), mode(&to.join("a"))), (0o4755, 0o1770));
-        assert_eq!(fs::read_link(to.join("a/link")).unwrap(), Path::new("/outside"));
-        assert!(!to.join("socket").exists());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,21 +16,27 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    cpus, devfs, ending, entry,
+    cause,
+    cpu_time::Clocks,
+    cpus, devfs, ending,
+    ends::Ends,
     error::{Call, Kernel},
-    first, freezing, furniture, holding, limits,
+    first, freezing, holding, layers, limits, linking,
     making::Making,
     net::Network,
-    plan::{self, Decided, Root},
+    plan::{self, Decided},
     probe,
     spawn::{self, Image, Process},
+    usage,
     zfs::Zfs,
 };
 use crate::{
     backend::{
-        Backend, Cell, CellSpec, Check, Error, Settings, Usage, call::blocking, cpus::Cpus,
-        turns::Turns,
+        Backend, Cause, Cell, CellSpec, Check, Copied, Error, Layer, Settings, Usage,
+        call::blocking, cpus::Cpus, fresh, rounds::Rounds, turns::Turns,
     },
+    limits::{Limit, Limits},
+    network::Filter,
     sandbox::SandboxId,
 };
 
@@ -41,18 +48,24 @@ const LEAST_AT_ONCE: usize = 8;
 pub struct Host(Arc<Inner>);
 
 pub(super) struct Inner {
-    settings: Settings,
+    pub(super) settings: Settings,
     /// From `prepare` on: whoever only looks the host over leaves nothing in it.
     image: OnceLock<Image>,
     pub(super) network: Network,
     /// `None` where the data directory is not on ZFS.
     pub(super) zfs: Option<Zfs>,
     turns: Turns,
+    /// Of writing the pool to its disks.
+    flushes: Rounds,
+    ends: Ends,
     /// Those being made at once; more would only wait for each other, and all be late.
     making: Semaphore,
     /// The envds that this gateway has started and not yet seen the end of, to reap them.
     pub(super) children: Mutex<HashMap<SandboxId, Arc<Process>>>,
-    cpus: Cpus,
+    pub(super) cpus: Cpus,
+    pub(super) clocks: Mutex<Clocks>,
+    /// Why envds have ended, until what they left is gone.
+    causes: Mutex<HashMap<SandboxId, Cause>>,
 }
 
 impl Host {
@@ -65,9 +78,13 @@ impl Host {
             network: Network::new(&settings),
             zfs: Zfs::detect(&settings)?,
             turns: Turns::default(),
+            flushes: Rounds::default(),
+            ends: Ends::default(),
             making: Semaphore::new((2 * cpus.count()).max(LEAST_AT_ONCE)),
             children: Mutex::default(),
             cpus,
+            clocks: Mutex::default(),
+            causes: Mutex::default(),
             settings,
         })))
     }
@@ -81,10 +98,32 @@ impl Host {
         let inner = Arc::clone(&self.0);
         self.0.turns.take(id, blocking(move || work(&inner))).await
     }
+
+    /// Has the pool written to its disks where `work` says that this is still to be done.
+    async fn flush_pool_where(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<bool, Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        if !blocking(move || work(&inner)).await? {
+            return Ok(());
+        }
+        let inner = Arc::clone(&self.0);
+        self.0.flushes.join(blocking(move || layers::flush_pool(&inner))).await
+    }
 }
 
 /// jemalloc gives back what is unused by itself.
 pub fn return_memory() {}
+
+/// What cores do when they have nothing to do is set for the host as a whole (`machdep.idle`), and
+/// would stay so when we are gone.
+///
+/// # Errors
+/// Always.
+pub fn keep_cores_awake() -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 #[async_trait]
 impl Backend for Host {
@@ -136,6 +175,7 @@ impl Backend for Host {
     }
 
     async fn stop(&self, id: SandboxId) -> Result<(), Error> {
+        let _wanted = self.0.ends.want(id);
         self.turn(id, move |inner| {
             let child = inner.children.lock().get(&id).cloned();
             ending::end_processes(id, child.as_deref())
@@ -144,12 +184,63 @@ impl Backend for Host {
     }
 
     async fn destroy(&self, id: SandboxId) -> Result<(), Error> {
+        let _wanted = self.0.ends.want(id);
         self.turn(id, move |inner| {
             let directory = inner.directory(id);
+            inner.causes.lock().remove(&id);
             holding::release(&mut Making::new(inner, id, &directory))?;
-            entry::remove_sockets(&directory)
+            fresh::remove_sockets(&directory)
         })
         .await
+    }
+
+    async fn cause(&self, id: SandboxId) -> Result<Option<Cause>, Error> {
+        Ok(self.0.causes.lock().get(&id).copied())
+    }
+
+    async fn shut_down(&self, id: SandboxId) -> Result<(), Error> {
+        let _wanted = self.0.ends.want(id);
+        self.turn(id, move |inner| layers::shut_down(inner, id)).await
+    }
+
+    async fn flush(&self, id: SandboxId) -> Result<(), Error> {
+        self.flush_pool_where(move |inner| layers::flush(inner, id)).await
+    }
+
+    async fn copy_layer(
+        &self,
+        from: SandboxId,
+        to: &Path,
+        stop: CancellationToken,
+    ) -> Result<Copied, Error> {
+        let to = to.to_owned();
+        self.turn(from, move |inner| {
+            let is_enough = || stop.is_cancelled() || inner.ends.are_wanted(from);
+            layers::copy_layer(inner, from, &to, &is_enough)
+        })
+        .await
+    }
+
+    async fn flush_copy(&self, copy: &Path) -> Result<(), Error> {
+        let copy = copy.to_owned();
+        self.flush_pool_where(move |inner| layers::flush_copy(inner, &copy)).await
+    }
+
+    async fn release_copy(&self, copy: &Path) -> Result<(), Error> {
+        let (inner, copy) = (Arc::clone(&self.0), copy.to_owned());
+        blocking(move || inner.zfs.as_ref().map_or(Ok(()), |zfs| zfs.release_copy(&copy))).await
+    }
+
+    fn boot(&self) -> Option<String> {
+        layers::boot()
+    }
+
+    fn enforces(&self, limit: Limit) -> bool {
+        limits::enforced(limit)
+            && match limit {
+                Limit::Disk => self.0.zfs.is_some() || self.0.settings.jail.tmpfs,
+                _ => true,
+            }
     }
 
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
@@ -170,8 +261,28 @@ impl Backend for Host {
         Ok(still.then_some(cell))
     }
 
+    async fn set_network(
+        &self,
+        id: SandboxId,
+        filter: &Filter,
+        _limits: Limits,
+    ) -> Result<(), Error> {
+        let filter = filter.clone();
+        self.turn(id, move |inner| {
+            if inner.network.fence(id, &filter)? {
+                Ok(())
+            } else {
+                linking::link(inner, id, &filter)
+            }
+        })
+        .await
+    }
+
     async fn freeze(&self, id: SandboxId) -> Result<(), Error> {
-        self.turn(id, move |inner| freezing::freeze(id, &inner.directory(id))).await
+        self.turn(id, move |inner| {
+            freezing::freeze(id, &inner.directory(id), &|| inner.ends.are_wanted(id))
+        })
+        .await
     }
 
     async fn thaw(&self, id: SandboxId) -> Result<(), Error> {
@@ -185,7 +296,7 @@ impl Backend for Host {
 
     async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
         let inner = Arc::clone(&self.0);
-        blocking(move || inner.usage()).await
+        blocking(move || usage::sweep(&inner)).await
     }
 
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
@@ -225,7 +336,9 @@ impl Host {
     fn watch(&self, id: SandboxId, pid: i32, ours: Option<Arc<Process>>) -> Result<Cell, Error> {
         let ended = CancellationToken::new();
         let target = format!("EVFILT_PROC of pid {pid}, sandbox {id}");
-        if !first::watch(pid, ours, ended.clone()).call("kevent", target)? {
+        let inner = Arc::clone(&self.0);
+        let told = move |status| inner.note_cause(id, status);
+        if !first::watch(pid, ours, ended.clone(), told).call("kevent", target)? {
             ended.cancel();
         }
         Ok(Cell { ended })
@@ -233,22 +346,44 @@ impl Host {
 }
 
 impl Inner {
+    /// An envd has ended with that status. Blocks.
+    fn note_cause(&self, id: SandboxId, status: i32) {
+        let found = limits::subject(id).and_then(|jail| {
+            let account = rctl::get_racct(&jail).to("read the account of", id)?;
+            let rules = rctl::get_rules(&limits::all_of(id)?).to("read the limits of", id)?;
+            Ok(cause::cause(status, &account, &rules))
+        });
+        match found {
+            Ok(Some(cause)) => {
+                self.causes.lock().insert(id, cause);
+            }
+            Ok(None) => {}
+            Err(error) => error!(sandbox = %id, status, %error, "why its envd ended"),
+        }
+    }
+
     pub(super) fn image(&self) -> Result<&Image, Error> {
         self.image.get().ok_or_else(|| Error::Unsupported("the host was not made ready".into()))
     }
 
-    /// Returns its envd when that serves. On error nothing is left. Blocks.
+    /// Returns its envd when that serves. On error nothing is left, but what was kept for it.
+    /// Blocks.
     fn make(&self, spec: &CellSpec) -> Result<Arc<Process>, Error> {
         let id = spec.id;
-        if ending::any_jail(id)?.is_some() {
-            let why = match ending::living_jail(id)? {
-                Some(_) => "is there already",
-                None => "was there, and is held by what has not ended yet (a dying jail)",
-            };
+        let keeps = spec.layer == Layer::Kept;
+        self.causes.lock().remove(&id);
+        // FreeBSD: one that was removed lasts until the last of its connections is forgotten, a
+        // minute and more; another may have its name by then (`kern_jail_set`,
+        // sys/kern/kern_jail.c). A sandbox that goes on with what it has does not wait for that.
+        let (found, why) = match keeps {
+            true => (ending::living_jail(id)?, "is there already"),
+            false => (ending::any_jail(id)?, "is there already, or what has not ended yet of it"),
+        };
+        if found.is_some() {
             return Err(Error::Unsupported(format!("sandbox {id} {why}")));
         }
         let directory = self.directory(id);
-        let mut making = Making { spec: Some(spec), ..Making::new(self, id, &directory) };
+        let mut making = Making { spec: Some(spec), keeps, ..Making::new(self, id, &directory) };
         let plan = self.decide(spec, &directory).and_then(|decided| plan::plan(spec, decided));
         let plan = match plan {
             Ok(plan) => plan,
@@ -260,8 +395,11 @@ impl Inner {
             return Err(undone(
                 id,
                 error,
-                undoing.and_then(|()| entry::remove_sockets(&directory)),
+                undoing.and_then(|()| fresh::remove_sockets(&directory)),
             ));
+        }
+        if keeps {
+            layers::take_up(self, id)?;
         }
         making.envd.ok_or_else(|| Error::Unsupported("a plan without an envd".into()))
     }
@@ -271,60 +409,15 @@ impl Inner {
         spec: &CellSpec,
         directory: &'a std::path::Path,
     ) -> Result<Decided<'a>, Error> {
-        let [layer] = spec.template.layers.as_slice() else {
-            return Err(Error::Unsupported(format!(
-                "template {} has {} layers: on FreeBSD it has to be one whole root",
-                spec.template.id,
-                spec.template.layers.len()
-            )));
-        };
-        let layer = layer.clone();
-        let root = match self.zfs.as_ref().filter(|zfs| zfs.has(&layer)) {
-            Some(zfs) => Root::Clone { dataset: zfs.dataset(&layer, spec.id)?, layer },
-            None => Root::Thin { entries: furniture::entries(&layer)?, layer },
-        };
         Ok(Decided {
             directory,
-            root,
+            root: layers::root(self, spec)?,
             stack: self.network.stack(spec.id, spec.network)?,
             ruleset: devfs::ruleset(),
             cpus: self.cpus.choose(spec.limits.cpus),
             dns: &self.settings.dns,
+            options: self.settings.jail,
         })
-    }
-
-    /// Without a process of its own; one system call and a look at a file for each sandbox.
-    fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
-        let mut usage = BTreeMap::new();
-        for (id, jail) in self.jails()? {
-            if jail.dying {
-                continue;
-            }
-            let read = rctl::get_racct(&limits::subject(id)?).to("read the account of", id);
-            let account = match read {
-                // Without a process it has ended since it was listed: its account is another's.
-                Ok(account) if account.maxproc == 0 => continue,
-                Ok(account) => account,
-                Err(error) => {
-                    error!(sandbox = %id, %error, "no figures of a sandbox");
-                    continue;
-                }
-            };
-            // FreeBSD: the kernel's figure takes tens of seconds to fall.
-            let frozen = freezing::is_marked(&self.directory(id));
-            let percent = if frozen { 0 } else { account.pcpu_percent };
-            usage.insert(
-                id,
-                Usage {
-                    cpu: Duration::from_secs(account.cputime_seconds),
-                    // Percent of one core: far below where a float is no longer exact.
-                    cpu_percent: Some(f64::from(u32::try_from(percent).unwrap_or(u32::MAX))),
-                    memory_bytes: account.memoryuse_bytes,
-                    processes: account.maxproc,
-                },
-            );
-        }
-        Ok(usage)
     }
 
     /// Those that hold anything: `Holding::Rules` has no trace of whose they are, but a sandbox
@@ -350,7 +443,7 @@ impl Inner {
     }
 
     /// The jails of this data directory.
-    fn jails(&self) -> Result<Vec<(SandboxId, jail::Jail)>, Error> {
+    pub(super) fn jails(&self) -> Result<Vec<(SandboxId, jail::Jail)>, Error> {
         let sandboxes = self.sandboxes();
         let all = jail::list().to("list", "jails")?.into_iter();
         let ours = all.filter(|jail| jail.path.starts_with(&sandboxes));
@@ -366,7 +459,7 @@ impl Inner {
         self.settings.data_dir.join("sandboxes")
     }
 
-    fn directory(&self, id: SandboxId) -> PathBuf {
+    pub(super) fn directory(&self, id: SandboxId) -> PathBuf {
         self.sandboxes().join(id.to_string())
     }
 }

@@ -9,7 +9,7 @@ use rctl_sys::{
 };
 
 use super::{
-    cpus, ending, entry,
+    copying, cpus, ending, entry,
     error::Kernel,
     furniture,
     holding::{Acts, Holding},
@@ -34,6 +34,8 @@ pub(super) struct Making<'a> {
     pub(super) cpus: Vec<u16>,
     pub(super) network: Option<JailNetwork>,
     pub(super) envd: Option<Arc<Process>>,
+    /// What it has written is to be there when it has ended.
+    pub(super) keeps: bool,
 }
 
 impl<'a> Making<'a> {
@@ -47,6 +49,7 @@ impl<'a> Making<'a> {
             cpus: Vec::new(),
             network: None,
             envd: None,
+            keeps: false,
         }
     }
 
@@ -60,10 +63,11 @@ impl Acts for Making<'_> {
         match step {
             Step::Directory { path, mode } => furniture::make_directory(path, *mode),
             Step::Place { path, mode } => furniture::make_place(path, *mode),
-            Step::Copy { from, to } => furniture::copy(from, to),
+            Step::Copy { from, to } => copying::copy(from, to),
+            Step::CopyInto { from, to } => copying::copy_into(from, to, &|| false),
             Step::Write { path, text } => furniture::write(path, text),
-            Step::Clone { layer, id } => match &self.inner.zfs {
-                Some(zfs) => zfs.clone_layer(layer, *id),
+            Step::Clone { layer, id, disk } => match &self.inner.zfs {
+                Some(zfs) => zfs.clone_layer(layer, *id, *disk),
                 None => Err(Error::Unsupported("a clone, and the data is not on ZFS".into())),
             },
             Step::Mount(mount) => mount::nmount(mount).to("mount", mount),
@@ -78,7 +82,9 @@ impl Acts for Making<'_> {
                 cpus::bind(self.jid()?, cpus)
             }
             Step::Network(mode) => {
-                self.network = self.inner.network.up(self.id, self.jid()?, *mode)?;
+                let filter = self.spec.map(|spec| spec.filter.clone()).unwrap_or_default();
+                let jid = self.jid()?;
+                self.network = self.inner.network.up(self.id, jid, *mode, &filter)?;
                 Ok(())
             }
             Step::Envd => {
@@ -109,6 +115,7 @@ impl Acts for Making<'_> {
             Holding::Network => self.inner.network.down(id),
             Holding::Mounts => ending::unmount_all(self.directory),
             Holding::Clone => match &self.inner.zfs {
+                Some(zfs) if self.keeps => zfs.keep(id).map(drop),
                 Some(zfs) => zfs.destroy(id),
                 None => Ok(()),
             },

@@ -6,8 +6,13 @@
 //! What is decided (the plan of a create, the rules, whom a freeze stops next) is free of system
 //! calls and tested on every system; what only FreeBSD can do is compiled there alone.
 
+mod cause;
+mod copying;
+mod cpu_time;
 mod devfs_rules;
+mod ends;
 mod error;
+mod fences;
 mod freeze;
 mod furniture;
 mod holding;
@@ -18,6 +23,7 @@ mod pf;
 mod plan;
 mod probe_checks;
 mod program;
+mod written;
 mod zfs;
 mod zfs_names;
 
@@ -30,6 +36,8 @@ mod ending;
 #[cfg(target_os = "freebsd")]
 mod entry;
 #[cfg(target_os = "freebsd")]
+pub(super) mod files;
+#[cfg(target_os = "freebsd")]
 mod first;
 #[cfg(target_os = "freebsd")]
 mod flags;
@@ -37,6 +45,10 @@ mod flags;
 mod freezing;
 #[cfg(target_os = "freebsd")]
 mod jails;
+#[cfg(target_os = "freebsd")]
+mod layers;
+#[cfg(target_os = "freebsd")]
+mod linking;
 #[cfg(target_os = "freebsd")]
 mod making;
 #[cfg(target_os = "freebsd")]
@@ -50,6 +62,12 @@ mod probe;
 #[cfg(target_os = "freebsd")]
 mod spawn;
 #[cfg(target_os = "freebsd")]
-pub use flags::unlock;
+mod usage;
 #[cfg(target_os = "freebsd")]
-pub use jails::{Host, return_memory};
+pub use flags::{remove_whole, unlock};
+#[cfg(target_os = "freebsd")]
+pub use jails::{Host, keep_cores_awake, return_memory};
+#[cfg(target_os = "freebsd")]
+pub use spawn::shed_privileges;
+#[cfg(target_os = "freebsd")]
+pub use usage::racct_enabled;

@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::{
     error::Kernel,
+    fences::Fence,
     net_slot::{Owner, PREFIX, RUN, Slot, Slots},
     net_sys,
     pf::Tag,
@@ -29,6 +30,7 @@ use super::{
 };
 use crate::{
     backend::{Error, NetworkMode, Settings},
+    network,
     sandbox::SandboxId,
 };
 
@@ -48,7 +50,7 @@ impl Network {
         Self {
             data_dir: settings.data_dir.clone(),
             slots: Arc::new(Slots::new(RUN.as_ref())),
-            filter: Arc::new(Filter::new(tag.clone(), settings.dns.clone())),
+            filter: Arc::new(Filter::new(tag.clone(), settings.dns.clone(), RUN.as_ref())),
             tag,
             guard: Mutex::default(),
         }
@@ -72,6 +74,7 @@ impl Network {
                 set_all(&slots, &data_dir, forwards);
             }
         };
+        self.filter.fences().take_up(&self.own_slots());
         ours(self.filter.look());
         *self.guard.lock() = Some(Guard::start(Arc::clone(&self.filter), ours));
         Ok(())
@@ -116,11 +119,13 @@ impl Network {
         id: SandboxId,
         jid: Jid,
         mode: NetworkMode,
+        filter: &network::Filter,
     ) -> Result<Option<JailNetwork>, Error> {
         if mode != NetworkMode::Nat {
             return Ok(None);
         }
         let slot = self.slots.take(&self.owner(id))?;
+        self.filter.fence(slot, &fence_of(filter)?)?;
         net_sys::make_pair(slot, &self.tag, &id.cell_name())?;
         net_sys::give(slot, jid)?;
         net_sys::open(slot)?;
@@ -137,6 +142,24 @@ impl Network {
         }))
     }
 
+    /// Has one that lives reach what the filter leaves open, if it is linked; says whether it is.
+    pub(super) fn fence(&self, id: SandboxId, filter: &network::Filter) -> Result<bool, Error> {
+        let linked = |slot: &Slot| net_sys::has_pair(*slot);
+        let slot = self.slots.of(&self.owner(id)).into_iter().find(linked);
+        let fence = fence_of(filter)?;
+        slot.map_or(Ok(false), |slot| self.filter.fence(slot, &fence).map(|()| true))
+    }
+
+    /// Whether it has a link, or an address of 127/8 and no other.
+    pub(super) fn has_slot(&self, id: SandboxId) -> bool {
+        !self.slots.of(&self.owner(id)).is_empty()
+    }
+
+    fn own_slots(&self) -> Vec<Slot> {
+        let all = self.slots.list().into_iter();
+        all.filter_map(|(slot, of)| (of.data_dir == self.data_dir).then_some(slot)).collect()
+    }
+
     /// Takes away whatever [`Network::stack`] and [`Network::up`] have made. Idempotent; the jail
     /// may be gone, and this gateway may know nothing of it.
     pub(super) fn down(&self, id: SandboxId) -> Result<(), Error> {
@@ -147,6 +170,7 @@ impl Network {
     fn remove(&self, slot: Slot) -> Result<(), Error> {
         net_sys::remove_pair(slot)?;
         net_sys::remove_loopback(slot.loopback())?;
+        self.filter.lift(slot)?;
         self.slots.free(slot)
     }
 
@@ -169,6 +193,7 @@ impl Network {
         }
         if self.slots.retire(self.tag.as_str()) {
             net_sys::restore_forwarding()?;
+            self.filter.fences().retire();
             // What others have put there is theirs.
             let _ = std::fs::remove_dir(RUN);
         }
@@ -180,8 +205,17 @@ impl Network {
     }
 }
 
+/// What the packet filter can do of it.
+fn fence_of(filter: &network::Filter) -> Result<Fence, Error> {
+    if filter.names.is_empty() {
+        Ok(Fence::of(filter))
+    } else {
+        Err(Error::NotYet("allowing domains"))
+    }
+}
+
 /// Whether a jail can have a network stack of its own: `options VIMAGE`.
-fn has_stacks() -> Result<bool, Error> {
+pub(super) fn has_stacks() -> Result<bool, Error> {
     rctl_sys::sysctl::feature("vimage").to("read", "kern.features.vimage")
 }
 

@@ -43,7 +43,7 @@ const DRAFT: Duration = Duration::from_secs(60);
 pub(super) struct Slot(u32);
 
 impl Slot {
-    fn new(number: u32) -> Option<Self> {
+    pub(super) fn new(number: u32) -> Option<Self> {
         (number < MAX).then_some(Self(number))
     }
 

@@ -95,6 +95,13 @@ pub(super) fn give(slot: Slot, jail: Jid) -> Result<(), Error> {
     ask(SIOCSIFVNET, &mut request).call("ioctl SIOCSIFVNET", format!("{inside} jail {jail}"))
 }
 
+/// Whether the host's end is there.
+pub(super) fn has_pair(slot: Slot) -> bool {
+    let Ok(name) = std::ffi::CString::new(slot.outside()) else { return false };
+    // SAFETY: the name ends in NUL and lives for the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+}
+
 /// Both ends, wherever the other one is: epair(4). One that is not there is a success.
 pub(super) fn remove_pair(slot: Slot) -> Result<(), Error> {
     let outside = slot.outside();

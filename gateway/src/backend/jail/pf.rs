@@ -2,8 +2,8 @@
 //! are loaded.
 //!
 //! Each gateway has an anchor of its own, `coppice/<tag>`, whose rules are for one interface
-//! group: that of its sandboxes' links. They name no sandbox, so that they are loaded when the
-//! gateway starts and not when a sandbox is made. The administrator's `/etc/pf.conf` has the two
+//! group: that of its sandboxes' links. They name no sandbox but those that are kept from more than
+//! all are, so that they are loaded when the gateway starts, and not when a sandbox is made. The administrator's `/etc/pf.conf` has the two
 //! lines that lead there, [`ANCHORS`].
 
 use std::{
@@ -12,20 +12,17 @@ use std::{
     path::Path,
 };
 
-use super::net_slot::NETWORK;
+use super::{
+    fences::{Fence, Fences},
+    net_slot::NETWORK,
+};
+use crate::network::{Cidr, closed_list};
 
 /// What `/etc/pf.conf` has to have.
 pub(super) const ANCHORS: [&str; 2] = ["nat-anchor \"coppice/*\"", "anchor \"coppice/*\""];
 
 /// Of one sandbox at once: the host's table of states is for all of them.
 const MAX_STATES: u32 = 4096;
-
-/// What is not the public internet: this network, private, shared, loopback, link-local (with the
-/// metadata services of clouds), benchmarks (the sandboxes themselves), multicast and reserved;
-/// and one public address at which a cloud's platform answers its machines.
-const CLOSED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, \
-                      172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3, \
-                      168.63.129.16/32";
 
 /// What tells one gateway's interfaces and rules from another's: letters, as the name of an
 /// interface group must not end in a digit (if_addgroup, net/if.c).
@@ -80,15 +77,16 @@ pub(super) struct Rules {
     pub(super) resolvers: Vec<Ipv4Addr>,
     /// The host's interfaces that have an address to send from.
     pub(super) uplinks: Vec<Interface>,
+    pub(super) fences: Fences,
 }
 
 impl Rules {
-    pub(super) fn new(tag: Tag, dns: &[IpAddr], uplinks: Vec<Interface>) -> Self {
+    pub(super) fn new(tag: Tag, dns: &[IpAddr], uplinks: Vec<Interface>, fences: Fences) -> Self {
         let ipv4 = |address: &IpAddr| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         };
-        Self { tag, resolvers: dns.iter().filter_map(ipv4).collect(), uplinks }
+        Self { tag, resolvers: dns.iter().filter_map(ipv4).collect(), uplinks, fences }
     }
 }
 
@@ -97,6 +95,14 @@ impl Rules {
 impl fmt::Display for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let links = self.tag.group();
+        for (source, fence) in &self.fences {
+            for (name, list) in lists(*source, fence) {
+                // pf.conf(5): a table of an anchor's own, replaced with its rules as one.
+                if list.len() > 1 {
+                    writeln!(f, "table <{name}> const {{ {} }}", joined(list))?;
+                }
+            }
+        }
         for uplink in &self.uplinks {
             // In parentheses: the address it has at the time; `:0` its first.
             writeln!(f, "nat on {uplink} inet from {NETWORK} to any -> ({uplink}:0)")?;
@@ -107,6 +113,11 @@ impl fmt::Display for Rules {
         writeln!(f, "block drop in quick on {links} from urpf-failed to any")?;
         let state =
             format!("tag coppice keep state (source-track rule, max-src-states {MAX_STATES})");
+        for (source, fence) in &self.fences {
+            for resolver in self.resolvers.iter().filter(|resolver| !fence.permits(**resolver)) {
+                writeln!(f, "block drop in quick on {links} inet from {source} to {resolver}")?;
+            }
+        }
         for resolver in &self.resolvers {
             for protocol in ["tcp", "udp"] {
                 writeln!(
@@ -118,7 +129,20 @@ impl fmt::Display for Rules {
         }
         // In parentheses: all addresses the host has at the time.
         writeln!(f, "block drop in quick on {links} inet from any to (self)")?;
-        writeln!(f, "block drop in quick on {links} inet from any to {{ {CLOSED} }}")?;
+        writeln!(f, "block drop in quick on {links} inet from any to {{ {} }}", closed_list())?;
+        for (source, fence) in &self.fences {
+            let [allowed, denied] = lists(*source, fence).map(|(name, list)| match list {
+                [] => None,
+                [one] => Some(one.to_string()),
+                _ => Some(format!("<{name}>")),
+            });
+            if let Some(allowed) = allowed {
+                writeln!(f, "pass in quick on {links} inet from {source} to {allowed} {state}")?;
+            }
+            if let Some(denied) = denied {
+                writeln!(f, "block drop in quick on {links} inet from {source} to {denied}")?;
+            }
+        }
         writeln!(f, "pass in quick on {links} inet from any to any {state}")?;
         // A pass rule lets only the first segment of a TCP connection begin one.
         writeln!(f, "block drop in quick on {links} all")?;
@@ -126,6 +150,20 @@ impl fmt::Display for Rules {
         writeln!(f, "block drop out quick on {links} all")?;
         writeln!(f, "pass out quick inet all tagged coppice keep state")
     }
+}
+
+/// Both lists of a sandbox, with the names of their tables: 31 characters are the most
+/// (PF_TABLE_NAME_SIZE, net/pfvar.h).
+fn lists(source: Ipv4Addr, fence: &Fence) -> [(String, &[Cidr]); 2] {
+    let [_, _, high, low] = source.octets();
+    [
+        (format!("allowed_{high}_{low}"), &fence.allowed),
+        (format!("denied_{high}_{low}"), &fence.denied),
+    ]
+}
+
+fn joined(list: &[Cidr]) -> String {
+    list.iter().map(Cidr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether `pfctl -s info` speaks of a filter that runs.
@@ -161,7 +199,7 @@ mod tests {
     fn rules(dns: &[&str], uplinks: &[&str]) -> String {
         let dns: Vec<IpAddr> = dns.iter().map(|text| text.parse().unwrap()).collect();
         let uplinks = uplinks.iter().map(|name| Interface::new(name).unwrap()).collect();
-        Rules::new(Tag("abcdefgh".into()), &dns, uplinks).to_string()
+        Rules::new(Tag("abcdefgh".into()), &dns, uplinks, Fences::new()).to_string()
     }
 
     #[test]
@@ -186,6 +224,42 @@ block drop out quick on coppiceabcdefgh all
 pass out quick inet all tagged coppice keep state
 ";
         assert_eq!(rules(&["10.0.0.53", "fd00::1"], &["em0", "wg0"]), golden);
+    }
+
+    #[test]
+    fn a_sandbox_of_a_policy_has_rules_of_its_own_behind_those_of_all() {
+        let cidrs = |list: &[&str]| -> Vec<Cidr> {
+            list.iter().map(|range| range.parse().unwrap()).collect()
+        };
+        let fence = |allowed: &[&str], denied: &[&str]| Fence {
+            allowed: cidrs(allowed),
+            denied: cidrs(denied),
+        };
+        let fences = Fences::from([
+            (Ipv4Addr::new(198, 18, 0, 2), fence(&["1.1.1.1", "8.8.0.0/16"], &["0.0.0.0/0"])),
+            (Ipv4Addr::new(198, 19, 0, 6), fence(&[], &["9.9.9.9"])),
+        ]);
+        let dns = ["10.0.0.53".parse().unwrap(), "8.8.8.8".parse().unwrap()];
+        let text = Rules::new(Tag("abcdefgh".into()), &dns, Vec::new(), fences).to_string();
+        let on = "in quick on coppiceabcdefgh inet";
+        let state = "tag coppice keep state (source-track rule, max-src-states 4096)";
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "table <allowed_0_2> const { 1.1.1.1, 8.8.0.0/16 }");
+        let at = |line: &str| {
+            let found = lines.iter().position(|it| *it == line);
+            found.unwrap_or_else(|| panic!("{line} is not in\n{text}"))
+        };
+        let resolver = at(&format!("block drop {on} from 198.18.0.2 to 10.0.0.53"));
+        assert!(!text.contains("from 198.18.0.2 to 8.8.8.8"), "it is allowed");
+        assert!(!text.contains("from 198.19.0.6 to 10.0.0.53"), "it is not denied");
+        let open = at(&format!("pass {on} proto udp from any to 10.0.0.53 port 53 {state}"));
+        let closed = lines.iter().position(|line| line.contains("169.254.0.0/16")).unwrap();
+        let allowed = at(&format!("pass {on} from 198.18.0.2 to <allowed_0_2> {state}"));
+        let denied = at(&format!("block drop {on} from 198.18.0.2 to 0.0.0.0/0"));
+        let other = at(&format!("block drop {on} from 198.19.0.6 to 9.9.9.9"));
+        let rest = at(&format!("pass {on} from any to any {state}"));
+        let order = [resolver, open, closed, allowed, denied, other, rest];
+        assert!(order.is_sorted(), "{order:?} in\n{text}");
     }
 
     #[test]

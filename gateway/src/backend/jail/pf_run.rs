@@ -9,6 +9,7 @@
 
 use std::{
     net::IpAddr,
+    path::Path,
     sync::{
         Arc,
         mpsc::{RecvTimeoutError, Sender, channel},
@@ -21,6 +22,8 @@ use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use super::{
+    fences::{Fence, Kept},
+    net_slot::Slot,
     net_sys,
     pf::{self, ANCHORS, Rules, Tag},
     program::run,
@@ -35,6 +38,9 @@ pub(super) struct Filter {
     tag: Tag,
     dns: Vec<IpAddr>,
     seen: Mutex<Seen>,
+    fences: Kept,
+    /// Held while rules are loaded, so that the last ones are the latest.
+    turn: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -46,9 +52,33 @@ struct Seen {
 }
 
 impl Filter {
-    pub(super) fn new(tag: Tag, dns: Vec<IpAddr>) -> Self {
+    pub(super) fn new(tag: Tag, dns: Vec<IpAddr>, run: &Path) -> Self {
         let closed = Some("the packet filter was not looked at yet".to_owned());
-        Self { tag, dns, seen: Mutex::new(Seen { loaded: None, closed }) }
+        let seen = Mutex::new(Seen { loaded: None, closed });
+        Self { tag, dns, seen, fences: Kept::new(run), turn: Mutex::default() }
+    }
+
+    pub(super) fn fences(&self) -> &Kept {
+        &self.fences
+    }
+
+    /// Has that fence in force, and no state of before. Blocks.
+    pub(super) fn fence(&self, slot: Slot, fence: &Fence) -> Result<(), Error> {
+        let before = self.fences.of(slot);
+        if before == *fence {
+            return Ok(());
+        }
+        self.fences.set(slot, fence)?;
+        let loaded = {
+            let _turn = self.turn.lock();
+            self.load()
+        };
+        if let Err(error) = loaded {
+            self.fences.set(slot, &before)?;
+            return Err(error);
+        }
+        // pfctl(8): states outlive the rules that made them.
+        ask(&["-k", &slot.address().to_string()]).map(drop)
     }
 
     /// Whether links may be up, as of the last look.
@@ -59,6 +89,18 @@ impl Filter {
                 "network nat needs the packet filter: {why}; `coppice doctor` says more"
             ))),
         }
+    }
+
+    /// Takes a fence away with the link that it was about; there may be none. Where the filter does
+    /// not hold, its rules are loaded anew when it does again. Blocks.
+    pub(super) fn lift(&self, slot: Slot) -> Result<(), Error> {
+        let was_open = self.fences.of(slot).is_open();
+        self.fences.set(slot, &Fence::default())?;
+        if was_open || self.holds().is_err() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock();
+        self.load()
     }
 
     /// Sees to it that our rules are in force, and returns whether they are. Blocks.
@@ -92,7 +134,8 @@ impl Filter {
                 return Err(Error::Unsupported(problem));
             }
         }
-        let rules = Rules::new(self.tag.clone(), &self.dns, net_sys::uplinks()?);
+        let _turn = self.turn.lock();
+        let rules = self.rules()?;
         // An anchor that is not there yet cannot be listed.
         let listed = self.list().ok();
         let before = self.seen.lock().loaded.take();
@@ -107,6 +150,17 @@ impl Filter {
         if was_loaded {
             warn!("the rules that keep sandboxes apart, or the host's interfaces, have changed");
         }
+        self.load()
+    }
+
+    fn rules(&self) -> Result<Rules, Error> {
+        let (tag, uplinks) = (self.tag.clone(), net_sys::uplinks()?);
+        Ok(Rules::new(tag, &self.dns, uplinks, self.fences.all()))
+    }
+
+    /// In turn.
+    fn load(&self) -> Result<(), Error> {
+        let rules = self.rules()?;
         load(&self.tag, &rules.to_string())?;
         let listed = self.list()?;
         self.seen.lock().loaded = Some((rules, listed));

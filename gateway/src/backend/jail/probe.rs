@@ -37,6 +37,12 @@ fn facts(settings: &Settings) -> Facts {
     if vimage {
         wanted.push("if_epair");
     }
+    if settings.jail.procfs {
+        wanted.push("procfs");
+    }
+    if settings.jail.tmpfs {
+        wanted.push("tmpfs");
+    }
     Facts {
         uid: geteuid().as_raw(),
         jailed: sysctl::jailed().unwrap_or(false),

@@ -1,5 +1,5 @@
 //! Running the few programs of the base system that have no system call of their own: pfctl(8),
-//! zfs(8), tar(1). Never on the path of a create but where its caller says so.
+//! zfs(8). Never on the path of a create but where its caller says so.
 
 use std::{
     io::{self, Read, Write},
@@ -26,24 +26,6 @@ pub(super) fn run(arguments: &[&str], input: &str, patience: Duration) -> Result
     let mut running = Running::start(arguments, Stdio::piped())?;
     running.output = running.child.stdout.take().map(collect);
     running.finish(input, patience)
-}
-
-/// Does so with the output of one program as the input of another.
-pub(super) fn pipe(from: &[&str], to: &[&str], patience: Duration) -> Result<(), Error> {
-    let mut first = Running::start(from, Stdio::piped())?;
-    let output = first.child.stdout.take().map_or_else(Stdio::null, Stdio::from);
-    let mut second = match Running::start(to, output) {
-        Ok(second) => second,
-        Err(error) => {
-            end(&mut first.child);
-            return Err(error);
-        }
-    };
-    second.output = second.child.stdout.take().map(collect);
-    // Both are waited for whatever becomes of either: the one that failed says why.
-    let second = second.finish("", patience);
-    let first = first.finish("", DRAIN);
-    second.and(first).map(drop)
 }
 
 struct Running {
@@ -155,19 +137,5 @@ mod tests {
     fn a_flood_of_output_neither_blocks_nor_is_kept() {
         let printed = run(&["head", "-c", "3000000", "/dev/zero"], "", LONG).unwrap();
         assert_eq!(printed.len() as u64, MOST);
-    }
-
-    #[test]
-    fn one_that_complains_at_length_is_not_held_up_by_it() {
-        let noisy = "head -c 300000 /dev/zero >&2; echo done";
-        pipe(&["sh", "-c", noisy], &["grep", "-q", "done"], LONG).unwrap();
-    }
-
-    #[test]
-    fn one_program_s_output_is_the_other_s_input() {
-        pipe(&["echo", "hello"], &["grep", "-q", "hello"], LONG).unwrap();
-        let error = pipe(&["sh", "-c", "echo lost >&2; exit 1"], &["cat"], LONG).unwrap_err();
-        assert!(error.to_string().contains("lost"), "{error}");
-        assert!(pipe(&["echo", "x"], &["/no/such/program"], LONG).is_err());
     }
 }

@@ -3,15 +3,20 @@
 //! A layer is copied into a dataset and snapshotted the first time a sandbox is made of it, which
 //! takes as long as it takes; until then its sandboxes have thin roots. Of a layer that is
 //! ready some clones are ready too, so that a create runs no program; one that finds none runs
-//! `zfs clone` once. All else is done behind, by one thread.
+//! `zfs clone` once. All else is done behind, by one thread (`work`).
 //!
-//! Whose a clone is says a file, `<data-dir>/clones/<id>`, with the clone's name in it: it is there
-//! before the clone is used, and becomes `.gone-<leaf>` when it is not used any more, until
-//! that is destroyed. A clone without either is ready.
+//! A sandbox that is shut down keeps its clone, until it goes on or its directory is gone. A copy
+//! of one is a layer as well: see `zfs_names`. Whose is what, `claims` says.
+
+mod claims;
+mod work;
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs, io,
+    collections::{BTreeMap, HashMap, HashSet},
+    ffi::CStr,
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,13 +28,14 @@ use std::{
 
 use parking_lot::Mutex;
 use rctl_sys::mount::{Mount, nmount, unmount};
-use tracing::{info, warn};
 
+use self::claims::{Claim, Claims, Of};
 use super::{
+    copying,
     error::{Call, Kernel},
     pf::Tag,
     program,
-    zfs_names::{self, Arguments, Layer, Names},
+    zfs_names::{self, Arguments, Found, InTheWay, Layer, Names},
 };
 use crate::{
     backend::{Error, Settings},
@@ -38,11 +44,14 @@ use crate::{
 
 /// For one change of a dataset, on a pool that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// For the copy of a layer.
-const COPY: Duration = Duration::from_secs(3600);
+/// For a pool to write out what it has, others' data included.
+const SYNC: Duration = Duration::from_secs(600);
 /// Clones of a layer that are kept ready.
 const READY: usize = 2;
-const GONE: &str = ".gone-";
+/// In the directory that stands for a copy: which layer that is, wherever the directory is moved.
+const MARK: &str = ".coppice-dataset";
+/// The same, for whoever copies a tree: it is somebody's who may have put anything there.
+pub(super) const MARK_NAME: &CStr = c".coppice-dataset";
 
 /// The datasets of one data directory. All of it blocks.
 pub(super) struct Zfs {
@@ -54,29 +63,46 @@ pub(super) struct Zfs {
 
 struct Shared {
     names: Names,
-    /// Where templates' layers are.
+    /// Where templates' layers are, and sandboxes.
     layers: PathBuf,
-    claims: PathBuf,
+    sandboxes: PathBuf,
+    claims: Claims,
     tools: Tools,
     state: Mutex<State>,
 }
 
+/// What clones are ready for: they are told apart by how much they may have in them, too, as a
+/// bound that is set later takes a program more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    layer: Layer,
+    most: Option<u64>,
+}
+
 #[derive(Default)]
 struct State {
-    ready: HashSet<Layer>,
+    /// And what is in each of them (bytes).
+    ready: BTreeMap<Layer, u64>,
     /// Those that the thread was told to make, or that it could not.
     tried: HashSet<Layer>,
-    clones: HashMap<Layer, Vec<String>>,
+    clones: HashMap<Kind, Vec<String>>,
     /// Clones that were ready and have become somebody's just now.
     taken: HashSet<String>,
+    /// Layers that nobody needs but what is still made of them.
+    forgotten: HashSet<Layer>,
 }
 
 enum Work {
-    Layer(Layer, PathBuf),
-    Fill(Layer),
+    /// To be filled for this when it is there.
+    Layer(Layer, PathBuf, Option<u64>),
+    Fill(Kind),
     Destroy(String),
-    /// A layer whose template is gone.
+    /// A layer whose template is gone, or that was the copy of a sandbox.
     Forget(Layer),
+    /// A snapshot of a sandbox's root that a copy was to be made of, and was not.
+    Moment(String, String),
+    /// What is kept for sandboxes that are gone.
+    Sweep,
 }
 
 /// zfs(8), and what it said.
@@ -90,6 +116,9 @@ struct Tools {
     /// Undoes one that was broken off.
     clear: fn(&Path),
 }
+
+/// One byte more than a layer's name has.
+const LONGEST_MARK: u64 = 65;
 
 impl Zfs {
     /// `None` where the data directory is not on ZFS.
@@ -108,7 +137,8 @@ impl Zfs {
         let shared = Shared {
             names: Names::new(dataset, &Tag::of(data_dir)),
             layers: data_dir.join("templates/layers"),
-            claims: data_dir.join("clones"),
+            sandboxes: data_dir.join("sandboxes"),
+            claims: Claims::new(data_dir.join("clones")),
             tools,
             state: Mutex::default(),
         };
@@ -122,225 +152,197 @@ impl Zfs {
         }
         if let Some(todo) = self.todo.lock().take() {
             let shared = Arc::clone(&self.shared);
-            let work = move || todo.into_iter().for_each(|work| shared.work(work));
+            let work = move || shared.work_through(&todo);
             thread::Builder::new().name("zfs".into()).spawn(work).call("spawn", "thread")?;
         }
         Ok(())
     }
 
-    /// Whether a template's layer has a snapshot to clone; a thin root is made of it otherwise, and
-    /// the snapshot behind.
-    pub(super) fn has(&self, layer: &Path) -> bool {
-        let name = Layer::of(layer);
-        let mut state = self.shared.state.lock();
-        if state.ready.contains(&name) {
-            return true;
+    /// Whether a layer has a snapshot to clone; a thin root is made of it otherwise, and the
+    /// snapshot behind, with clones for sandboxes that may have so many bytes of their own.
+    ///
+    /// # Errors
+    /// Where it is the copy of a sandbox whose dataset is gone: there is nothing to be thin of.
+    pub(super) fn has(&self, layer: &Path, disk: Option<u64>) -> Result<bool, Error> {
+        let name = layer_of(layer);
+        if self.shared.state.lock().ready.contains_key(&name) {
+            return Ok(true);
         }
-        if state.tried.insert(name.clone()) {
-            let _ = self.work.send(Work::Layer(name, layer.to_owned()));
+        check_is_tree(layer)?;
+        if self.shared.state.lock().tried.insert(name.clone()) {
+            let _ = self.work.send(Work::Layer(name, layer.to_owned(), disk));
         }
-        false
+        Ok(false)
     }
 
-    /// The dataset that a sandbox's root is to be: one that is ready, or one to be made.
-    pub(super) fn dataset(&self, layer: &Path, id: SandboxId) -> Result<String, Error> {
-        let leaf = self.shared.take_ready(&Layer::of(layer));
+    /// The dataset that a sandbox's root is to be, one that is ready or one to be made, in which it
+    /// may have so many bytes of its own.
+    pub(super) fn dataset(
+        &self,
+        layer: &Path,
+        id: SandboxId,
+        disk: Option<u64>,
+    ) -> Result<String, Error> {
+        let kind = self.shared.kind(layer_of(layer), disk);
+        let leaf = self.shared.take_ready(&kind);
         let leaf = leaf.unwrap_or_else(|| SandboxId::random().to_string());
-        let path = self.shared.claim(id);
+        let base = self.shared.size(&kind.layer);
         // One that was ready is again at the next start, if this fails.
-        fs::write(&path, &leaf).call("write", path.display())?;
+        self.shared.claims.write(&Of::Sandbox(id), &Claim { leaf: leaf.clone(), base })?;
         Ok(self.shared.names.clone(&leaf))
     }
 
     /// Sees to it that [`Zfs::dataset`] of `id` is a clone of a layer's snapshot; it is mounted by
     /// the caller with nmount(2).
-    pub(super) fn clone_layer(&self, layer: &Path, id: SandboxId) -> Result<(), Error> {
-        let layer = Layer::of(layer);
-        let leaf = self.shared.leaf(id)?.ok_or_else(|| {
-            Error::Unsupported(format!(
-                "sandbox {id} has no file in {}",
-                self.shared.claims.display()
-            ))
-        })?;
+    pub(super) fn clone_layer(
+        &self,
+        layer: &Path,
+        id: SandboxId,
+        disk: Option<u64>,
+    ) -> Result<(), Error> {
+        let kind = self.shared.kind(layer_of(layer), disk);
+        let claim = self.shared.claims.read(&Of::Sandbox(id))?;
+        let Claim { leaf, .. } = claim.ok_or_else(|| self.shared.unclaimed(id))?;
         let was_ready = self.shared.state.lock().taken.remove(&leaf);
         if !was_ready {
-            self.shared.zfs(&self.shared.names.clone_of(&layer, &leaf))?;
+            self.shared.zfs(&self.shared.names.clone_of(&kind.layer, &leaf, kind.most))?;
         }
-        let _ = self.work.send(Work::Fill(layer));
+        let _ = self.work.send(Work::Fill(kind));
         Ok(())
     }
 
-    /// Gives up a sandbox's dataset, which is not mounted any more. It goes behind. Idempotent.
+    /// Of a dataset that is not mounted any more: keeps it for the sandbox to go on with. Says
+    /// whether there is one. Idempotent.
+    pub(super) fn keep(&self, id: SandboxId) -> Result<bool, Error> {
+        if self.shared.claims.read(&Of::Sandbox(id))?.is_some() {
+            self.shared.claims.rename(&Of::Sandbox(id), &Of::Kept(id))?;
+            return Ok(true);
+        }
+        Ok(self.shared.claims.read(&Of::Kept(id))?.is_some())
+    }
+
+    /// The dataset that was kept for a sandbox, if one was.
+    pub(super) fn kept(&self, id: SandboxId) -> Result<Option<String>, Error> {
+        let claim = self.shared.claims.read(&Of::Kept(id))?;
+        Ok(claim.map(|claim| self.shared.names.clone(&claim.leaf)))
+    }
+
+    /// It goes on with it.
+    pub(super) fn take_up(&self, id: SandboxId) -> Result<(), Error> {
+        self.shared.claims.rename(&Of::Kept(id), &Of::Sandbox(id))
+    }
+
+    /// Gives up a sandbox's dataset, which is not mounted any more. It goes behind: at once, or,
+    /// where it was kept, with the sandbox's directory, as whoever clears up after a gateway that
+    /// died may have it go on. Idempotent.
     pub(super) fn destroy(&self, id: SandboxId) -> Result<(), Error> {
-        let Some(leaf) = self.shared.leaf(id)? else { return Ok(()) };
-        self.shared.state.lock().taken.remove(&leaf);
-        let (from, to) = (self.shared.claim(id), self.shared.claims.join(format!("{GONE}{leaf}")));
-        fs::rename(&from, &to).call("rename", format!("{} to {}", from.display(), to.display()))?;
-        let _ = self.work.send(Work::Destroy(leaf));
+        if let Some(Claim { leaf, .. }) = self.shared.claims.read(&Of::Sandbox(id))? {
+            self.shared.state.lock().taken.remove(&leaf);
+            self.shared.claims.rename(&Of::Sandbox(id), &Of::Gone(leaf.clone()))?;
+            let _ = self.work.send(Work::Destroy(leaf));
+        } else if self.shared.claims.read(&Of::Kept(id))?.is_some() {
+            let _ = self.work.send(Work::Sweep);
+        }
         Ok(())
     }
 
-    /// The sandboxes that have a dataset.
+    /// Of the bytes in a sandbox's root, those that it began with.
+    pub(super) fn base(&self, id: SandboxId) -> Result<Option<u64>, Error> {
+        Ok(self.shared.claims.read(&Of::Sandbox(id))?.map(|claim| claim.base))
+    }
+
+    /// Makes the layer that `to` stands for of a running sandbox's root, as it is at one moment;
+    /// false where that is no dataset. What a process has mapped and not written yet (msync(2)) may
+    /// be missing in it.
+    pub(super) fn copy(
+        &self,
+        from: SandboxId,
+        to: &Path,
+        is_enough: &dyn Fn() -> bool,
+    ) -> Result<bool, Error> {
+        let Some(claim) = self.shared.claims.read(&Of::Sandbox(from))? else { return Ok(false) };
+        let layer = Layer::random();
+        stand_for(&layer, to)?;
+        let made = self.shared.claims.write_copy(&layer, to);
+        let at = SandboxId::random().to_string();
+        let copy = |()| self.shared.copy_clone(&claim.leaf, &layer, &at, is_enough);
+        let made = made.and_then(copy);
+        if made.is_err() {
+            // The layer first, which is made of that moment or has it.
+            self.release_copy(to)?;
+            let _ = self.work.send(Work::Moment(claim.leaf, at));
+            fs::remove_dir_all(to).call("remove", to.display())?;
+        }
+        made.map(|()| true)
+    }
+
+    /// Whether `copy` stands for a dataset.
+    pub(super) fn is_copy(&self, copy: &Path) -> Result<bool, Error> {
+        Ok(self.shared.claims.copy(&layer_of(copy))?.is_some())
+    }
+
+    /// Gives up a copy. It goes behind, when nothing is made of it any more. Idempotent.
+    pub(super) fn release_copy(&self, copy: &Path) -> Result<(), Error> {
+        if self.is_copy(copy)? {
+            let layer = layer_of(copy);
+            self.shared.state.lock().ready.remove(&layer);
+            self.shared.claims.remove(&Of::Copy(layer.clone()))?;
+            let _ = self.work.send(Work::Forget(layer));
+        }
+        Ok(())
+    }
+
+    /// Writes all of the pool to its disks. Blocks for long.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        self.shared.zfs(&self.shared.names.sync()).map(drop)
+    }
+
+    /// The sandboxes that have a dataset, but those that it is kept for.
     pub(super) fn list(&self) -> Result<Vec<SandboxId>, Error> {
-        Ok(self.shared.files()?.iter().filter_map(|name| name.parse().ok()).collect())
+        let all = self.shared.claims.all()?.into_iter();
+        Ok(all.filter_map(|of| if let Of::Sandbox(id) = of { Some(id) } else { None }).collect())
     }
 }
 
-impl Shared {
-    /// Returns what is left to do of what was begun.
-    fn prepare(&self) -> Result<Vec<Work>, Error> {
-        fs::create_dir_all(&self.claims).call("mkdir", self.claims.display())?;
-        for arguments in self.names.create_home() {
-            match self.zfs(&arguments) {
-                Err(error) if zfs_names::says_exists(&error.to_string()) => {}
-                result => drop(result?),
-            }
-        }
-        let found = self.names.read_list(&self.zfs(&self.names.list())?);
-        let mut used = HashSet::new();
-        let mut work = Vec::new();
-        for name in self.files()? {
-            if let Some(leaf) = name.strip_prefix(GONE) {
-                used.insert(leaf.to_owned());
-                work.push(Work::Destroy(leaf.to_owned()));
-            } else if let Ok(id) = name.parse::<SandboxId>() {
-                used.extend(self.leaf(id)?);
-            }
-        }
-        let is_there = |layer: &Layer| self.layers.join(layer.as_str()).exists();
-        let mut state = State::default();
-        state.ready.extend(found.ready.iter().filter(|layer| is_there(layer)).cloned());
-        for (leaf, layer) in &found.clones {
-            match layer.as_ref().filter(|layer| state.ready.contains(layer)) {
-                _ if used.contains(leaf) => {}
-                Some(layer) => state.clones.entry(layer.clone()).or_default().push(leaf.clone()),
-                None => work.push(Work::Destroy(leaf.clone())),
-            }
-        }
-        let gone = found.layers.into_iter().filter(|layer| !is_there(layer));
-        work.extend(gone.map(Work::Forget));
-        work.extend(state.ready.iter().cloned().map(Work::Fill));
-        *self.state.lock() = state;
-        Ok(work)
-    }
+/// The layer that a directory is or stands for.
+fn layer_of(path: &Path) -> Layer {
+    let is_of_template = path.file_name().and_then(|name| Layer::named(name.to_str()?)).is_some();
+    let mark = || Layer::named(&read_mark(&path.join(MARK))?);
+    let marked = if is_of_template { None } else { mark() };
+    marked.unwrap_or_else(|| Layer::of(path))
+}
 
-    fn work(&self, work: Work) {
-        let done = match &work {
-            Work::Layer(layer, path) => self.make_layer(layer, path),
-            Work::Fill(layer) => self.fill(layer),
-            Work::Destroy(leaf) => self.destroy(leaf),
-            Work::Forget(layer) => self.forget(layer),
-        };
-        if let Err(error) = done {
-            let what = match work {
-                Work::Layer(..) => "its sandboxes have thin roots",
-                Work::Fill(_) => "creates run zfs",
-                Work::Destroy(_) | Work::Forget(_) => "it is tried again at the next start",
-            };
-            warn!(%error, "a dataset could not be seen to: {what}");
-        }
-    }
+/// What a mark says, if it is one: its directory may be a tree of somebody's.
+fn read_mark(mark: &Path) -> Option<String> {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(mark).ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file()))?;
+    let mut text = String::new();
+    file.take(LONGEST_MARK).read_to_string(&mut text).ok()?;
+    Some(text)
+}
 
-    fn make_layer(&self, layer: &Layer, path: &Path) -> Result<(), Error> {
-        let staging = self.staging(layer);
-        (self.tools.clear)(&staging);
-        self.destroy_if_there(&self.names.destroy_layer(layer))?;
-        self.zfs(&self.names.create_layer(layer))?;
-        (self.tools.copy)(path, &self.names.layer(layer), &staging)?;
-        self.zfs(&self.names.snapshot(layer))?;
-        self.state.lock().ready.insert(layer.clone());
-        info!("roots of {} are clones from now on", path.display());
-        self.fill(layer)
-    }
-
-    /// Kept while sandboxes are made of it: only they are clones then, as those that were ready
-    /// have been destroyed before. It is tried again at the next start.
-    fn forget(&self, layer: &Layer) -> Result<(), Error> {
-        let found = self.names.read_list(&self.zfs(&self.names.list())?);
-        if found.is_cloned(layer) {
-            info!("dataset {} is kept for sandboxes made of it", self.names.layer(layer));
-            return Ok(());
-        }
-        (self.tools.clear)(&self.staging(layer));
-        self.destroy_if_there(&self.names.destroy_layer(layer))
-    }
-
-    fn fill(&self, layer: &Layer) -> Result<(), Error> {
-        while self.state.lock().clones.get(layer).map_or(0, Vec::len) < READY {
-            let leaf = SandboxId::random().to_string();
-            self.zfs(&self.names.clone_of(layer, &leaf))?;
-            self.state.lock().clones.entry(layer.clone()).or_default().push(leaf);
-        }
-        Ok(())
-    }
-
-    fn destroy(&self, leaf: &str) -> Result<(), Error> {
-        self.destroy_if_there(&self.names.destroy_clone(leaf))?;
-        let path = self.claims.join(format!("{GONE}{leaf}"));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.call("unlink", path.display()),
-        }
-    }
-
-    fn destroy_if_there(&self, arguments: &Arguments) -> Result<(), Error> {
-        match self.zfs(arguments) {
-            Err(error) if zfs_names::says_missing(&error.to_string()) => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
-    fn take_ready(&self, layer: &Layer) -> Option<String> {
-        let mut state = self.state.lock();
-        let leaf = state.clones.get_mut(layer)?.pop()?;
-        state.taken.insert(leaf.clone());
-        Some(leaf)
-    }
-
-    fn leaf(&self, id: SandboxId) -> Result<Option<String>, Error> {
-        let path = self.claim(id);
-        match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => result.map(Some).call("read", path.display()),
-        }
-    }
-
-    fn files(&self) -> Result<Vec<String>, Error> {
-        let entries = match fs::read_dir(&self.claims) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            result => result.call("read", self.claims.display())?,
-        };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.collect())
-    }
-
-    fn staging(&self, layer: &Layer) -> PathBuf {
-        self.claims.join(format!(".layer-{}", layer.as_str()))
-    }
-
-    fn claim(&self, id: SandboxId) -> PathBuf {
-        self.claims.join(id.to_string())
-    }
-
-    fn zfs(&self, arguments: &Arguments) -> Result<String, Error> {
-        (self.tools.zfs)(arguments)
+/// A directory that stands for a dataset has nothing else in it.
+pub(super) fn check_is_tree(layer: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(layer.join(MARK)) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Error::Unsupported(format!(
+            "the dataset that {} stands for is not there",
+            layer.display()
+        ))),
     }
 }
 
-fn run(arguments: &Arguments) -> Result<String, Error> {
-    program::run(&texts(arguments), "", PATIENCE)
+fn stand_for(layer: &Layer, to: &Path) -> Result<(), Error> {
+    fs::create_dir(to).call("mkdir", to.display())?;
+    let mark = to.join(MARK);
+    fs::write(&mark, layer.as_str()).call("write", mark.display())
 }
 
 fn copy(layer: &Path, dataset: &str, staging: &Path) -> Result<(), Error> {
-    let path = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| {
-            Error::Unsupported(format!("the path of a layer is text: {}", path.display()))
-        })
-    };
-    let (read, write) = zfs_names::copy(&path(layer)?, &path(staging)?);
     fs::create_dir_all(staging).call("mkdir", staging.display())?;
     nmount(&Mount::new("zfs", staging).option("from", dataset)).to("mount", dataset)?;
-    let copied = program::pipe(&texts(&read), &texts(&write), COPY);
+    let copied = copying::copy_into(layer, staging, &|| false);
     let unmounted = unmount(staging, false).to("unmount", staging.display());
     copied.and(unmounted)?;
     fs::remove_dir(staging).call("rmdir", staging.display())
@@ -355,8 +357,10 @@ fn clear(staging: &Path) {
     }
 }
 
-fn texts(arguments: &Arguments) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
+fn run(arguments: &Arguments) -> Result<String, Error> {
+    let is_sync = arguments.get(1).is_some_and(|command| command == "sync");
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    program::run(&words, "", if is_sync { SYNC } else { PATIENCE })
 }
 
 #[cfg(test)]

@@ -3,34 +3,50 @@
 //!
 //! ```text
 //! <dataset of the data directory>/coppice-<tag>
-//!     layers/<digest>           a template's layer, as it is on disk
+//!     layers/<digest>           a template's layer, as it is on disk; or the copy of a sandbox
 //!     layers/<digest>@ready     what is cloned; there once the layer is complete
+//!     layers/<digest>@at-<n>    the moment of a sandbox that a copy is of
 //!     clones/<leaf>             a root: a sandbox's, or ready and nobody's
 //! ```
 //!
+//! A copy of a sandbox is a clone of a snapshot of its root, and promoted: so it is the copy that
+//! has the snapshot, and the sandbox is a clone of that. Whichever of the two goes first, goes.
+//!
 //! All have `mountpoint=legacy`: nothing but the gateway mounts them, and zfs(8) not at boot.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::pf::Tag;
+use crate::sandbox::SandboxId;
 
 const ZFS: &str = "/sbin/zfs";
+const ZPOOL: &str = "/sbin/zpool";
 const READY: &str = "@ready";
 
 /// The arguments of one program, its name first.
 pub(super) type Arguments = Vec<String>;
 
 /// What a layer's dataset is called: the digest that the layer's directory is named by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Layer(String);
 
 impl Layer {
     /// Directories that are named otherwise are told apart by their path.
     pub(super) fn of(path: &Path) -> Self {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_digest = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let hash = || blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex().to_string();
-        Self(if is_digest { name.to_owned() } else { hash() })
+        Self::named(name).unwrap_or_else(|| Self(hash()))
+    }
+
+    /// Whose name nobody can guess.
+    pub(super) fn random() -> Self {
+        Self(format!("{}{}", SandboxId::random(), SandboxId::random()))
+    }
+
+    /// As [`Layer::as_str`] has it.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let is_one = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_one.then(|| Self(name.to_owned()))
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -72,36 +88,76 @@ impl Names {
         zfs(&["snapshot", &(self.layer(layer) + READY)])
     }
 
-    pub(super) fn clone_of(&self, layer: &Layer, leaf: &str) -> Arguments {
-        zfs(&["clone", &(self.layer(layer) + READY), &self.clone(leaf)])
+    /// With at most so many bytes in it; what it shares with the layer counts.
+    pub(super) fn clone_of(&self, layer: &Layer, leaf: &str, most: Option<u64>) -> Arguments {
+        let (from, to) = (self.layer(layer) + READY, self.clone(leaf));
+        match most.map(|bytes| format!("refquota={bytes}")) {
+            Some(quota) => zfs(&["clone", "-o", &quota, &from, &to]),
+            None => zfs(&["clone", &from, &to]),
+        }
     }
 
-    pub(super) fn destroy_clone(&self, leaf: &str) -> Arguments {
-        zfs(&["destroy", &self.clone(leaf)])
+    /// One after the other, makes a sandbox's root as it is now a layer; `at` tells its moments
+    /// apart.
+    pub(super) fn copy_clone(&self, leaf: &str, layer: &Layer, at: &str) -> [Arguments; 4] {
+        let (moment, layer) = (self.moment(leaf, at), self.layer(layer));
+        [
+            zfs(&["snapshot", &moment]),
+            zfs(&["clone", &moment, &layer]),
+            zfs(&["promote", &layer]),
+            zfs(&["snapshot", &(layer + READY)]),
+        ]
     }
 
-    /// With its snapshot; fails while that has clones.
-    pub(super) fn destroy_layer(&self, layer: &Layer) -> Arguments {
-        zfs(&["destroy", "-r", &self.layer(layer)])
+    /// The snapshot of a sandbox's root that a copy is made of.
+    pub(super) fn moment(&self, leaf: &str, at: &str) -> String {
+        format!("{}@at-{at}", self.clone(leaf))
+    }
+
+    /// Makes what `dataset` is a clone of its own.
+    pub(super) fn promote(&self, dataset: &str) -> Arguments {
+        zfs(&["promote", dataset])
+    }
+
+    /// With its snapshots; fails while one of them has clones.
+    pub(super) fn destroy(&self, dataset: &str) -> Arguments {
+        zfs(&["destroy", "-r", dataset])
+    }
+
+    /// Writes all that is in memory only to the disks; of the whole pool: zpool-sync(8).
+    pub(super) fn sync(&self) -> Arguments {
+        let pool = self.home.split('/').next().unwrap_or_default();
+        [ZPOOL, "sync", pool].map(str::to_owned).to_vec()
     }
 
     pub(super) fn list(&self) -> Arguments {
-        zfs(&["list", "-H", "-o", "name,origin", "-t", "filesystem,snapshot", "-r", &self.home])
+        let columns = "name,origin,referenced,refquota";
+        zfs(&["list", "-H", "-p", "-o", columns, "-t", "filesystem,snapshot", "-r", &self.home])
     }
 
     pub(super) fn read_list(&self, printed: &str) -> Found {
         let mut found = Found::default();
         for line in printed.lines() {
-            let (name, origin) = line.split_once('\t').unwrap_or((line, "-"));
-            let Some(name) = name.strip_prefix(&self.home) else { continue };
-            if let Some(layer) = name.strip_prefix("/layers/") {
-                match layer.strip_suffix(READY) {
-                    Some(layer) => found.ready.push(Layer(layer.to_owned())),
-                    None if !layer.contains('@') => found.layers.push(Layer(layer.to_owned())),
-                    None => {}
+            let mut columns = line.split('\t');
+            let mut column = || columns.next().unwrap_or("-");
+            let (name, origin, referenced, quota) = (column(), column(), column(), column());
+            let Some(below) = name.strip_prefix(&self.home) else { continue };
+            if let Some(layer) = below.strip_prefix("/layers/") {
+                match layer.split_once('@') {
+                    Some((layer, "ready")) => {
+                        let size = referenced.parse().unwrap_or(0);
+                        found.ready.insert(Layer(layer.to_owned()), size);
+                    }
+                    Some(_) => {}
+                    None => found.layers.push(Layer(layer.to_owned())),
                 }
-            } else if let Some(leaf) = name.strip_prefix("/clones/") {
-                found.clones.push((leaf.to_owned(), self.layer_of(origin)));
+            } else if let Some(leaf) = below.strip_prefix("/clones/").filter(|it| !it.contains('@'))
+            {
+                let quota = quota.parse().ok().filter(|bytes| *bytes > 0);
+                found.clones.push(Root { leaf: leaf.to_owned(), of: self.layer_of(origin), quota });
+            }
+            if origin != "-" {
+                found.origins.push((name.to_owned(), origin.to_owned()));
             }
         }
         found
@@ -118,23 +174,55 @@ impl Names {
 pub(super) struct Found {
     /// Complete or not.
     pub(super) layers: Vec<Layer>,
-    /// Those of them that can be cloned.
-    pub(super) ready: Vec<Layer>,
-    pub(super) clones: Vec<(String, Option<Layer>)>,
+    /// Those of them that can be cloned, and what is in them (bytes).
+    pub(super) ready: BTreeMap<Layer, u64>,
+    pub(super) clones: Vec<Root>,
+    /// Datasets, and the snapshots that they are clones of.
+    origins: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Root {
+    pub(super) leaf: String,
+    /// The layer that it was made of, if it is one's that is ready.
+    pub(super) of: Option<Layer>,
+    pub(super) quota: Option<u64>,
+}
+
+/// What is in the way of destroying a dataset.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum InTheWay {
+    /// Something is made of it: kept until that is gone, rather than promoted, as a clone that took
+    /// it over would be as large as all of it.
+    Clones,
+    /// This one, which can have the snapshot that both share.
+    Promotable(String),
 }
 
 impl Found {
-    /// Whether anything still needs a layer. A template that is taken away while sandboxes are
-    /// made of it leaves its dataset behind until the last of them is gone: it is kept rather
-    /// than promoted, as a clone that took it over would be as large as all of it.
-    pub(super) fn is_cloned(&self, layer: &Layer) -> bool {
-        self.clones.iter().any(|(_, of)| of.as_ref() == Some(layer))
+    /// `None` when nothing is.
+    pub(super) fn in_the_way_of(&self, dataset: &str) -> Option<InTheWay> {
+        let mut dependents = self.origins.iter().filter_map(|(name, origin)| {
+            let (of, snapshot) = origin.split_once('@')?;
+            (of == dataset).then_some((name, snapshot == "ready"))
+        });
+        let mut first = None;
+        if dependents.any(|(name, of_ready)| {
+            first.get_or_insert(name);
+            of_ready
+        }) {
+            return Some(InTheWay::Clones);
+        }
+        first.map(|name| InTheWay::Promotable(name.clone()))
     }
 }
 
 /// Whether zfs(8) failed because what it was to destroy or list is not there.
 pub(super) fn says_missing(error: &str) -> bool {
-    error.contains("dataset does not exist")
+    // The latter of a snapshot: cmd/zfs/zfs_main.c.
+    ["dataset does not exist", "could not find any snapshots to destroy"]
+        .iter()
+        .any(|said| error.contains(said))
 }
 
 /// Whether it failed because what it was to make is there.
@@ -142,13 +230,9 @@ pub(super) fn says_exists(error: &str) -> bool {
     error.contains("dataset already exists")
 }
 
-/// One tar(1) that reads a tree and one that writes it, owners, modes, flags and links kept.
-pub(super) fn copy(from: &str, to: &str) -> (Arguments, Arguments) {
-    let own = |arguments: &[&str]| arguments.iter().map(|text| (*text).to_owned()).collect();
-    (
-        own(&["/usr/bin/tar", "-c", "--numeric-owner", "-f", "-", "-C", from, "."]),
-        own(&["/usr/bin/tar", "-x", "-p", "--numeric-owner", "-f", "-", "-C", to]),
-    )
+/// Whether it failed because something is made of what it was to destroy.
+pub(super) fn says_cloned(error: &str) -> bool {
+    error.contains("has dependent clones")
 }
 
 fn zfs(arguments: &[&str]) -> Arguments {
@@ -185,17 +269,20 @@ mod tests {
         };
         expect(names.create_layer(&layer), "create ~/layers/ab12");
         expect(names.snapshot(&layer), "snapshot ~/layers/ab12@ready");
-        expect(names.clone_of(&layer, "c1"), "clone ~/layers/ab12@ready ~/clones/c1");
-        expect(names.destroy_clone("c1"), "destroy ~/clones/c1");
-        expect(names.destroy_layer(&layer), "destroy -r ~/layers/ab12");
-        expect(names.list(), "list -H -o name,origin -t filesystem,snapshot -r ~");
-    }
-
-    #[test]
-    fn a_tree_is_copied_with_what_its_files_are() {
-        let (read, write) = copy("/srv/a layer", "/srv/to");
-        assert_eq!(read[6..], ["/srv/a layer", "."], "one argument, whatever is in it");
-        assert_eq!(line(write), "/usr/bin/tar -x -p --numeric-owner -f - -C /srv/to");
+        expect(names.clone_of(&layer, "c1", None), "clone ~/layers/ab12@ready ~/clones/c1");
+        expect(
+            names.clone_of(&layer, "c1", Some(7)),
+            "clone -o refquota=7 ~/layers/ab12@ready ~/clones/c1",
+        );
+        let [first, second, third, fourth] = names.copy_clone("c1", &layer, "x");
+        expect(first, "snapshot ~/clones/c1@at-x");
+        expect(second, "clone ~/clones/c1@at-x ~/layers/ab12");
+        expect(third, "promote ~/layers/ab12");
+        expect(fourth, "snapshot ~/layers/ab12@ready");
+        expect(names.destroy(&names.clone("c1")), "destroy -r ~/clones/c1");
+        let columns = "name,origin,referenced,refquota";
+        expect(names.list(), &format!("list -H -p -o {columns} -t filesystem,snapshot -r ~"));
+        assert_eq!(line(names.sync()), "/sbin/zpool sync zroot");
     }
 
     #[test]
@@ -215,33 +302,50 @@ mod tests {
 
     #[test]
     fn a_listing_tells_layers_from_those_that_are_ready_and_whose_clones_there_are() {
-        let printed = "zroot/var/coppice-abcdefgh\t-\n\
-                       zroot/var/coppice-abcdefgh/clones\t-\n\
-                       zroot/var/coppice-abcdefgh/clones/c1\tzroot/var/coppice-abcdefgh/layers/a@ready\n\
-                       zroot/var/coppice-abcdefgh/clones/c2\tzroot/other@x\n\
-                       zroot/var/coppice-abcdefgh/layers\t-\n\
-                       zroot/var/coppice-abcdefgh/layers/a\t-\n\
-                       zroot/var/coppice-abcdefgh/layers/a@ready\t-\n\
-                       zroot/var/coppice-abcdefgh/layers/a@theirs\t-\n\
-                       zroot/var/coppice-abcdefgh/layers/b\t-\n";
+        let home = "zroot/var/coppice-abcdefgh";
+        let printed = [
+            "\t-\t96\t0",
+            "/clones\t-\t96\t0",
+            "/clones/c1\t~/layers/a@ready\t500\t2000",
+            "/clones/c1@at-1\t-\t500\t-",
+            "/clones/c2\tzroot/other@x\t1\t0",
+            "/clones/c3\t~/layers/b@at-2\t1\t0",
+            "/layers\t-\t96\t0",
+            "/layers/a\t-\t400\t0",
+            "/layers/a@ready\t-\t400\t-",
+            "/layers/a@theirs\t-\t400\t-",
+            "/layers/b\t-\t1\t0",
+        ]
+        .map(|line| format!("{home}{}\n", line.replace('~', home)))
+        .concat();
         let layer = |name: &str| Layer(name.into());
-        let found = names().read_list(printed);
+        let clone = |leaf: &str, of: Option<&str>, quota| Root {
+            leaf: leaf.into(),
+            of: of.map(layer),
+            quota,
+        };
+        let found = names().read_list(&printed);
+        assert_eq!(found.layers, [layer("a"), layer("b")]);
+        assert_eq!(found.ready, [(layer("a"), 400)].into());
         assert_eq!(
-            found,
-            Found {
-                layers: vec![layer("a"), layer("b")],
-                ready: vec![layer("a")],
-                clones: vec![("c1".into(), Some(layer("a"))), ("c2".into(), None)],
-            }
+            found.clones,
+            [clone("c1", Some("a"), Some(2000)), clone("c2", None, None), clone("c3", None, None)]
         );
-        assert!(found.is_cloned(&layer("a")) && !found.is_cloned(&layer("b")));
+        let in_the_way_of = |name: &str| found.in_the_way_of(&format!("{home}{name}"));
+        assert_eq!(in_the_way_of("/layers/a"), Some(InTheWay::Clones));
+        let third = format!("{home}/clones/c3");
+        assert_eq!(in_the_way_of("/layers/b"), Some(InTheWay::Promotable(third)));
+        assert_eq!(in_the_way_of("/clones/c1"), None);
         assert_eq!(names().read_list("cannot open"), Found::default());
     }
 
     #[test]
     fn zfs_is_understood() {
         assert!(says_missing("cannot open 'zroot/x': dataset does not exist"));
+        assert!(says_missing("could not find any snapshots to destroy; check snapshot names."));
         assert!(says_exists("cannot create 'zroot/x': dataset already exists"));
         assert!(!says_missing("cannot destroy 'zroot/x': dataset is busy"));
+        assert!(says_cloned("cannot destroy 'zroot/x': filesystem has dependent clones"));
+        assert!(says_cloned("cannot destroy 'zroot/x@at-1': snapshot has dependent clones"));
     }
 }

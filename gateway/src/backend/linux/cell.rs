@@ -1,41 +1,32 @@
 //! Making a sandbox's kernel half, up to envd's answer. Undoing a failure is the caller's.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::Write,
     net::Shutdown,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::OpenOptionsExt, net::UnixListener},
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use envd::{
     control,
+    walls::{self, Wall},
     wire::{Attach, Attached, Descriptor, LinuxAttach, LinuxNetwork, PROTOCOL, Spec},
 };
 
 use super::{
     cgroup::{Cgroups, ENVD_MEMORY},
+    devices,
     error::Call,
     idmap::{self, Access},
-    net,
+    net, shaping,
     slot::{GATEWAY, Slot},
     spawner::{Child, Spawner},
 };
-use crate::backend::{CellSpec, Error, NetworkMode};
+use crate::backend::{CellSpec, Error, NetworkMode, fresh};
 
 /// For each step of the conversation with a fresh envd, which has none but its own mounts to do.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-const SOCKETS: [(&str, Descriptor); 3] = [
-    ("envd.sock", Descriptor::EnvdListener),
-    ("tunnel.sock", Descriptor::TunnelListener),
-    ("report.sock", Descriptor::ReportListener),
-];
-const LOG: &str = "envd.log";
 
 /// Of a sandbox's directory: what it writes.
 pub(super) const LAYER: &str = "layer";
@@ -52,16 +43,12 @@ pub(super) fn stage(
     cgroups: &Cgroups,
     spawner: &Spawner,
     directory: PathBuf,
+    layer: &Path,
     spec: &CellSpec,
     slot: Slot,
 ) -> Result<Staged, Error> {
-    let mut descriptors = Vec::new();
-    for (name, role) in SOCKETS {
-        let path = directory.join(name);
-        let listener = UnixListener::bind(&path).call("bind", path.display())?;
-        descriptors.push((role, listener.into()));
-    }
-    let log = open_log(&directory)?;
+    let mut descriptors = fresh::listen(&directory)?;
+    let log = fresh::open_log(&directory)?;
 
     let group = cgroups.create(spec.id, spec.limits)?;
     let child = spawner.spawn(&log, group.envd.as_ref(), slot.first_uid())?;
@@ -71,21 +58,15 @@ pub(super) fn stage(
         let mount = idmap::mount(path, namespace.as_fd(), Access::ReadOnly)?;
         descriptors.push((Descriptor::LowerLayer, mount));
     }
-    let mount = idmap::mount(&directory.join(LAYER), namespace.as_fd(), Access::ReadWrite)?;
+    let mount = idmap::mount(layer, namespace.as_fd(), Access::ReadWrite)?;
     descriptors.push((Descriptor::WritableLayer, mount));
+    descriptors.push((Descriptor::Devices, devices::mount(slot.first_uid())?));
     let procs = group.user_procs.into_iter();
     descriptors.extend(procs.map(|procs| (Descriptor::UserCgroup, procs)));
     descriptors.push((Descriptor::MemoryUsage, group.memory_usage));
     descriptors.push((Descriptor::CpuUsage, group.cpu_usage));
+    descriptors.push((Descriptor::MemoryKills, group.memory_kills));
     Ok(Staged { child, descriptors, directory })
-}
-
-/// Appended to: a sandbox's log outlives the gateway.
-fn open_log(directory: &Path) -> Result<File, Error> {
-    let path = directory.join(LOG);
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    options.open(&path).call("open", path.display())
 }
 
 /// How envd is to enter.
@@ -98,6 +79,7 @@ pub(super) fn attach(spec: &CellSpec, cpus: Vec<u16>, slot: Slot) -> LinuxAttach
         shm_bytes: spec.limits.memory_bytes.min(ENVD_MEMORY) / 2,
         cpus,
         processes: spec.limits.processes,
+        open_files: spec.limits.open_files.filter(|_| !walls::is_down(Wall::Limits)),
         network: match spec.network {
             NetworkMode::None | NetworkMode::Inherit => None,
             NetworkMode::Nat => Some(LinuxNetwork { address: slot.address(), gateway: GATEWAY }),
@@ -115,7 +97,7 @@ pub(super) fn start(
     let Staged { mut child, descriptors, directory } = staged;
     child.control.set_read_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
     child.control.set_write_timeout(Some(PATIENCE)).call("set timeout of", "control")?;
-    let network = spec.network;
+    let (network, limits) = (spec.network, spec.limits);
     let spec = Spec {
         protocol: PROTOCOL,
         sandbox_id: spec.id.to_string(),
@@ -133,7 +115,8 @@ pub(super) fn start(
     let mut link = Ok(());
     if answer.is_ok() && network == NetworkMode::Nat {
         // While envd is busy with its mounts; it waits for this byte before it needs the link.
-        link = net::create(slot, child.pid);
+        link = net::create(slot, child.pid)
+            .and_then(|()| shaping::shape(slot, &limits, || shaping::namespace_of(child.pid)));
         let told = match link {
             Ok(()) => child.control.write_all(b"n"),
             Err(_) => child.control.shutdown(Shutdown::Write),
@@ -150,50 +133,6 @@ pub(super) fn start(
             _ => error,
         });
     }
-    match answer {
-        Ok(Attached::Ready { protocol: PROTOCOL }) => {
-            child.release().ok_or_else(|| Error::Unsupported("a child without a pidfd".into()))
-        }
-        Ok(Attached::Ready { protocol }) => Err(Error::Attach {
-            step: "speak the gateway's protocol".into(),
-            message: format!("the gateway speaks version {PROTOCOL}, envd {protocol}"),
-        }),
-        Ok(Attached::Failed { step, message, .. }) => Err(Error::Attach { step, message }),
-        Err(source) => Err(match source.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                Error::Timeout("envd's answer", PATIENCE)
-            }
-            _ => Error::Attach {
-                step: "answer".into(),
-                message: format!("{source}; its log ends: {}", log_end(&directory)),
-            },
-        }),
-    }
-}
-
-fn log_end(directory: &Path) -> String {
-    const LENGTH: u64 = 600;
-    let read = || {
-        let mut log = File::open(directory.join(LOG))?;
-        let length = log.metadata()?.len();
-        log.seek(SeekFrom::Start(length.saturating_sub(LENGTH)))?;
-        let mut text = Vec::new();
-        log.take(LENGTH).read_to_end(&mut text)?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&text).trim().to_owned())
-    };
-    read().unwrap_or_else(|error| error.to_string())
-}
-
-/// Removes the sockets, which nobody serves any more.
-pub(super) fn remove_sockets(directory: &Path) -> Result<(), Error> {
-    for (name, _) in SOCKETS {
-        let path = directory.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).call("unlink", path.display());
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    fresh::judge(answer, &directory, PATIENCE)?;
+    child.release().ok_or_else(|| Error::Unsupported("a child without a pidfd".into()))
 }

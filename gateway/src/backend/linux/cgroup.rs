@@ -15,31 +15,32 @@ use std::{
     time::{Duration, Instant},
 };
 
+use envd::walls::{self, Wall};
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
 
 use super::{
+    block,
+    cgroup_limits::{limit, limit_disk},
     cgroup_plan::{Controller, Hierarchy, Plan, Version, v2_mount},
     error::Call,
     freezer::Freezer,
     mountinfo, usage,
 };
-use crate::{
-    backend::{Error, Limits},
-    sandbox::SandboxId,
-};
+use crate::{backend::Error, limits::Limits, sandbox::SandboxId};
 
 /// What envd itself may take beside its sandbox: its buffers, its threads, the file cache of what
 /// it writes. Bounded, because root in the sandbox may get hold of it.
 pub(super) const ENVD_MEMORY: u64 = 512 << 20;
 const ENVD_PROCESSES: u64 = 1024;
-const CPU_PERIOD_US: u64 = 100_000;
 
 const LEAVES: [&str; 2] = ["envd", "user"];
 
 pub(super) struct Cgroups {
     plan: Plan,
     parent: String,
+    /// That sandboxes write to, by its numbers, where it can be throttled.
+    disk: Option<String>,
 }
 
 /// The cgroups of a new sandbox, as its making needs them.
@@ -51,6 +52,7 @@ pub(super) struct Group {
     pub(super) user_procs: Vec<OwnedFd>,
     pub(super) memory_usage: OwnedFd,
     pub(super) cpu_usage: OwnedFd,
+    pub(super) memory_kills: OwnedFd,
 }
 
 impl Cgroups {
@@ -63,7 +65,8 @@ impl Cgroups {
             .call("read", "cgroup.controllers")?
             .unwrap_or_default();
         let plan = Plan::new(&mounts, &controllers).map_err(Error::Unsupported)?;
-        Ok(Self { plan, parent: parent_name(data_dir) })
+        let disk = plan.of(Controller::Io).and_then(|_| block::disk_of(data_dir));
+        Ok(Self { plan, parent: parent_name(data_dir), disk })
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -81,19 +84,32 @@ impl Cgroups {
     }
 
     pub(super) fn create(&self, id: SandboxId, limits: Limits) -> Result<Group, Error> {
-        let margin =
-            Limits { cpus: limits.cpus, memory_bytes: ENVD_MEMORY, processes: ENVD_PROCESSES };
+        let margin = Limits {
+            memory_bytes: ENVD_MEMORY,
+            processes: ENVD_PROCESSES,
+            swap_bytes: None,
+            ..limits
+        };
         let mut envd = None;
         let mut envd_v1 = Vec::new();
         let mut user_procs = Vec::new();
+        let disk = limits.disk_read.or(limits.disk_write).and(self.disk.as_deref());
         for hierarchy in &self.plan.hierarchies {
+            if disk.is_none() && Plan::is_for_disks(hierarchy) {
+                continue;
+            }
             let cell = self.cell(hierarchy, id);
             make(&cell, false)?;
             delegate(hierarchy, &cell)?;
             for (leaf, limits) in LEAVES.into_iter().zip([margin, limits]) {
                 let leaf = cell.join(leaf);
                 make(&leaf, false)?;
-                limit(hierarchy, &leaf, limits)?;
+                if !walls::is_down(Wall::Limits) {
+                    limit(hierarchy, &leaf, limits)?;
+                }
+            }
+            if let Some(disk) = disk.filter(|_| !walls::is_down(Wall::Limits)) {
+                limit_disk(hierarchy, &cell, &LEAVES, limits, disk)?;
             }
             let procs = cell.join("user/cgroup.procs");
             user_procs.push(open(&procs, true)?);
@@ -104,7 +120,15 @@ impl Cgroups {
         }
         let memory_usage = open(&self.memory_file(id, "user")?, false)?;
         let cpu_usage = open(&self.cpu_file(id, "user"), false)?;
-        Ok(Group { envd, envd_v1, user_procs, memory_usage, cpu_usage })
+        let memory_kills = open(&self.kills_file(id, "user")?, false)?;
+        Ok(Group { envd, envd_v1, user_procs, memory_usage, cpu_usage, memory_kills })
+    }
+
+    /// Whether what is read from the disk can be bounded, and what is written: v1 does not know
+    /// whose it is what a cache is written out of.
+    pub(super) fn bounds_disk(&self) -> (bool, bool) {
+        let version = self.disk.as_ref().and(self.plan.of(Controller::Io)).map(|it| it.version);
+        (version.is_some(), version == Some(Version::V2))
     }
 
     /// What is charged to envd and to all else of a sandbox (bytes).
@@ -125,9 +149,9 @@ impl Cgroups {
         Ok(Freezer { cgroup: self.cell(v2, id) })
     }
 
-    pub(super) fn usage_files(&self, id: SandboxId) -> Result<usage::Files, Error> {
+    pub(super) fn usage_paths(&self, id: SandboxId) -> Result<usage::Paths, Error> {
         let pids = self.hierarchy(Controller::Pids)?;
-        Ok(usage::Files {
+        Ok(usage::Paths {
             cpu: self.cpu_file(id, ""),
             processes: self.cell(pids, id).join("pids.current"),
             memory: self.memory_files(id)?,
@@ -154,6 +178,17 @@ impl Cgroups {
         let file = match memory.version {
             Version::V1 => "memory.usage_in_bytes",
             Version::V2 => "memory.current",
+        };
+        Ok(self.cell(memory, id).join(leaf).join(file))
+    }
+
+    /// Of which the line `oom_kill` says how many processes were killed for want of memory.
+    pub(super) fn kills_file(&self, id: SandboxId, leaf: &str) -> Result<PathBuf, Error> {
+        let memory = self.hierarchy(Controller::Memory)?;
+        let file = match memory.version {
+            // Linux: since 4.13 either counts processes killed, whose memory ran out aside.
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
         };
         Ok(self.cell(memory, id).join(leaf).join(file))
     }
@@ -212,9 +247,16 @@ impl Cgroups {
 
     /// The sandboxes with a cgroup in any hierarchy.
     pub(super) fn list(&self) -> Vec<SandboxId> {
-        let mut ids: Vec<SandboxId> = self
-            .plan
-            .hierarchies
+        self.list_in(&self.plan.hierarchies)
+    }
+
+    /// Those that are whole; of another there may be one more or less.
+    pub(super) fn list_briefly(&self) -> Vec<SandboxId> {
+        self.list_in(&self.plan.hierarchies[..self.plan.hierarchies.len().min(1)])
+    }
+
+    fn list_in(&self, hierarchies: &[Hierarchy]) -> Vec<SandboxId> {
+        let mut ids: Vec<SandboxId> = hierarchies
             .iter()
             .filter_map(|hierarchy| fs::read_dir(hierarchy.mount.join(&self.parent)).ok())
             .flatten()
@@ -246,18 +288,18 @@ impl Cgroups {
         &self.parent
     }
 
-    fn hierarchy(&self, controller: Controller) -> Result<&Hierarchy, Error> {
+    pub(super) fn hierarchy(&self, controller: Controller) -> Result<&Hierarchy, Error> {
         let missing = || Error::Unsupported(format!("no {} controller", controller.name()));
         self.plan.of(controller).ok_or_else(missing)
     }
 
-    fn cell(&self, hierarchy: &Hierarchy, id: SandboxId) -> PathBuf {
+    pub(super) fn cell(&self, hierarchy: &Hierarchy, id: SandboxId) -> PathBuf {
         hierarchy.mount.join(&self.parent).join(id.cell_name())
     }
 
     /// The cgroups of another data directory on this host.
     pub(super) fn of(&self, data_dir: &Path) -> Self {
-        Self { plan: self.plan.clone(), parent: parent_name(data_dir) }
+        Self { plan: self.plan.clone(), parent: parent_name(data_dir), disk: self.disk.clone() }
     }
 }
 
@@ -298,44 +340,8 @@ fn delegate(hierarchy: &Hierarchy, cgroup: &Path) -> Result<(), Error> {
     write(&cgroup.join("cgroup.subtree_control"), &names.join(" "))
 }
 
-fn limit(hierarchy: &Hierarchy, leaf: &Path, limits: Limits) -> Result<(), Error> {
-    let memory = limits.memory_bytes.to_string();
-    let quota = u64::from(limits.cpus.max(1)) * CPU_PERIOD_US;
-    for controller in &hierarchy.controllers {
-        match (controller, hierarchy.version) {
-            (Controller::Memory, Version::V1) => {
-                write(&leaf.join("memory.limit_in_bytes"), &memory)?;
-                optional(&leaf.join("memory.memsw.limit_in_bytes"), &memory)?;
-            }
-            (Controller::Memory, Version::V2) => {
-                write(&leaf.join("memory.max"), &memory)?;
-                optional(&leaf.join("memory.swap.max"), "0")?;
-            }
-            (Controller::Pids, _) => {
-                write(&leaf.join("pids.max"), &limits.processes.to_string())?;
-            }
-            (Controller::Cpu, Version::V1) => {
-                write(&leaf.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-                write(&leaf.join("cpu.cfs_quota_us"), &quota.to_string())?;
-            }
-            (Controller::Cpu, Version::V2) => {
-                write(&leaf.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).call("write", format_args!("{text} to {}", path.display()))
-}
-
-/// Kernels without swap accounting have no such file.
-fn optional(path: &Path, text: &str) -> Result<(), Error> {
-    match write(path, text) {
-        Err(Error::Call { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 fn open(path: &Path, write: bool) -> Result<OwnedFd, Error> {

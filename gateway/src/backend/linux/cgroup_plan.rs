@@ -12,17 +12,25 @@ pub(super) enum Controller {
     Memory,
     Pids,
     Cpu,
+    /// What is read from and written to disks; to be done without.
+    Io,
 }
 
 impl Controller {
-    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Pids, Self::Cpu];
+    /// Without which there are no sandboxes.
+    pub(super) const NEEDED: [Self; 3] = [Self::Memory, Self::Pids, Self::Cpu];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::Cpu => "cpu",
+            Self::Io => "io",
         }
+    }
+
+    fn name_in_v1(self) -> &'static str {
+        if self == Self::Io { "blkio" } else { self.name() }
     }
 }
 
@@ -61,15 +69,17 @@ impl Plan {
             })
             .into_iter()
             .collect();
-        for controller in Controller::ALL {
+        for controller in Controller::NEEDED.into_iter().chain([Controller::Io]) {
             let name = controller.name();
             if v2.is_some() && v2_controllers.split_whitespace().any(|has| has == name) {
                 hierarchies[0].controllers.push(controller);
                 continue;
             }
-            let mount = v1_mount(mounts, name)
-                .ok_or_else(|| format!("no cgroup hierarchy with the {name} controller"))?;
-            join(&mut hierarchies, mount).controllers.push(controller);
+            match v1_mount(mounts, controller.name_in_v1()) {
+                Some(mount) => join(&mut hierarchies, mount).controllers.push(controller),
+                None if controller == Controller::Io => {}
+                None => return Err(format!("no cgroup hierarchy with the {name} controller")),
+            }
         }
         let mut cpuacct = None;
         if v2.is_none() {
@@ -89,14 +99,21 @@ impl Plan {
         self.hierarchies.iter().find(|has| has.controllers.contains(&controller))
     }
 
+    /// Whether a hierarchy is of use only to sandboxes whose disk is bounded.
+    pub(super) fn is_for_disks(hierarchy: &Hierarchy) -> bool {
+        hierarchy.version == Version::V1 && hierarchy.controllers == [Controller::Io]
+    }
+
     /// For a human: `memory, pids and cpu on v1; cgroup.kill on v2`.
     pub(super) fn describe(&self) -> String {
         let version = |controller| match self.of(controller).map(|has| has.version) {
             Some(Version::V2) => "v2",
             _ => "v1",
         };
-        let parts: Vec<String> = Controller::ALL
+        let io = Some(Controller::Io).filter(|io| self.of(*io).is_some());
+        let parts: Vec<String> = Controller::NEEDED
             .into_iter()
+            .chain(io)
             .map(|controller| format!("{} on {}", controller.name(), version(controller)))
             .collect();
         parts.join(", ")
@@ -134,6 +151,7 @@ mod tests {
         Mount {
             point: point.into(),
             kind: kind.into(),
+            source: "none".into(),
             options: options.split(',').map(str::to_owned).collect(),
         }
     }
@@ -143,8 +161,9 @@ mod tests {
         let mounts = [mount("/sys/fs/cgroup", "cgroup2", "rw")];
         let plan = Plan::new(&mounts, "cpuset cpu io memory pids\n").unwrap();
         assert_eq!(plan.hierarchies.len(), 1);
-        assert_eq!(plan.hierarchies[0].controllers, Controller::ALL);
-        assert_eq!(plan.describe(), "memory on v2, pids on v2, cpu on v2");
+        assert_eq!(plan.hierarchies[0].controllers.len(), 4);
+        assert_eq!(plan.describe(), "memory on v2, pids on v2, cpu on v2, io on v2");
+        assert!(!Plan::is_for_disks(&plan.hierarchies[0]));
     }
 
     #[test]
@@ -152,12 +171,14 @@ mod tests {
         let mounts = [
             mount("/cg/memory", "cgroup", "rw,memory"),
             mount("/cg/cpu", "cgroup", "rw,cpu,cpuacct"),
+            mount("/cg/blkio", "cgroup", "rw,blkio"),
             mount("/cg/unified", "cgroup2", "rw"),
         ];
         let plan = Plan::new(&mounts, "hugetlb pids").unwrap();
         assert_eq!(plan.v2().unwrap().controllers, [Controller::Pids]);
         assert_eq!(plan.of(Controller::Memory).unwrap().mount, Path::new("/cg/memory"));
-        assert_eq!(plan.hierarchies.len(), 3);
+        assert_eq!(plan.hierarchies.len(), 4);
+        assert!(Plan::is_for_disks(plan.of(Controller::Io).unwrap()));
         assert_eq!(plan.cpuacct, None);
     }
 
@@ -170,7 +191,7 @@ mod tests {
         ];
         let plan = Plan::new(&mounts, "").unwrap();
         assert_eq!(plan.hierarchies.len(), 3);
-        assert!(plan.v2().is_none());
+        assert!(plan.v2().is_none() && plan.of(Controller::Io).is_none());
         assert_eq!(plan.cpuacct.as_deref(), Some(Path::new("/cg/cpu,cpuacct")));
     }
 

@@ -1,7 +1,7 @@
 //! Keeping the packet filter's rules in place. Whoever reloads the host's own rules (Debian's
 //! `nftables.service` does) flushes ours along, and nothing else would keep sandboxes apart.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::{
     error::{Call, blocking},
+    fence::Fences,
     nft,
     ruleset::{self, Table},
 };
@@ -26,9 +27,9 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn start(dns: Vec<IpAddr>) -> Self {
+    pub(super) fn start(dns: Vec<IpAddr>, fences: Arc<Fences>) -> Self {
         let stop = CancellationToken::new();
-        let ended = tokio::spawn(keep(dns, stop.clone()));
+        let ended = tokio::spawn(keep(dns, fences, stop.clone()));
         Self { stop: stop.drop_guard(), ended }
     }
 
@@ -39,11 +40,11 @@ impl Guard {
     }
 }
 
-async fn keep(dns: Vec<IpAddr>, stop: CancellationToken) {
+async fn keep(dns: Vec<IpAddr>, fences: Arc<Fences>, stop: CancellationToken) {
     let mut known = Known::default();
     let mut period = PERIOD;
     loop {
-        let looked = known.look(&dns).await;
+        let looked = known.look(&dns, &fences).await;
         if let Err(error) = &looked {
             warn!(%error, "cannot see to the rules that keep sandboxes apart");
         }
@@ -71,7 +72,7 @@ struct Known {
 }
 
 impl Known {
-    async fn look(&mut self, dns: &[IpAddr]) -> Result<Found, Error> {
+    async fn look(&mut self, dns: &[IpAddr], fences: &Fences) -> Result<Found, Error> {
         let generation = ask(ruleset::generation).await?;
         if self.generation == Some(generation) {
             return Ok(Found::AsTheyWere);
@@ -84,7 +85,7 @@ impl Known {
             return Ok(Found::AsTheyWere);
         }
         warn!("the rules that keep sandboxes apart were gone or changed: loading them again");
-        nft::load(dns).await?;
+        nft::load(dns, fences).await?;
         // Its generation is not known: others may have changed theirs meanwhile.
         *self = Self { generation: None, table: ask(ruleset::table).await?.filter(complete) };
         Ok(Found::LoadedAgain)

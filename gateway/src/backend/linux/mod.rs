@@ -5,28 +5,51 @@
 //! when a sandbox is made or ended.
 
 mod allocator;
+mod block;
+mod btrfs;
+mod cause;
 mod cell;
 mod cgroup;
+mod cgroup_limits;
 mod cgroup_plan;
+mod copy;
+mod cores;
+mod detours;
+mod devices;
+mod disk;
+mod fence;
+pub(super) mod files;
+mod flushing;
 mod forwarding;
 mod freezer;
 mod guard;
 mod idmap;
 mod joining;
+mod layer;
+#[cfg(test)]
+mod loop_file;
 mod mountinfo;
 mod net;
+mod net_late;
+mod netfilter;
 mod nft;
+mod places;
+mod privileges;
 mod probe;
 mod process;
+mod resolver;
 mod ruleset;
+mod shaping;
 mod slot;
 mod spawner;
 mod spreading;
 mod upper;
 mod usage;
+mod walk;
+mod web;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -34,28 +57,40 @@ use std::{
 };
 
 use async_trait::async_trait;
+use envd::walls::{self, Wall};
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     sys::prctl::set_dumpable,
     unistd::Pid,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::{
     cgroup::Cgroups,
+    disk::Disk,
     error::{Call, blocking},
+    fence::Fences,
+    flushing::Flushing,
     guard::Guard,
     slot::{Owner, Slot, Slots},
     spawner::Spawner,
 };
 use super::{
-    Backend, Cell, CellSpec, Check, Error, Settings, Usage, call as error, cpus::Cpus, turns::Turns,
+    Backend, Cause, Cell, CellSpec, Check, Copied, Error, Layer, NetworkMode, Settings, Usage,
+    call as error, copy::UPPER, cpus::Cpus, fresh, turns::Turns,
 };
-use crate::sandbox::SandboxId;
+use crate::{
+    limits::{Limit, Limits},
+    network::Filter,
+    sandbox::SandboxId,
+};
 pub use allocator::return_memory;
+pub use cores::keep_cores_awake;
+pub use privileges::shed_privileges;
+pub use usage::racct_enabled;
 
 /// For all processes of a sandbox to end and its cgroups to be free.
 const DYING: Duration = Duration::from_secs(5);
@@ -69,6 +104,12 @@ pub fn unlock(_path: &Path) -> bool {
     false
 }
 
+/// Whether the directory `path` was a file system of its own, so to speak, which is gone now with
+/// all that was in it.
+pub fn remove_whole(path: &Path) -> bool {
+    disk::remove_whole(path)
+}
+
 /// This host.
 #[derive(Clone)]
 pub struct Host(Arc<Inner>);
@@ -79,12 +120,19 @@ struct Inner {
     spawner: Spawner,
     slots: Slots,
     turns: Turns,
+    flushing: Flushing,
     /// Those being made at once; more would only wait for each other, and all be late.
     making: Semaphore,
     /// From `prepare` to `retire`.
     guard: Mutex<Option<Guard>>,
     taken: Mutex<HashMap<SandboxId, Slot>>,
+    fences: Arc<Fences>,
+    /// From `prepare` on.
+    detours: Mutex<Option<detours::Open>>,
     cpus: Cpus,
+    /// Read anew by `prepare`.
+    disk: RwLock<Arc<Disk>>,
+    usage: Mutex<usage::Kept>,
 }
 
 impl Host {
@@ -97,10 +145,15 @@ impl Host {
             spawner: Spawner::new()?,
             slots: Slots::new(),
             turns: Turns::default(),
+            flushing: Flushing::default(),
             making: Semaphore::new((2 * cpus.count()).max(LEAST_AT_ONCE)),
             guard: Mutex::default(),
             taken: Mutex::default(),
+            fences: Arc::default(),
+            detours: Mutex::default(),
             cpus,
+            usage: Mutex::default(),
+            disk: RwLock::new(Arc::new(Disk::unknown(&settings.data_dir))),
             settings,
         })))
     }
@@ -118,13 +171,13 @@ impl Backend for Host {
         set_dumpable(false).call("set", "PR_SET_DUMPABLE")?;
         inner.spawner.start()?;
         inner.cgroups.prepare()?;
+        *inner.disk.write() = Arc::new(Disk::prepare(&inner.settings.data_dir)?);
         spreading::turn_on(&inner.settings.data_dir.join("sandboxes"));
         inner.slots.prepare(inner.cgroups.parent())?;
         forwarding::turn_on()?;
         joining::turn_on()?;
         inner.stop_guard().await;
-        nft::load(&inner.settings.dns).await?;
-        *inner.guard.lock() = Some(Guard::start(inner.settings.dns.clone()));
+        nft::load(&inner.settings.dns, &inner.fences).await?;
         for (slot, owner) in inner.slots.list() {
             let ours = owner.data_dir == inner.settings.data_dir;
             let cgroups = inner.cgroups.of(&owner.data_dir);
@@ -137,6 +190,14 @@ impl Backend for Host {
                 inner.slots.free(slot)?;
             }
         }
+        let ours: HashSet<_> = inner.taken.lock().values().map(|slot| slot.address()).collect();
+        let all: HashSet<_> = inner.slots.list().iter().map(|(slot, _)| slot.address()).collect();
+        if inner.fences.detours().is_none() {
+            *inner.detours.lock() = Some(detours::open(&inner.fences, &inner.settings.dns)?);
+        }
+        inner.fences.take_up(|it| ours.contains(&it), |it| all.contains(&it)).await?;
+        let guard = Guard::start(inner.settings.dns.clone(), inner.fences.clone());
+        *inner.guard.lock() = Some(guard);
         Ok(())
     }
 
@@ -164,9 +225,53 @@ impl Backend for Host {
         self.0.turns.take(id, self.0.end(id)).await
     }
 
+    async fn shut_down(&self, id: SandboxId) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        let end = async {
+            let checked = Arc::clone(&inner);
+            blocking(move || checked.nothing_is_lost(id)).await?;
+            inner.end(id).await
+        };
+        self.0.turns.take(id, end).await
+    }
+
+    async fn flush(&self, id: SandboxId) -> Result<(), Error> {
+        let inner = Arc::clone(&self.0);
+        inner.flushing.flush(inner.directory(id).join(cell::LAYER).join(UPPER)).await?;
+        blocking(move || inner.nothing_is_lost(id)).await
+    }
+
+    async fn copy_layer(
+        &self,
+        from: SandboxId,
+        to: &Path,
+        stop: CancellationToken,
+    ) -> Result<Copied, Error> {
+        let freezer = self.0.cgroups.freezer(from)?;
+        let layer = self.0.directory(from).join(cell::LAYER);
+        let to = to.to_owned();
+        blocking(move || copy::copy(&layer, &to, &freezer, stop)).await
+    }
+
+    async fn flush_copy(&self, copy: &Path) -> Result<(), Error> {
+        self.0.flushing.flush(copy.to_owned()).await
+    }
+
+    async fn release_copy(&self, _copy: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn boot(&self) -> Option<String> {
+        layer::boot()
+    }
+
     async fn adopt(&self, id: SandboxId) -> Result<Option<Cell>, Error> {
         let first = process::first_of(|| self.0.cgroups.envd_processes(id));
         first.call("look for the first process of", id)?.map(|pidfd| watch(id, pidfd)).transpose()
+    }
+
+    async fn cause(&self, id: SandboxId) -> Result<Option<Cause>, Error> {
+        self.0.cgroups.cause(id)
     }
 
     /// Waits for no turn: an end cuts in.
@@ -188,9 +293,25 @@ impl Backend for Host {
         }
     }
 
+    async fn set_network(
+        &self,
+        id: SandboxId,
+        filter: &Filter,
+        limits: Limits,
+    ) -> Result<(), Error> {
+        let (inner, filter) = (Arc::clone(&self.0), filter.clone());
+        let set = blocking(move || inner.fence(id, &filter, &limits));
+        self.0.turns.take(id, set).await
+    }
+
     async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
         let inner = Arc::clone(&self.0);
-        blocking(move || usage::sweep(&inner.cgroups)).await
+        blocking(move || Ok(usage::sweep(&inner.cgroups, &inner.disk.read().clone(), &inner.usage)))
+            .await
+    }
+
+    async fn refused(&self) -> Result<u64, Error> {
+        self.0.fences.refused().call("read the counter", nft::REFUSALS)
     }
 
     async fn memory_used(&self, id: SandboxId) -> Result<u64, Error> {
@@ -224,6 +345,16 @@ impl Backend for Host {
                 Err(error).call("rmdir", slot::RUN)
             }
             _ => Ok(()),
+        }
+    }
+
+    fn enforces(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::Disk => self.0.disk.read().bounds(&self.0.settings.data_dir),
+            Limit::NetIn | Limit::NetOut => shaping::is_there(),
+            Limit::DiskRead => self.0.cgroups.bounds_disk().0,
+            Limit::DiskWrite => self.0.cgroups.bounds_disk().1,
+            _ => true,
         }
     }
 
@@ -269,8 +400,24 @@ impl Inner {
         let slot = self.slots.take(&owner)?;
         self.taken.lock().insert(id, slot);
         let directory = self.directory(id);
-        upper::make(&directory.join(cell::LAYER), &spec, &self.settings.dns)?;
-        let staged = cell::stage(&self.cgroups, &self.spawner, directory, &spec, slot)?;
+        let own = !walls::is_down(Wall::Layer);
+        let layer =
+            if own { directory.join(cell::LAYER) } else { self.settings.data_dir.join("shared") };
+        let disk = self.disk.read().clone();
+        match spec.layer {
+            Layer::Fresh if !own && layer.exists() => layer::take_up(&layer)?,
+            Layer::Fresh => upper::make(&disk, &layer, &spec, &self.settings.dns)?,
+            Layer::Kept => {
+                layer::take_up(&layer)?;
+                // A copy has the files of another's layer, and not its bound.
+                disk.limit(&layer, spec.limits.disk_bytes)?;
+            }
+        }
+        let staged = cell::stage(&self.cgroups, &self.spawner, directory, &layer, &spec, slot)?;
+        if spec.network == NetworkMode::Nat {
+            // Before there is a link.
+            self.fences.set(slot.address(), &spec.filter)?;
+        }
         let cpus = self.cpus.choose(spec.limits.cpus);
         let attach = cell::attach(&spec, cpus, slot);
         cell::start(staged, spec, attach, slot)
@@ -283,11 +430,13 @@ impl Inner {
         let removed = blocking(move || {
             let deadline = inner.end_processes(id)?;
             inner.cgroups.remove(id, deadline)?;
-            cell::remove_sockets(&inner.directory(id))
+            fresh::remove_sockets(&inner.directory(id))
         });
         removed.await?;
         if let Some(slot) = slot {
             net::gone(slot).await?;
+            let inner = Arc::clone(self);
+            blocking(move || inner.fences.set(slot.address(), &Filter::default())).await?;
         }
         // Last: from here on the uid range and the address may be another's.
         if let Some(slot) = slot {
@@ -295,6 +444,29 @@ impl Inner {
             self.taken.lock().remove(&id);
         }
         Ok(())
+    }
+
+    /// Of a sandbox that is there. Blocks.
+    fn fence(&self, id: SandboxId, filter: &Filter, limits: &Limits) -> Result<(), Error> {
+        let slot = self.slot_of(id);
+        let slot = slot.ok_or_else(|| Error::Unsupported(format!("sandbox {id} has no slot")))?;
+        self.fences.set(slot.address(), filter)?;
+        if net::exists(slot) || filter.is_closed() {
+            return Ok(());
+        }
+        let first = process::first_of(|| self.cgroups.envd_processes(id));
+        let first = first.call("look for the first process of", id)?;
+        let gone = || Error::Unsupported(format!("sandbox {id} has no processes"));
+        net_late::link(slot, &first.ok_or_else(gone)?, limits)
+    }
+
+    /// Of a sandbox whose processes are there. Blocks.
+    fn nothing_is_lost(&self, id: SandboxId) -> Result<(), Error> {
+        let first = process::first_of(|| self.cgroups.envd_processes(id));
+        match first.call("look for the first process of", id)? {
+            Some(first) => layer::nothing_is_lost(&first, id),
+            None => Ok(()),
+        }
     }
 
     /// When it returns nothing of the sandbox runs. Blocks.

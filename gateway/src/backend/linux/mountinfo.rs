@@ -1,4 +1,4 @@
-//! `/proc/self/mountinfo`, as far as it concerns cgroups. Pure.
+//! `/proc/self/mountinfo`, as far as it concerns cgroups and disks. Pure.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,8 @@ use std::path::PathBuf;
 pub(super) struct Mount {
     pub(super) point: PathBuf,
     pub(super) kind: String,
+    /// For a disk's file system its device.
+    pub(super) source: PathBuf,
     /// Options of the file system, for cgroup v1 its controllers.
     pub(super) options: Vec<String>,
 }
@@ -21,8 +23,9 @@ fn line(line: &str) -> Option<Mount> {
     let point = mount.split(' ').nth(4)?;
     let mut fields = file_system.split(' ');
     let kind = fields.next()?.to_owned();
-    let options = fields.nth(1)?.split(',').map(str::to_owned).collect();
-    Some(Mount { point: PathBuf::from(unescape(point)), kind, options })
+    let source = PathBuf::from(unescape(fields.next()?));
+    let options = fields.next()?.split(',').map(str::to_owned).collect();
+    Some(Mount { point: PathBuf::from(unescape(point)), kind, source, options })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.

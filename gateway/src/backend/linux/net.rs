@@ -18,7 +18,7 @@ use super::{
 };
 use crate::backend::Error;
 
-const INSIDE: &str = "eth0";
+pub(super) const INSIDE: &str = "eth0";
 
 /// The kernel answers within the request, so this is never waited for.
 const PATIENCE_S: i64 = 10;
@@ -35,9 +35,14 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
 /// Links the namespace of process `pid` to the host. Blocks.
 pub(super) fn create(slot: Slot, pid: i32) -> Result<(), Error> {
+    create_in(slot, libc::IFLA_NET_NS_PID, pid)
+}
+
+/// To what network namespace, `by` says.
+pub(super) fn create_in(slot: Slot, by: u16, namespace: i32) -> Result<(), Error> {
     let name = slot.link();
-    ask(&[new_link(slot, pid), without_ipv6(slot), set_up(slot), new_address(slot)])
-        .call("make link", name)
+    let link = new_link(slot, by, namespace);
+    ask(&[link, without_ipv6(slot), set_up(slot), new_address(slot)]).call("make link", name)
 }
 
 /// A link that is not there is a success. Blocks.
@@ -62,20 +67,28 @@ pub(super) async fn gone(slot: Slot) -> Result<(), Error> {
     blocking(move || remove(slot)).await
 }
 
-fn exists(slot: Slot) -> bool {
-    let Ok(name) = CString::new(slot.link()) else { return false };
-    // SAFETY: the string lives for the call.
-    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+pub(super) fn exists(slot: Slot) -> bool {
+    index(&slot.link()).is_ok()
 }
 
-fn new_link(slot: Slot, pid: i32) -> Message {
+/// Of a link of the network that this thread is in.
+pub(super) fn index(link: &str) -> io::Result<u32> {
+    let name = CString::new(link)?;
+    // SAFETY: the string lives for the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn new_link(slot: Slot, by: u16, namespace: i32) -> Message {
     let mut peer = Message(vec![0; size_of::<libc::ifinfomsg>()]);
     peer.attribute(libc::IFLA_IFNAME, &[INSIDE.as_bytes(), b"\0"].concat());
     peer.attribute(libc::IFLA_ADDRESS, &hardware_address(slot, 2));
-    peer.attribute(libc::IFLA_NET_NS_PID, &pid.to_ne_bytes());
-    let mut data = Message(Vec::new());
+    peer.attribute(by, &namespace.to_ne_bytes());
+    let mut data = Message::part();
     data.attribute(VETH_INFO_PEER, &peer.0);
-    let mut info = Message(Vec::new());
+    let mut info = Message::part();
     info.attribute(libc::IFLA_INFO_KIND, b"veth");
     info.attribute(libc::IFLA_INFO_DATA, &data.0);
     let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
@@ -88,9 +101,9 @@ fn new_link(slot: Slot, pid: i32) -> Message {
 /// Nothing of ours speaks IPv6 over it, and an address of its own is announced, probed for and
 /// looked for among all of the host's connections when it goes.
 fn without_ipv6(slot: Slot) -> Message {
-    let mut inet6 = Message(Vec::new());
+    let mut inet6 = Message::part();
     inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
-    let mut families = Message(Vec::new());
+    let mut families = Message::part();
     families.attribute(libc::AF_INET6 as u16, &inet6.0);
     Message::link(libc::RTM_SETLINK, 0, slot.link_index(), 0).with(libc::IFLA_AF_SPEC, &families.0)
 }
@@ -121,10 +134,10 @@ fn hardware_address(slot: Slot, end: u8) -> [u8; 6] {
 }
 
 /// A netlink message, or a part of one.
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    fn new(kind: u16, flags: i32, body: &[u8]) -> Self {
+    pub(super) fn new(kind: u16, flags: i32, body: &[u8]) -> Self {
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
         // The length comes last. Sequence number and sender: answers come in order.
         let mut message = vec![0; 4];
@@ -136,7 +149,7 @@ impl Message {
     }
 
     /// About one link, `up` being the flags to be set on it.
-    fn link(kind: u16, flags: i32, index: u32, up: u32) -> Self {
+    pub(super) fn link(kind: u16, flags: i32, index: u32, up: u32) -> Self {
         let mut body = vec![libc::AF_UNSPEC as u8, 0, 0, 0];
         body.extend(index.to_ne_bytes());
         body.extend(up.to_ne_bytes());
@@ -144,7 +157,16 @@ impl Message {
         Self::new(kind, flags, &body)
     }
 
-    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+    /// What is nested in an attribute.
+    pub(super) fn part() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(super) fn with(mut self, kind: u16, value: &[u8]) -> Self {
         self.attribute(kind, value);
         self
     }
@@ -159,7 +181,7 @@ impl Message {
 }
 
 /// Has the kernel do all of it, in order; the first that fails is told.
-fn ask(messages: &[Message]) -> io::Result<()> {
+pub(super) fn ask(messages: &[Message]) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -207,7 +229,7 @@ mod tests {
 
     #[test]
     fn attributes_are_padded_and_say_their_length_without_it() {
-        let mut message = Message(Vec::new());
+        let mut message = Message::part();
         message.attribute(3, b"abcde");
         assert_eq!(
             message.0,

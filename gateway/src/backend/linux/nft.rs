@@ -3,24 +3,38 @@
 
 use std::{net::IpAddr, process::Stdio, time::Duration};
 
+use envd::walls::{self, Wall};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use super::{error::Call, slot::NETWORK};
-use crate::backend::Error;
+use super::{
+    error::Call,
+    fence::Fences,
+    slot::{GATEWAY, NETWORK},
+};
+use crate::{backend::Error, network::closed_list};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) const TABLE: &str = "coppice";
+/// Pairs of a sandbox's address and a range that it may not reach,
+pub(super) const DENIED: &str = "denied";
+/// and that it may reach nevertheless.
+pub(super) const ALLOWED: &str = "allowed";
+/// Pairs of a sandbox's address and one that a name it may reach has led to.
+pub(super) const NAMED: &str = "named";
+/// At which port of this host's the sandboxes that may reach names are told addresses,
+pub(super) const ANSWERED: &str = "answered";
+/// and taken to web servers.
+pub(super) const LED: &str = "led";
+/// Of packets that a policy has refused.
+pub(super) const REFUSALS: &str = "refusals";
+/// How long an address that a name has led to stays open after the last packet to it.
+pub(super) const LINGER: Duration = Duration::from_secs(600);
+/// Such pairs of all sandboxes of the host together.
+const MAX_NAMED: u32 = 1 << 20;
 
 /// Of one sandbox at once: the host's table of connections is for all of them.
 const MAX_FLOWS: u32 = 4096;
-
-/// What is not the public internet: this network, private, shared, loopback, link-local (with the
-/// metadata services of clouds), benchmarks (the sandboxes themselves), multicast and reserved;
-/// and one public address at which a cloud's platform answers its machines.
-const CLOSED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, \
-                      172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/3, \
-                      168.63.129.16/32";
 
 /// The rules, for `nft -f`: applied as a whole or not at all. The resolvers are a set that other
 /// gateways of this host add theirs to.
@@ -31,35 +45,69 @@ pub(super) fn rules(dns: &[IpAddr]) -> String {
         none if none.is_empty() => String::new(),
         all => format!("add element inet coppice resolvers {{ {all} }}\n"),
     };
-    format!(
+    let (closed, linger) = (closed_list(), LINGER.as_secs());
+    let rules = format!(
         r#"add table inet coppice
 add set inet coppice resolvers {{ type ipv4_addr; }}
+add set inet coppice {DENIED} {{ type ipv4_addr . ipv4_addr; flags interval; }}
+add set inet coppice {ALLOWED} {{ type ipv4_addr . ipv4_addr; flags interval; }}
+add set inet coppice {NAMED} {{ type ipv4_addr . ipv4_addr; size {MAX_NAMED}; flags dynamic,timeout; }}
+add map inet coppice {ANSWERED} {{ type ipv4_addr : inet_service; }}
+add map inet coppice {LED} {{ type ipv4_addr : inet_service; }}
+add counter inet coppice {REFUSALS}
 add set inet coppice flows {{ type ipv4_addr; size 65535; flags dynamic; }}
 add chain inet coppice prerouting {{ type filter hook prerouting priority -300; policy accept; }}
+add chain inet coppice detour {{ type nat hook prerouting priority -100; policy accept; }}
 add chain inet coppice input {{ type filter hook input priority -10; policy accept; }}
 add chain inet coppice forward {{ type filter hook forward priority -10; policy accept; }}
 add chain inet coppice postrouting {{ type nat hook postrouting priority 100; policy accept; }}
 add chain inet coppice outbound
+add chain inet coppice fenced
+add chain inet coppice judged
+add chain inet coppice refused
 flush chain inet coppice prerouting
+flush chain inet coppice detour
 flush chain inet coppice input
 flush chain inet coppice forward
 flush chain inet coppice postrouting
 flush chain inet coppice outbound
+flush chain inet coppice fenced
+flush chain inet coppice judged
+flush chain inet coppice refused
 {add_resolvers}add rule inet coppice prerouting iifname "coppice*" meta nfproto ipv6 drop
 add rule inet coppice prerouting iifname "coppice*" fib saddr . iif oif missing drop
-add rule inet coppice input iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto outbound
+add rule inet coppice detour iifname "coppice*" meta l4proto {{ tcp, udp }} th dport 53 redirect to :ip saddr map @{ANSWERED}
+add rule inet coppice detour iifname "coppice*" ip saddr . ip daddr @{ALLOWED} accept
+add rule inet coppice detour iifname "coppice*" tcp dport {{ 80, 443 }} redirect to :ip saddr map @{LED}
+add rule inet coppice input iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto judged
+add rule inet coppice input iifname "coppice*" ip daddr {GATEWAY} ct status dnat goto outbound
 add rule inet coppice input iifname "coppice*" drop
+add rule inet coppice input iifname != "coppice*" iifname != "lo" ip daddr {NETWORK} drop
 add rule inet coppice forward iifname "coppice*" oifname "coppice*" drop
-add rule inet coppice forward iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto outbound
-add rule inet coppice forward iifname "coppice*" ip daddr {{ {CLOSED} }} drop
-add rule inet coppice forward iifname "coppice*" goto outbound
+add rule inet coppice forward iifname "coppice*" ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 goto judged
+add rule inet coppice forward iifname "coppice*" ip daddr {{ {closed} }} drop
+add rule inet coppice forward iifname "coppice*" goto judged
 add rule inet coppice forward oifname "coppice*" ct state established,related accept
 add rule inet coppice forward oifname "coppice*" drop
 add rule inet coppice postrouting ip saddr {NETWORK} oifname != "coppice*" masquerade
+add rule inet coppice judged ip saddr . ip daddr @{DENIED} goto fenced
+add rule inet coppice judged goto outbound
+add rule inet coppice fenced ip saddr . ip daddr @{ALLOWED} goto outbound
+add rule inet coppice fenced meta l4proto {{ tcp, udp }} th dport {{ 53, 80, 443, 853 }} goto refused
+add rule inet coppice fenced ip saddr . ip daddr @{NAMED} update @{NAMED} {{ ip saddr . ip daddr timeout {linger}s }} goto outbound
+add rule inet coppice fenced goto refused
+add rule inet coppice refused counter name "{REFUSALS}"
+add rule inet coppice refused meta l4proto tcp reject with tcp reset
+add rule inet coppice refused reject with icmpx type admin-prohibited
 add rule inet coppice outbound ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} drop
 add rule inet coppice outbound accept
 "#
-    )
+    );
+    if !walls::is_down(Wall::PacketFilter) {
+        return rules;
+    }
+    let wall = |line: &&str| line.starts_with("add rule ") && line.ends_with(" drop");
+    rules.lines().filter(|line| !wall(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// How many rules the kernel then holds.
@@ -67,8 +115,10 @@ pub(super) fn number_of(rules: &str) -> usize {
     rules.lines().filter(|line| line.starts_with("add rule ")).count()
 }
 
-pub(super) async fn load(dns: &[IpAddr]) -> Result<(), Error> {
-    run(&rules(dns)).await
+/// With the fences that are to be in force.
+pub(super) async fn load(dns: &[IpAddr], fences: &Fences) -> Result<(), Error> {
+    let _turn = fences.turn.lock().await;
+    run(&format!("{}{}", rules(dns), fences.text())).await
 }
 
 /// A table that is not there is made first, so that removing it succeeds.
@@ -110,8 +160,17 @@ async fn run(rules: &str) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Has nft(8) do it.
+    pub(in super::super) fn load(rules: &str) {
+        use std::{io::Write, process::*};
+        let mut nft =
+            Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+        nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success());
+    }
 
     #[test]
     fn resolvers_are_open_before_private_ranges_are_closed() {
@@ -123,14 +182,18 @@ mod tests {
 
     #[test]
     fn a_cloud_s_platform_is_closed() {
-        assert!(CLOSED.contains("169.254.0.0/16") && CLOSED.contains("168.63.129.16/32"));
+        let text = rules(&[]);
+        assert!(text.contains("169.254.0.0/16") && text.contains("168.63.129.16/32"));
     }
 
     #[test]
     fn nothing_goes_out_uncounted() {
         let text = rules(&[]);
-        for line in text.lines().filter(|line| line.contains(r#"iifname "coppice*""#)) {
-            assert!(line.ends_with("drop") || line.ends_with("goto outbound"), "{line}");
+        let of_sandboxes = |line: &&str| line.contains(r#"iifname "coppice*""#);
+        let detours = |line: &&str| line.starts_with("add rule inet coppice detour");
+        for line in text.lines().filter(of_sandboxes).filter(|line| !detours(line)) {
+            let ends = ["drop", "goto judged", "goto outbound"];
+            assert!(ends.iter().any(|end| line.ends_with(end)), "{line}");
         }
         let count = text.find("ct count over 4096 } drop").unwrap();
         assert!(count < text.find("outbound accept").unwrap());

@@ -30,7 +30,7 @@ const CONNECTIONS_EACH: u64 = 128;
 
 pub(super) fn all(settings: &Settings, plan: &Plan, planned: usize) -> Vec<Check> {
     let planned = planned as u64;
-    let mut checks = vec![root(), namespaces(), cgroups(plan), cgroup_kill(plan)];
+    let mut checks = vec![root(), namespaces(), filters(), cgroups(plan), cgroup_kill(plan)];
     checks.push(joining_check());
     checks.extend([overlayfs(), idmapped_mounts(&settings.data_dir)]);
     checks.push(program("mmdebstrap", "builds the base template", Verdict::Warn));
@@ -81,6 +81,14 @@ fn namespaces() -> Check {
     let verdict = good_if(ceiling > 0, Verdict::Bad);
     check("namespaces", verdict, format!("at most {ceiling} {kind} namespaces to a sandbox"))
         .mend(format!("sysctl -w user.max_{kind}_namespaces=1024"))
+}
+
+fn filters() -> Check {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let there = actions.split_whitespace().any(|action| action == "errno");
+    let found = if there { "can be kept from a sandbox" } else { "cannot be filtered" };
+    check("system calls", good_if(there, Verdict::Bad), found)
+        .mend("boot a kernel built with CONFIG_SECCOMP_FILTER")
 }
 
 fn cgroups(plan: &Plan) -> Check {

@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Instant,
 };
@@ -80,6 +81,23 @@ pub(super) fn wait(pidfd: &OwnedFd, deadline: Instant) -> bool {
     }
     reap(pidfd);
     true
+}
+
+/// The root directory of a process; `None` when it has ended.
+pub(super) fn root_of(pidfd: &OwnedFd) -> io::Result<Option<File>> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    let Some(pid) = pid.filter(|pid| *pid > 0) else { return Ok(None) };
+    let root = match File::open(format!("/proc/{pid}/root")) {
+        Ok(root) => root,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // While the process is there the number is its own.
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, which lives for the call.
+    let ended = Errno::result(unsafe { libc::poll(&raw mut poll, 1, 0) })?;
+    Ok((ended == 0).then_some(root))
 }
 
 /// Cancels `ended` when the process has ended. Must be called within a runtime.

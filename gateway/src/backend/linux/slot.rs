@@ -84,7 +84,10 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { directory: SLOTS.into(), spare: Mutex::default(), next: AtomicU32::new(0) }
+        // Not each at the same: those whose `/run` is not one have users of their own, mostly.
+        let next = SandboxId::random().spread() % u64::from(MAX);
+        let next = AtomicU32::new(u32::try_from(next).unwrap_or_default());
+        Self { directory: SLOTS.into(), spare: Mutex::default(), next }
     }
 
     /// Makes the directory, with this gateway in its list.
@@ -229,9 +232,14 @@ impl Slots {
 mod tests {
     use super::*;
 
+    /// One that begins where the others do.
+    fn at(directory: PathBuf) -> Slots {
+        Slots { directory, next: AtomicU32::new(0), ..Slots::new() }
+    }
+
     fn slots() -> (tempfile::TempDir, Slots) {
         let directory = tempfile::tempdir().unwrap();
-        let slots = Slots { directory: directory.path().join("slots"), ..Slots::new() };
+        let slots = at(directory.path().join("slots"));
         slots.prepare("one").unwrap();
         (directory, slots)
     }
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn two_gateways_share_no_slot_either() {
         let (_directory, slots) = slots();
-        let other = Slots { directory: slots.directory.clone(), ..Slots::new() };
+        let other = at(slots.directory.clone());
         assert_ne!(slots.take(&owner()).unwrap(), other.take(&owner()).unwrap());
     }
 

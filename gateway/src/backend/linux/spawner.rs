@@ -23,6 +23,7 @@ use std::{
 
 use envd::{
     control::{self, ChildRequest},
+    walls::{self, Wall},
     wire::CONTROL_FD,
 };
 use nix::{
@@ -82,7 +83,8 @@ impl Image {
         io::copy(&mut program, &mut copy).call("copy", path)?;
         // Linux: a program its user cannot read cannot be traced either, whatever he is root of.
         // So root in the sandbox reaches neither envd's memory nor its descriptors.
-        fchmod(&copy, Mode::from_bits_truncate(0o111)).call("fchmod", "the copy of envd")?;
+        let mode = if walls::is_down(Wall::EnvdMemory) { 0o555 } else { 0o111 };
+        fchmod(&copy, Mode::from_bits_truncate(mode)).call("fchmod", "the copy of envd")?;
         let seals = SealFlag::F_SEAL_WRITE
             | SealFlag::F_SEAL_SHRINK
             | SealFlag::F_SEAL_GROW
@@ -244,7 +246,7 @@ struct Plan {
     null: RawFd,
     image: RawFd,
     argv: [*const libc::c_char; 3],
-    envp: [*const libc::c_char; 1],
+    envp: [*const libc::c_char; 2],
 }
 
 /// Returns when it is ready.
@@ -258,13 +260,14 @@ fn start(image: &Image) -> Result<Running, Error> {
     let log = clear(io::stderr()).call("dup", "standard error")?;
     let null = clear(null).call("dup", "/dev/null")?;
     let program = clear(&image.0).call("dup", "envd")?;
+    let walls = walls::environment();
     let plan = Plan {
         socket: theirs.as_raw_fd(),
         log: log.as_raw_fd(),
         null: null.as_raw_fd(),
         image: program.as_raw_fd(),
         argv: [c"coppice".as_ptr(), c"envd".as_ptr(), ptr::null()],
-        envp: [ptr::null()],
+        envp: [walls.as_ref().map_or(ptr::null(), |walls| walls.as_ptr()), ptr::null()],
     };
 
     let mut pidfd: RawFd = -1;
@@ -375,6 +378,7 @@ impl Child {
 
     /// Gives its user namespace a range of ids and returns the namespace.
     pub(super) fn map_ids(&self, first: u32) -> Result<OwnedFd, Error> {
+        let first = if walls::is_down(Wall::Ids) { 0 } else { first };
         let map = format!("0 {first} {UIDS}\n");
         for file in ["uid_map", "gid_map"] {
             let path = format!("/proc/{}/{file}", self.pid);

@@ -8,19 +8,25 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
 use envd::wire;
 
-use super::error::Call;
-use crate::backend::{CellSpec, Error, NetworkMode};
+use super::{disk::Disk, error::Call};
+use crate::backend::{CellSpec, Error};
 
 /// Makes `layer` with `upper` and `work` in it. Blocks.
-pub(super) fn make(layer: &Path, spec: &CellSpec, dns: &[IpAddr]) -> Result<(), Error> {
+pub(super) fn make(
+    disk: &Disk,
+    layer: &Path,
+    spec: &CellSpec,
+    dns: &[IpAddr],
+) -> Result<(), Error> {
     let upper = layer.join("upper");
-    for path in [layer, &upper, &layer.join("work")] {
+    disk.make_layer(layer, spec.limits.disk_bytes)?;
+    for path in [&upper, &layer.join("work")] {
         directory(path, 0o755)?;
     }
     let lowers = &spec.template.layers;
@@ -29,7 +35,7 @@ pub(super) fn make(layer: &Path, spec: &CellSpec, dns: &[IpAddr]) -> Result<(), 
     let etc = merged(&upper, lowers, "etc")?;
     write(&etc.join("hostname"), &format!("{id}\n"))?;
     write(&etc.join("hosts"), &hosts(&id))?;
-    let dns = if spec.network == NetworkMode::Nat { dns } else { &[] };
+    // One that has no network may get one later.
     write(&etc.join("resolv.conf"), &resolv_conf(dns))?;
 
     let run = merged(&upper, lowers, "run")?.join("e2b");
@@ -49,6 +55,9 @@ fn merged(upper: &Path, lowers: &[PathBuf], name: &str) -> Result<PathBuf, Error
         let metadata = fs::symlink_metadata(&lower).ok()?;
         Some((lower, metadata))
     });
+    // Deleted in a snapshot that others lie under.
+    let whiteout = |found: &fs::Metadata| found.file_type().is_char_device() && found.rdev() == 0;
+    let below = below.filter(|(_, found)| !whiteout(found));
     let Some((lower, below)) = below else {
         directory(&path, 0o755)?;
         return Ok(path);
@@ -97,7 +106,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{sandbox::SandboxId, sandbox::testing};
+    use crate::{
+        backend::{Layer, NetworkMode},
+        sandbox::SandboxId,
+        sandbox::testing,
+    };
 
     fn spec(layers: Vec<PathBuf>) -> CellSpec {
         let template = crate::template::Template { layers, ..testing::template() };
@@ -106,7 +119,9 @@ mod tests {
             limits: template.limits,
             template: Arc::new(template),
             network: NetworkMode::Nat,
+            filter: Default::default(),
             init: Default::default(),
+            layer: Layer::Fresh,
         }
     }
 
@@ -121,7 +136,7 @@ mod tests {
         let spec = spec(vec![top, bottom]);
         let layer = dir.path().join("layer");
         let dns = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        make(&layer, &spec, &dns).unwrap();
+        make(&Disk::of(dir.path()).unwrap(), &layer, &spec, &dns).unwrap();
         let read = |path: &str| fs::read_to_string(layer.join("upper").join(path)).unwrap();
         assert_eq!(read("etc/hostname"), format!("{}\n", spec.id));
         assert!(read("etc/hosts").contains(&format!("127.0.1.1 {}\n", spec.id)));
@@ -137,7 +152,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("etc")).unwrap();
         let spec = spec(vec![dir.path().to_owned()]);
-        let error = make(&dir.path().join("layer"), &spec, &[]).unwrap_err();
+        let error = make(&Disk::of(dir.path()).unwrap(), &dir.path().join("layer"), &spec, &[])
+            .unwrap_err();
         assert!(error.to_string().starts_with("use the template's "), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::*;
+use super::{tenants::bed_of_tenants, *};
 use crate::template::FindError;
 
 /// `GET /path`, and a status.
@@ -61,7 +61,7 @@ fn template_of<'a>(document: &'a Value, path: &str) -> Option<&'a str> {
 }
 
 /// Method, path as in the document, operation.
-fn operations(document: &Value) -> Vec<(Method, &str, &Value)> {
+pub(super) fn operations(document: &Value) -> Vec<(Method, &str, &Value)> {
     let paths = document["paths"].as_object().unwrap().iter();
     let each = paths.flat_map(|(path, item)| {
         item.as_object().unwrap().iter().map(move |(method, operation)| {
@@ -144,9 +144,13 @@ async fn every_status_of_the_document_can_come() {
     seen.extend(without_a_key(&document).await);
     seen.extend(by_a_foreign_name(&document).await);
     seen.extend(before_there_is_a_template().await);
+    seen.extend(too_often().await);
     bodies_that_are_late_or_large(&bed, &document).await;
     creates(&bed).await;
     pauses(&bed).await;
+    ends(&bed).await;
+    copies(&bed).await;
+    networks(&bed).await;
     everything_else(&bed, &document).await;
     seen.extend(bed.document.seen.lock().iter().cloned());
 
@@ -192,6 +196,24 @@ async fn before_there_is_a_template() -> Seen {
     bed.document.seen.into_inner()
 }
 
+async fn too_often() -> Seen {
+    let bed = bed_of_tenants(
+        "[tenant.one]\ncreates-per-minute = 1\nmax-snapshots = 0\n",
+        testing::rules(),
+    );
+    let made = bed.by("a", Method::POST, "/v2/sandboxes", base()).await;
+    let id = made.body["sandboxID"].as_str().unwrap();
+    for path in [
+        "/sandboxes",
+        "/v2/sandboxes",
+        &format!("/sandboxes/{id}/fork"),
+        &format!("/sandboxes/{id}/snapshots"),
+    ] {
+        bed.by("a", Method::POST, path, base()).await;
+    }
+    bed.document.seen.into_inner()
+}
+
 async fn bodies_that_are_late_or_large(bed: &Bed, document: &Value) {
     let id = bed.create(base()).await;
     for (method, path, operation) in operations(document) {
@@ -215,8 +237,10 @@ async fn creates(bed: &Bed) {
         }
         bed.backend.failing_creates.store(1, Ordering::SeqCst);
         bed.post(path, base()).await;
-        bed.backend.late_creates.store(1, Ordering::SeqCst);
-        bed.post(path, base()).await;
+        for failure in [&bed.backend.late_creates, &bed.backend.full_disks] {
+            failure.store(1, Ordering::SeqCst);
+            bed.post(path, base()).await;
+        }
         for timeout in [20, 30] {
             let request = Request::post(path)
                 .header("x-api-key", KEY)
@@ -277,7 +301,83 @@ async fn pauses(bed: &Bed) {
         }
         let resumed = bed.post(&path, json!({"timeout": 60})).await;
         assert_eq!(resumed.status, StatusCode::CREATED, "{path}");
+
+        bed.backend.mute.store(true, Ordering::SeqCst);
+        bed.post(&old("pause"), json!({"memory": false})).await;
+        bed.post(&old("pause"), json!({})).await;
+        let refused = bed.post(&path, json!({"timeout": 60})).await;
+        assert_eq!(refused.body["error_code"], "sandbox_snapshot_guest_agent_unresponsive");
+        bed.backend.mute.store(false, Ordering::SeqCst);
+        for failure in [&bed.backend.full_creates, &bed.backend.full_disks] {
+            failure.store(1, Ordering::SeqCst);
+            bed.post(&path, json!({"timeout": 60, "memory": false})).await;
+        }
+        let booted = bed.post(&path, json!({"timeout": 60})).await;
+        assert_eq!(booted.status, StatusCode::CREATED, "{path}");
     }
+}
+
+async fn copies(bed: &Bed) {
+    let id = bed.create(base()).await;
+    for path in [format!("/sandboxes/{id}/snapshots"), format!("/sandboxes/{id}/fork")] {
+        let backend = &bed.backend;
+        for failure in [&backend.failing_copies, &backend.late_copies, &backend.full_disks] {
+            failure.store(1, Ordering::SeqCst);
+            bed.post(&path, json!({})).await;
+        }
+        *bed.backend.copy_takes.lock() = Duration::from_secs(1);
+        let both = tokio::join!(bed.post(&path, json!({})), bed.post(&path, json!({})));
+        let mut both = [both.0.status, both.1.status];
+        both.sort_unstable();
+        assert_eq!(both, [StatusCode::CREATED, StatusCode::SERVICE_UNAVAILABLE], "{path}");
+        *bed.backend.copy_takes.lock() = Duration::ZERO;
+        bed.post(&format!("/sandboxes/{id}/pause"), json!({})).await;
+        assert_eq!(bed.post(&path, json!({})).await.status, StatusCode::CONFLICT, "{path}");
+        bed.post(&format!("/sandboxes/{id}/connect"), json!({"timeout": 60})).await;
+        for wrong in [json!({"memory": true}), json!({"count": 0, "name": "not a name"})] {
+            bed.post(&path, wrong).await;
+        }
+    }
+    let named = bed.post(&format!("/sandboxes/{id}/snapshots"), json!({"name": "Mine:V1"})).await;
+    assert_eq!(named.body["snapshotID"], "mine:v1");
+    assert_eq!(named.body["names"], json!(["mine:v1"]));
+    let over = bed.create(json!({"templateID": "mine:v1"})).await;
+    let statuses = [("base", 403), ("mine%3Av1", 400), ("mine%3Av1", 204), ("mine%3Av1", 404)];
+    for (reference, status) in statuses {
+        if status == 204 {
+            bed.call(Method::DELETE, &format!("/sandboxes/{over}"), Body::empty()).await;
+        }
+        let path = format!("/templates/{reference}");
+        let deleted = bed.call(Method::DELETE, &path, Body::empty()).await;
+        assert_eq!(deleted.status.as_u16(), status, "{reference}");
+    }
+}
+
+async fn networks(bed: &Bed) {
+    let id = bed.create(base()).await;
+    let path = format!("/sandboxes/{id}/network");
+    let put = |body: Value| bed.call(Method::PUT, &path, body.to_string());
+    bed.backend.failing_networks.store(1, Ordering::SeqCst);
+    let failed = put(json!({"denyOut": ["8.8.8.8"]})).await;
+    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(bed.get(&format!("/sandboxes/{id}")).await.body.get("network").is_none());
+    bed.backend.late_networks.store(1, Ordering::SeqCst);
+    assert_eq!(put(json!({})).await.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(put(json!({})).await.status, StatusCode::NO_CONTENT);
+    bed.post(&format!("/sandboxes/{id}/pause"), json!({})).await;
+    assert_eq!(put(json!({})).await.status, StatusCode::CONFLICT);
+}
+
+/// Of one whose end takes its time.
+async fn ends(bed: &Bed) {
+    let id = bed.create(base()).await;
+    bed.backend.failing_stops.store(1000, Ordering::SeqCst);
+    bed.call(Method::DELETE, &format!("/sandboxes/{id}"), Body::empty()).await;
+    for path in [format!("/sandboxes/{id}/connect"), format!("/v2/sandboxes/{id}/connect")] {
+        let refused = bed.post(&path, json!({"timeout": 60})).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{path}");
+    }
+    bed.backend.failing_stops.store(0, Ordering::SeqCst);
 }
 
 /// Good and bad of every operation there is left.
@@ -292,6 +392,10 @@ async fn everything_else(bed: &Bed, document: &Value) {
                     bed.call(method.clone(), &path, Body::empty()).await;
                 }
                 path.replace("{id}", "base").replace("{alias}", "base")
+            }
+            "/sandboxes/metrics" => {
+                bed.call(method.clone(), path, Body::empty()).await;
+                format!("{path}?sandbox_ids={id}")
             }
             _ => {
                 for id in [NOT_OURS, "A_B"] {

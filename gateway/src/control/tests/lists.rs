@@ -15,7 +15,8 @@ async fn lists_come_in_pages_in_either_order() {
         let (mut seen, mut query) = (Vec::new(), format!("/v2/sandboxes?order={order}&limit=2"));
         for page in 0.. {
             let answer = bed.get(&query).await;
-            assert_eq!(answer.headers["x-total-running"], "5");
+            let total = answer.headers.get("x-total-running").map(|total| total.to_str().unwrap());
+            assert_eq!(total, (page == 0).then_some("5"));
             let of_page = answer.body.as_array().unwrap();
             seen.extend(of_page.iter().map(|s| s["sandboxID"].as_str().unwrap().to_owned()));
             let Some(token) = answer.headers.get("x-next-token") else {

@@ -3,8 +3,12 @@
 mod contract;
 mod deadlines;
 mod lists;
+mod network;
 mod pages;
+mod snapshots;
+mod status;
 mod templates;
+mod tenants;
 
 use std::{
     collections::BTreeSet,
@@ -26,6 +30,7 @@ use contract::Document;
 
 use crate::{
     Gateway, Parts,
+    audit::Audit,
     auth::Keys,
     sandbox::{
         Rules, Sandboxes,
@@ -38,6 +43,7 @@ const KEY: &str = "e2b_0123456789abcdef0123456789abcdef01234567";
 const NOT_OURS: &str = "i0123456789abcdefghij";
 
 struct Bed {
+    gateway: Gateway,
     dir: TempDir,
     backend: Arc<TestBackend>,
     router: Router,
@@ -66,6 +72,7 @@ fn without_keys() -> Bed {
 
 fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: Keys) -> Bed {
     let gateway = Gateway::new(Parts {
+        audit: Audit::open(dir.path(), sandboxes.metrics()).unwrap(),
         sandboxes,
         templates: Box::new(|| {
             let template = Arc::new(testing::template());
@@ -73,10 +80,11 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
         }),
         keys,
         domain: "sandboxes.test".into(),
-        max_timeout: Duration::from_secs(24 * 3600),
+        max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
     });
-    Bed { dir, backend, router: crate::router(gateway), document: Document::default() }
+    let router = crate::router(gateway.clone());
+    Bed { gateway, dir, backend, router, document: Document::default() }
 }
 
 fn bed() -> Bed {
@@ -238,8 +246,6 @@ async fn a_create_that_cannot_be_honoured_is_refused_by_name_and_makes_nothing()
         (json!({"autoPauseMemory": false}), "autoPauseMemory"),
         (json!({"autoPause": "yes"}), "invalid body"),
         (json!({"autoResume": true}), "invalid body"),
-        (json!({"network": {"denyOut": ["0.0.0.0/0"]}}), "network"),
-        (json!({"network": {"allowPublicTraffic": false}}), "network"),
         (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), "volumeMounts"),
         (json!({"iam": {"tokens": {"a": {}}}}), "iam"),
         (json!({"mcp": {"x": {}}}), "mcp"),
@@ -445,25 +451,16 @@ async fn unknown_routes_and_methods_are_answered_in_json() {
 #[tokio::test]
 async fn what_comes_later_says_so_by_name() {
     let bed = bed();
-    let id = bed.create(base()).await;
     for (method, path, what) in [
-        (Method::POST, format!("/sandboxes/{id}/fork"), "fork"),
-        (Method::POST, format!("/sandboxes/{id}/snapshots"), "snapshots"),
-        (Method::PUT, format!("/sandboxes/{id}/network"), "network"),
-        (Method::GET, format!("/sandboxes/{id}/metrics"), "metrics"),
-        (Method::GET, format!("/v2/sandboxes/{id}/logs"), "logs"),
-        (Method::GET, "/sandboxes/metrics?sandbox_ids=a".into(), "metrics"),
-        (Method::GET, "/snapshots".into(), "snapshots"),
-        (Method::POST, "/v3/templates".into(), "templates"),
-        (Method::DELETE, "/templates/base".into(), "templates"),
-        (Method::PATCH, "/v2/templates/team%2Fname%3Av1".into(), "templates"),
-        (Method::POST, "/v2/templates/a/builds/b".into(), "templates"),
-        (Method::GET, "/volumes".into(), "volumes"),
-        (Method::PUT, "/volumecontent/a/file?path=/x".into(), "volumes"),
-        (Method::GET, "/secrets".into(), "secrets"),
-        (Method::GET, "/teams".into(), "teams"),
+        (Method::POST, "/v3/templates", "templates"),
+        (Method::PATCH, "/v2/templates/team%2Fname%3Av1", "templates"),
+        (Method::POST, "/v2/templates/a/builds/b", "templates"),
+        (Method::GET, "/volumes", "volumes"),
+        (Method::PUT, "/volumecontent/a/file?path=/x", "volumes"),
+        (Method::GET, "/secrets", "secrets"),
+        (Method::GET, "/teams", "teams"),
     ] {
-        let answer = bed.call(method, &path, Body::empty()).await;
+        let answer = bed.call(method, path, Body::empty()).await;
         assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED, "{path}");
         assert!(message(&answer).contains(what), "{path}: {}", answer.body);
     }
@@ -498,10 +495,7 @@ async fn what_is_paused_is_told_so_and_goes_on_when_connected_to() {
         let absent = bed.post(&at(path), json!({"timeout": 9})).await;
         assert_eq!(absent.status, StatusCode::NOT_FOUND, "{path}");
     }
-    let healthy = bed.post(&at("/pause"), json!({"requireHealthyGuest": true})).await;
-    assert_eq!(healthy.status, StatusCode::BAD_REQUEST);
-    let cold = bed.post(&at("/connect"), json!({"timeout": 60, "memory": false})).await;
-    assert_eq!(cold.status, StatusCode::BAD_REQUEST);
+    assert_eq!((&info["pauseMode"], before.get("pauseMode")), (&json!("full"), None));
 
     let resumed = bed.post(&at("/connect"), json!({"timeout": 60})).await;
     assert_eq!(resumed.status, StatusCode::CREATED);
@@ -513,6 +507,14 @@ async fn what_is_paused_is_told_so_and_goes_on_when_connected_to() {
     let resumed = bed.call(Method::POST, &at("/resume"), Body::empty()).await;
     assert_eq!(resumed.status, StatusCode::CREATED);
     assert!((14..=16).contains(&bed.seconds_left(&id).await));
+
+    let healthy = json!({"requireHealthyGuest": true, "memory": false});
+    let paused = bed.post(&at("/pause"), healthy).await;
+    assert_eq!(paused.status, StatusCode::NO_CONTENT);
+    assert_eq!(bed.get(&at("")).await.body["pauseMode"], "filesystem");
+    let booted = bed.post(&at("/connect"), json!({"timeout": 60})).await;
+    assert_eq!(booted.status, StatusCode::CREATED);
+    assert_eq!(booted.body["envdAccessToken"], before["envdAccessToken"]);
 }
 
 #[tokio::test]

@@ -119,6 +119,23 @@ async fn the_document_has_each_answer_that_comes_in_a_sandboxs_place_and_no_othe
     });
     seen.send(&mad, port, "GET /", &format!("Host: gateway\r\n{}", mad.to(8080))).await;
 
+    let shut = World::new().await;
+    let facts = shut.sandbox().facts().clone();
+    shut.readmit(Facts { traffic_token: Some("shown to few".into()), ..facts });
+    let shut_port = format!("Host: gateway\r\n{}", shut.to(8080));
+    seen.send(&shut, port, "GET /", &shut_port).await;
+    let wrong = format!("{shut_port}e2b-traffic-access-token: no\r\n");
+    seen.send(&shut, port, "GET /", &wrong).await;
+
+    let full = World::with(Router::new().fallback(async || "inside")).await;
+    let facts = full.sandbox().facts().clone();
+    let limits = crate::limits::Limits { streams: Some(0), ..facts.limits };
+    full.readmit(Facts { limits, ..facts });
+    let full_port = format!("Host: gateway\r\n{}", full.to(8080));
+    seen.send(&full, port, "GET /", &full_port).await;
+    let token = format!("Host: gateway\r\nX-Access-Token: {TOKEN}\r\n");
+    seen.send(&full, file, "GET /files", &token).await;
+
     let components = &seen.document["components"];
     let mut documented = BTreeSet::from(["CONNECT 405".to_owned()]);
     for (name, item) in components["pathItems"].as_object().unwrap() {

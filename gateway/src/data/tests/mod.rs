@@ -6,9 +6,11 @@ mod ending;
 mod hostile;
 mod interpreter;
 mod kept;
+mod pausing;
 mod routing;
 mod serving;
 mod streaming;
+mod streams;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -26,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     front_door::FrontDoor,
-    sandbox::{Registry, Sandbox, SandboxId, testing},
+    metrics::{self, Format},
+    sandbox::{Facts, Registry, Sandbox, SandboxId, Sandboxes, testing},
     serve::{Entrance, Limits, run_within},
 };
 
@@ -40,6 +43,7 @@ pub(super) fn insert(registry: &Registry, id: SandboxId, dir: &std::path::Path) 
 /// A gateway with one sandbox.
 struct World {
     dir: tempfile::TempDir,
+    sandboxes: Sandboxes,
     registry: Arc<Registry>,
     id: SandboxId,
     gateway: SocketAddr,
@@ -63,13 +67,13 @@ impl World {
         let id = SandboxId::random();
         insert(&registry, id, dir.path());
         let control = Router::new().fallback(async || (http::StatusCode::OK, "control plane"));
-        let door = FrontDoor::new(sandboxes, None, control);
+        let door = FrontDoor::new(sandboxes.clone(), None, control);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let entrances = [Entrance::plain(listener)].into_iter().chain(secure).collect();
         let server = tokio::spawn(run_within(limits, entrances, door, stop.clone()));
-        Self { dir, registry, id, gateway, stop, server }
+        Self { dir, sandboxes, registry, id, gateway, stop, server }
     }
 
     /// A world whose envd, and whose port 8080, are this router.
@@ -80,8 +84,30 @@ impl World {
         world
     }
 
+    /// Whether that is a line of its figures.
+    fn tells(&self, line: &str) -> bool {
+        metrics::tell(&self.sandboxes, Format::Plain).lines().any(|told| told == line)
+    }
+
+    async fn until_told(&self, line: &str) {
+        let told = async {
+            while !self.tells(line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let told = timeout(Duration::from_secs(30), told).await;
+        told.unwrap_or_else(|_| panic!("{line} is not told"));
+    }
+
     fn sandbox(&self) -> Arc<Sandbox> {
         self.registry.running(self.id).unwrap()
+    }
+
+    /// The same sandbox, made otherwise.
+    fn readmit(&self, facts: Facts) {
+        let deadline = chrono::Utc::now() + chrono::Duration::hours(1);
+        let sandbox = Sandbox::new(facts, self.dir.path().to_owned(), deadline);
+        self.registry.readmit(Arc::new(sandbox));
     }
 
     fn cut(&self) {

@@ -168,6 +168,18 @@ async fn a_user_port_sees_the_client_and_none_of_its_keys() {
     let own = "X-API-KEY: of-the-app\r\nX-Access-Token: of-the-app\r\n";
     let seen = world.send(8080, "GET / HTTP/1.1", own).await.answer().await.body;
     assert!(seen.contains("x-api-key: of-the-app") && seen.contains("x-access-token: of-the-app"));
+    for port in [8080, 49983] {
+        for key in ["Bearer e2b_00", "bearer   e2b_00", "BEARER e2b_00"] {
+            let headers = format!("Authorization: {key}\r\n");
+            let seen = world.send(port, "GET / HTTP/1.1", &headers).await.answer().await;
+            assert!(seen.status == 200 && !seen.body.contains("e2b_"), "{key}: {}", seen.body);
+        }
+        for own in ["Bearer of-the-app", "Basic dXNlcjo=", "Bearere2b_00", "Bearer"] {
+            let headers = format!("Authorization: {own}\r\n");
+            let seen = world.send(port, "GET / HTTP/1.1", &headers).await.answer().await.body;
+            assert!(seen.contains(&format!("authorization: {own}")), "{seen}");
+        }
+    }
 
     let seen = world.send(49983, "GET / HTTP/1.1", &headers).await.answer().await.body;
     assert!(seen.contains(&format!("x-access-token: {TOKEN}")) && !seen.contains("e2b_00"));

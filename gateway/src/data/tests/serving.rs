@@ -1,6 +1,8 @@
 //! Clients that are slow, many, or there when the gateway has to stop.
 
 use axum::routing::any;
+use http::Request;
+use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 
 use super::*;
@@ -72,6 +74,64 @@ async fn connections_beyond_the_limit_wait_for_room() {
     assert!(early.is_err());
     drop(first);
     assert_eq!(second.answer().await.body, "control plane");
+}
+
+#[tokio::test]
+async fn one_address_has_only_a_part_of_the_places() {
+    // The tests have no other address than this host's own.
+    let limits = Limits { of_loopback: 2, ..Limits::default() };
+    let world = World::within(limits).await;
+    let mut ours = [world.connect().await, world.connect().await];
+    for client in &mut ours {
+        client.write("GET / HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        assert_eq!(client.answer().await.body, "control plane");
+    }
+    let mut third = world.connect().await;
+    let _ = third.stream.write_all(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    assert!(!matches!(third.ending().await, Ok(1..)), "it is answered");
+    drop(ours);
+    // As soon as the server has seen them end.
+    let again = async {
+        loop {
+            let mut client = world.connect().await;
+            let _ = client.stream.write_all(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await;
+            if matches!(client.stream.read(&mut [0]).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(10), again).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_comes_from_this_host_may_have_all_places() {
+    let world = World::within(Limits { of_one_address: 1, ..Limits::default() }).await;
+    let mut ours = [world.connect().await, world.connect().await];
+    for client in &mut ours {
+        client.write("GET / HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        assert_eq!(client.answer().await.body, "control plane");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_the_connection_and_one_that_is_to_come_does_not() {
+    let world = World::within(Limits { idle: Duration::from_millis(300), ..quick() }).await;
+    world.envd(Router::new().fallback(any(std::future::pending::<()>)));
+    // Windows that have no room for an answer, and are never made larger.
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake(TokioIo::new(world.connect().await.stream))
+        .await
+        .unwrap();
+    let ended = tokio::spawn(connection);
+    let request = Request::get("http://g/").body(Body::empty()).unwrap();
+    let started = Instant::now();
+    let _untaken = sender.send_request(request).await.unwrap();
+    let _ = timeout(Duration::from_secs(10), ended).await.expect("it is ended");
+    assert!(started.elapsed() >= Duration::from_millis(250));
+
+    let mut waits = world.send(49983, "GET / HTTP/1.1", "").await;
+    assert!(timeout(Duration::from_secs(1), waits.ending()).await.is_err());
 }
 
 #[tokio::test]

@@ -82,8 +82,15 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
             client.write(text).await;
             client.until(text).await;
         }
+        assert!(world.tells("coppice_tunnels_open 1"));
         client.stream.shutdown().await.unwrap();
         assert_eq!(client.ending().await.unwrap(), 0);
+        world.until_told("coppice_tunnels_open 0").await;
+    }
+    assert!(world.tells("coppice_tunnels_total 2"));
+    for direction in ["in", "out"] {
+        let bytes = format!("{{route=\"port\",direction=\"{direction}\"}} 16");
+        assert!(world.tells(&format!("coppice_proxy_bytes_total{bytes}")), "{direction}");
     }
 }
 
@@ -123,6 +130,11 @@ async fn a_hundred_megabytes_pass_intact_each_way() {
     // Heads have a few, chunk lengths none.
     assert_eq!(received / MB, 100);
     sending.await.unwrap();
+    for direction in ["in", "out"] {
+        let bytes = format!("{{route=\"port\",direction=\"{direction}\"}} {}", 100 * MB);
+        assert!(world.tells(&format!("coppice_proxy_bytes_total{bytes}")), "{direction}");
+    }
+    world.until_told("coppice_proxy_requests_open{route=\"port\"} 0").await;
 }
 
 /// Writes until nothing more is taken for a while; returns how much was.

@@ -16,9 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Entry, Shape};
 use crate::{
     backend,
+    limits::Bounds,
+    network::NetworkPolicy,
     sandbox::{
-        Error, SandboxId, Sandboxes,
-        lifecycle::{TAKEN_AT_FIRST, token},
+        Error, Quota, SandboxId, Sandboxes, Tenant,
+        making::{TAKEN_AT_FIRST, token},
     },
     template::FindError,
 };
@@ -77,7 +79,9 @@ impl Sandboxes {
     /// Fills the pool and keeps it as it should be; never returns.
     pub async fn keep_pool(&self) {
         for name in self.0.rules.pool.sizes.keys() {
-            if let Err(Error::Template { source: FindError::Unknown, .. }) = self.template(name) {
+            if let Err(Error::Template { source: FindError::Unknown, .. }) =
+                self.template(&Tenant::default(), name)
+            {
                 tracing::info!("pool: nothing is kept ready of {name}, as there is none");
             }
         }
@@ -166,8 +170,14 @@ impl Sandboxes {
     fn wanted_shapes(&self) -> Vec<(Shape, usize)> {
         let sizes = self.0.rules.pool.sizes.iter();
         let there = sizes.filter_map(|(name, size)| {
-            let template = self.template(name).ok()?;
-            Some((self.shape(template, None), *size))
+            let template = self.template(&Tenant::default(), name).ok()?;
+            let shape = self.shape(
+                template,
+                &NetworkPolicy::default(),
+                &Bounds::default(),
+                &Quota::default(),
+            );
+            Some((shape.ok()?, *size))
         });
         there.collect()
     }
@@ -217,8 +227,8 @@ impl Sandboxes {
         let entry = Entry { id, dir, shape, cell, memory, _watch: AbortOnDropHandle::new(watch) };
         tracing::debug!(sandbox = %id, template = entry.shape.template.id, "pool: ready");
         match self.0.pool.put(entry) {
-            Ok(()) => Ok(cold),
-            Err(entry) => {
+            None => Ok(cold),
+            Some(entry) => {
                 self.end_entries([entry]);
                 Err(Error::Stopping)
             }

@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 
 use super::{Entry, Shape};
 use crate::sandbox::{
-    Error, Sandbox, SandboxId, Sandboxes, Wanted,
-    lifecycle::{Made, token},
+    Error, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
+    making::{Made, token},
 };
 
 /// What gives way is normally gone in far less.
@@ -23,20 +23,26 @@ impl Sandboxes {
         wanted: &Wanted,
     ) -> Result<Option<Arc<Sandbox>>, Error> {
         let envd_token = token()?;
-        while let Some(entry) = self.0.pool.take(shape) {
-            let place = match self.place(entry.id).await {
-                Ok(place) => place,
-                Err(error) => {
-                    self.end_entries(self.0.pool.give_back(entry).err());
-                    return Err(error);
-                }
-            };
+        while self.0.pool.available(shape) > 0 {
+            // First: whoever may have none, or waits, keeps none from others.
+            let place = self.place(SandboxId::random(), &wanted.owner).await?;
+            let Some(entry) = self.0.pool.take(shape) else { break };
+            let place = place.under(entry.id);
             // Before its record is written: should this gateway die in between, the next one finds
             // none, and nobody was told of the sandbox.
             let init = shape.init(wanted.env_vars.clone(), envd_token.clone());
+            // One of the pool may reach all that any sandbox may.
+            let default = self.0.rules.network;
+            if !wanted.policy.filter(default).is_open()
+                && let Err(error) =
+                    self.fence(entry.id, &wanted.policy, default, shape.limits).await
+            {
+                self.discard(place, entry.dir, error.reason());
+                return Err(error);
+            }
             if let Err(error) = self.tell(&entry, &init).await {
                 tracing::warn!(sandbox = %entry.id, "pool: cannot be given away: {error}");
-                self.discard(place, entry.dir);
+                self.discard(place, entry.dir, Reason::EnvdDied);
                 continue;
             }
             let Entry { dir, cell, .. } = entry;
@@ -80,7 +86,7 @@ impl Sandboxes {
         entries.into_iter().map(|entry| self.remove_soon(entry.id, entry.dir)).collect()
     }
 
-    pub(super) fn remove_soon(&self, id: SandboxId, dir: PathBuf) -> JoinHandle<()> {
+    pub(in crate::sandbox) fn remove_soon(&self, id: SandboxId, dir: PathBuf) -> JoinHandle<()> {
         let sandboxes = self.clone();
         self.0.tasks.spawn(async move { sandboxes.remove(id, dir).await })
     }

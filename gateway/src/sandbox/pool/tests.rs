@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     backend::NetworkMode,
+    network::NetworkPolicy,
     sandbox::{
-        Error, Rules, SandboxId, Sandboxes, Wanted,
+        Error, Owner, Quota, Rules, SandboxId, Sandboxes, Wanted,
         testing::{self, Bed, TestBackend, bed},
     },
     template::{FindError, Template},
@@ -78,6 +79,28 @@ fn made(backend: &TestBackend) -> Vec<SandboxId> {
 }
 
 #[tokio::test]
+async fn a_tenant_that_may_have_none_or_waits_keeps_none_from_others() {
+    let bed = filled(pooled(1)).await;
+    let quota = Quota { max_sandboxes: Some(1), ..Quota::default() };
+    let owner = Owner { tenant: "one".parse().unwrap(), quota };
+    let ours = || Wanted { owner: owner.clone(), ..testing::wanted() };
+    let first = bed.sandboxes.create(ours(), None).await.unwrap();
+    until(&bed.sandboxes, |it| it.available == 1).await;
+    let entry = *made(&bed.backend).last().unwrap();
+    let refused = bed.sandboxes.create(ours(), None).await;
+    assert!(matches!(refused, Err(Error::Quota { .. })), "{:?}", refused.map(|it| it.id()));
+    assert_eq!(*made(&bed.backend).last().unwrap(), entry);
+    // While it ends, its tenant waits for its place.
+    bed.sandboxes.0.registry.hide(first.id(), &owner.tenant);
+    let (late, other) = tokio::join!(
+        bed.sandboxes.create(ours(), None),
+        bed.sandboxes.create(testing::wanted(), None)
+    );
+    assert!(matches!(late, Err(Error::Quota { .. })), "{:?}", late.map(|it| it.id()));
+    assert_eq!(other.unwrap().id(), entry);
+}
+
+#[tokio::test]
 async fn a_sandbox_of_the_pool_is_what_was_asked_for_and_another_is_made_for_the_next() {
     let bed = filled(pooled(1)).await;
     let spec = bed.backend.specs.lock()[0].clone();
@@ -117,11 +140,12 @@ async fn a_sandbox_of_the_pool_is_what_was_asked_for_and_another_is_made_for_the
 async fn what_an_entry_cannot_become_is_made_anew() {
     let bed = filled(pooled(1)).await;
     let entry = made(&bed.backend)[0];
-    let closed = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    let closed = Wanted { policy: NetworkPolicy::of_access(Some(false)), ..testing::wanted() };
     let sandbox = bed.sandboxes.create(closed, None).await.unwrap();
     assert!(sandbox.id() != entry && !sandbox.facts().from_pool);
-    assert_eq!(sandbox.facts().network, NetworkMode::None);
-    let open = Wanted { allow_internet_access: Some(true), ..testing::wanted() };
+    let spec = bed.backend.specs.lock().iter().find(|spec| spec.id == sandbox.id()).cloned();
+    assert_eq!(spec.unwrap().network, NetworkMode::None);
+    let open = Wanted { policy: NetworkPolicy::of_access(Some(true)), ..testing::wanted() };
     assert_eq!(bed.sandboxes.create(open, None).await.unwrap().id(), entry);
 }
 
@@ -168,7 +192,7 @@ async fn whom_the_entries_do_not_answer_gets_a_new_sandbox_at_once() {
 #[tokio::test]
 async fn the_pool_takes_no_place_that_a_client_could_have() {
     let bed = filled(Rules { max_sandboxes: 2, ..pooled(2) }).await;
-    let none = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    let none = Wanted { policy: NetworkPolicy::of_access(Some(false)), ..testing::wanted() };
     for _ in 0..2 {
         bed.sandboxes.create(none.clone(), None).await.unwrap();
     }
@@ -183,7 +207,7 @@ async fn an_entry_survives_a_create_that_finds_no_place() {
     let bed = bed(Rules { max_sandboxes: 1, ..pooled(1) });
     let entry = bed.sandboxes.tend(&mut Turn::default()).await;
     assert_eq!(entry, Tended::Made);
-    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let held = bed.sandboxes.place(SandboxId::random(), &Default::default()).await.unwrap();
     let full = bed.sandboxes.create(testing::wanted(), None).await;
     assert!(matches!(full, Err(Error::Full(_))));
     assert_eq!(bed.sandboxes.pool()["base"].available, 1);
@@ -200,10 +224,10 @@ async fn where_memory_is_short_all_give_way_and_none_are_made() {
     let entries = bed.sandboxes.0.pool.take_all();
     assert_eq!(entries.len(), 2);
     for entry in entries {
-        assert!(poor.0.pool.put(entry).is_ok());
+        assert!(poor.0.pool.put(entry).is_none());
     }
     // A client that needs memory gets what the pool had, though here it is not enough.
-    let none = Wanted { allow_internet_access: Some(false), ..testing::wanted() };
+    let none = Wanted { policy: NetworkPolicy::of_access(Some(false)), ..testing::wanted() };
     let full = poor.create(none, None).await;
     assert!(matches!(full, Err(Error::Full(_))));
     assert_eq!(poor.pool()["base"], count(0, 0, 0));
@@ -277,7 +301,7 @@ async fn a_gateway_that_stops_does_not_wait_for_an_entry_to_be_warm() {
 #[tokio::test]
 async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
     let bed = bed(pooled(1));
-    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let held = bed.sandboxes.place(SandboxId::random(), &Default::default()).await.unwrap();
     let mut turn = Turn::default();
     let tending = bed.sandboxes.tend(&mut turn);
     tokio::pin!(tending);
@@ -291,7 +315,7 @@ async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
 #[tokio::test]
 async fn nothing_is_made_when_the_gateway_came_to_stop_meanwhile() {
     let bed = bed(pooled(1));
-    let held = bed.sandboxes.place(SandboxId::random()).await.unwrap();
+    let held = bed.sandboxes.place(SandboxId::random(), &Default::default()).await.unwrap();
     let mut turn = Turn::default();
     let tending = bed.sandboxes.tend(&mut turn);
     tokio::pin!(tending);

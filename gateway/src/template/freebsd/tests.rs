@@ -182,3 +182,84 @@ fn there_is_a_bash_at_the_path_that_sdks_start() {
         assert_eq!(fs::read_to_string(&bash).unwrap(), own);
     }
 }
+
+/// Says what it was called with, and does as pip and npm would; with `offline` beside it neither.
+const CHROOT: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+echo "$HOME $*" >>"$here/inside"
+[ ! -e /etc/resolv.conf ] || cmp -s /etc/resolv.conf "$1/etc/resolv.conf" || exit 3
+[ ! -e "$here/offline" ] || { echo "no route to host"; exit 1; }
+case $2 in
+    */python3) mkdir -p "$1/usr/local/lib/python3.11/site-packages/bash_kernel" ;;
+    /bin/sh) mkdir -p "$1$6/node_modules/acorn" "$1/tmp/npm" ;;
+    *) exit 64 ;;
+esac
+"#;
+
+#[test]
+fn kernels_without_packages_are_added_as_far_as_they_can_be_had() {
+    for offline in [false, true] {
+        let Some(place) = Place::new("") else { return };
+        let root = place.path("root");
+        for directory in ["etc", "tmp", "usr/local/lib/python3.11/site-packages"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::write(place.path("chroot"), CHROOT).unwrap();
+        fs::set_permissions(place.path("chroot"), fs::Permissions::from_mode(0o755)).unwrap();
+        if offline {
+            fs::write(place.path("offline"), "").unwrap();
+        }
+        let progress = |step: &str| place.steps.lock().push(step.to_owned());
+        let inside = kernels::Inside {
+            chroot: &place.path("chroot"),
+            root: &root,
+            dir: place.dir.path(),
+            stop: &CancellationToken::new(),
+            progress: &progress,
+        };
+        inside.add(Python { minor: 11 }).unwrap();
+
+        let calls = fs::read_to_string(place.path("inside")).unwrap();
+        assert!(calls.contains(" bash_kernel==") && calls.contains(" e2b-charts=="), "{calls}");
+        assert!(calls.contains("/usr/local/bin/npm ci "), "{calls}");
+        assert!(calls.lines().all(|call| call.starts_with("/tmp ")), "{calls}");
+        assert_eq!(fs::read(root.join("etc/resolv.conf")).unwrap(), b"");
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        let local = root.join("usr/local");
+        for path in [
+            "share/jupyter/kernels/bash/kernel.json",
+            "share/jupyter/kernels/javascript/kernel.json",
+            "lib/coppice/javascript/kernel.js",
+            "lib/coppice/javascript/wire.js",
+            "lib/coppice/javascript/node_modules/zeromq/index.js",
+        ] {
+            assert_eq!(local.join(path).is_file(), !offline, "{path}");
+        }
+        let steps = place.steps.lock().join("\n");
+        assert_eq!(steps.matches("leaving out").count(), if offline { 2 } else { 0 }, "{steps}");
+        assert_eq!(steps.contains("no route to host"), offline, "{steps}");
+    }
+}
+
+#[test]
+fn node_is_taken_where_its_npm_is_there_too() {
+    let packages = |known: &[&str]| {
+        kernels::packages(&known.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>())
+    };
+    assert_eq!(packages(&["node22", "npm-node22", "node24"]), ["node22", "npm-node22"]);
+    let both = ["node22", "npm-node22", "node24", "npm-node24"];
+    assert_eq!(packages(&both), ["node24", "npm-node24"]);
+    assert_eq!(packages(&["node20", "npm-node20"]), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_kernel_of_javascript_needs_is_pinned_as_on_linux() {
+    let lock = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let ours = lock(include_str!("javascript/package-lock.json"));
+    let theirs = lock(include_str!("../interpreter/javascript/package-lock.json"));
+    let acorn = |lock: &serde_json::Value| lock["packages"]["node_modules/acorn"].clone();
+    assert_eq!(acorn(&ours), acorn(&theirs));
+    assert!(!acorn(&ours).is_null());
+    let packages = ours["packages"].as_object().unwrap();
+    assert_eq!(packages.len(), 2, "{packages:?}");
+}

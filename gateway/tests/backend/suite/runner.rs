@@ -15,7 +15,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Case, cases::adoption, platform, world::World};
+use super::{
+    Case,
+    cases::adoption,
+    platform::{self, Place},
+    world::World,
+};
 
 /// For a case on a slow, emulated machine; the longest takes some seconds on a real one.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -49,10 +54,13 @@ pub(crate) fn main<T>(cases: Vec<Case>, set_up: impl FnOnce() -> T) -> ExitCode 
         ["--clear", data_dir] => in_runtime(async { World::clear(Path::new(data_dir)).await }),
         _ => {
             let options = Options::parse(&words);
-            let (chosen, others): (Vec<_>, Vec<_>) =
-                cases.into_iter().partition(|case| options.choose(case.name));
             if options.list {
-                chosen.iter().for_each(|case| println!("{}: test", case.name));
+                let chosen: Vec<_> = cases
+                    .iter()
+                    .map(|case| case.name)
+                    .filter(|name| options.choose(name))
+                    .collect();
+                chosen.iter().for_each(|name| println!("{name}: test"));
                 println!("\n{} tests, 0 benchmarks", chosen.len());
                 return ExitCode::SUCCESS;
             }
@@ -65,7 +73,7 @@ pub(crate) fn main<T>(cases: Vec<Case>, set_up: impl FnOnce() -> T) -> ExitCode 
             }
             let _lasts = set_up();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(run_all(&options, chosen, others.len()))
+            runtime.expect("a runtime").block_on(run_all(&options, &cases))
         }
     }
 }
@@ -137,7 +145,7 @@ enum Outcome {
     Failed(String),
 }
 
-async fn run_all(options: &Options, cases: Vec<Case>, filtered: usize) -> ExitCode {
+async fn run_all(options: &Options, cases: &[Case]) -> ExitCode {
     let began = Instant::now();
     let base = nix::unistd::mkdtemp(&std::env::temp_dir().join("cbt-XXXXXX")).expect("mkdtemp");
     let base = base.canonicalize().expect("a directory");
@@ -149,13 +157,24 @@ async fn run_all(options: &Options, cases: Vec<Case>, filtered: usize) -> ExitCo
         },
         PathBuf::from,
     );
-    println!("\nrunning {} tests", cases.len());
+    let places = Place::all(&base);
+    let whole = |place: &Place, case: &Case| match place.name() {
+        "" => case.name.to_owned(),
+        kind => format!("{kind}::{}", case.name),
+    };
+    let all = places.iter().flat_map(|place| cases.iter().map(move |case| (place, case)));
+    let all: Vec<_> = all.map(|(place, case)| (whole(place, case), place, case)).collect();
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(name, ..)| options.choose(name));
+    let filtered = others.len();
+    println!("\nrunning {} tests", chosen.len());
     let (mut passed, mut ignored, mut failures) = (0, 0, Vec::new());
-    for (number, case) in cases.iter().enumerate() {
-        print!("test {} ... ", case.name);
+    for (number, (name, place, case)) in chosen.iter().enumerate() {
+        print!("test {name} ... ");
         io::stdout().flush().expect("standard output");
         let began = Instant::now();
-        let outcome = one(options, case, &base.join(number.to_string()), &root).await;
+        let data_dir = place.make(number);
+        let outcome = one(options, case, place, &data_dir, &root).await;
         let took = began.elapsed().as_secs_f64();
         match outcome {
             Outcome::Ok => {
@@ -168,13 +187,14 @@ async fn run_all(options: &Options, cases: Vec<Case>, filtered: usize) -> ExitCo
             }
             Outcome::Failed(text) => {
                 println!("FAILED <{took:.3}s>");
-                failures.push((case.name, text));
+                failures.push((name, text));
             }
         }
         if INTERRUPTED.load(Ordering::Relaxed) {
             break;
         }
     }
+    places.iter().for_each(Place::end);
     // Only empty if all could be cleared; what is mounted below must not be walked into.
     if std::env::var_os("COPPICE_TEST_ROOTFS").is_none() {
         fs::remove_dir_all(&root).expect("the root can be removed");
@@ -199,19 +219,26 @@ async fn run_all(options: &Options, cases: Vec<Case>, filtered: usize) -> ExitCo
     }
 }
 
-async fn one(options: &Options, case: &Case, data_dir: &Path, root: &Path) -> Outcome {
+async fn one(
+    options: &Options,
+    case: &Case,
+    place: &Place,
+    data_dir: &Path,
+    root: &Path,
+) -> Outcome {
     for name in ["sandboxes", "trash"] {
         fs::create_dir_all(data_dir.join(name)).expect("a data directory");
     }
+    let root = place.root(data_dir, root);
     let output = data_dir.join("output");
-    let arguments = ["--case", case.name, as_text(data_dir), as_text(root)];
+    let arguments = ["--case", case.name, as_text(data_dir), as_text(&root)];
     let ended = part(&arguments, &output, options.timeout.unwrap_or(TIMEOUT)).await;
     let mut text = match ended {
-        Ok(status) if status.success() => return clear(data_dir, Outcome::Ok).await,
+        Ok(status) if status.success() => return clear(place, data_dir, Outcome::Ok).await,
         Ok(status) if status.code() == Some(IGNORED) && std::env::var_os("CI").is_none() => {
             let said = end_of(&output);
             let reason = said.lines().last().unwrap_or("no reason").to_owned();
-            return clear(data_dir, Outcome::Ignored(reason)).await;
+            return clear(place, data_dir, Outcome::Ignored(reason)).await;
         }
         Ok(status) => format!("{status}\n"),
         Err(error) => format!("{error}\n"),
@@ -223,7 +250,7 @@ async fn one(options: &Options, case: &Case, data_dir: &Path, root: &Path) -> Ou
             text += &format!("\n-- {}\n{}", log.display(), end_of(&log));
         }
     }
-    clear(data_dir, Outcome::Failed(text)).await
+    clear(place, data_dir, Outcome::Failed(text)).await
 }
 
 /// Runs this program in another part, with its output in a file.
@@ -256,7 +283,7 @@ async fn part(arguments: &[&str], output: &Path, longest: Duration) -> io::Resul
 }
 
 /// Removes whatever a case has left in the kernel, and then its directory.
-async fn clear(data_dir: &Path, outcome: Outcome) -> Outcome {
+async fn clear(place: &Place, data_dir: &Path, outcome: Outcome) -> Outcome {
     let output = data_dir.join("output");
     let said_before = fs::metadata(&output).map_or(0, |file| file.len());
     let cleared = match outcome {
@@ -269,7 +296,7 @@ async fn clear(data_dir: &Path, outcome: Outcome) -> Outcome {
     };
     let mounts = platform::mounts_below(data_dir);
     let cleared = cleared.and_then(|()| match &mounts[..] {
-        [] => fs::remove_dir_all(data_dir).map_err(|error| error.to_string()),
+        [] => place.remove(data_dir),
         left => Err(format!("mounts are left: {left:?}")),
     });
     let Err(why) = cleared else { return outcome };

@@ -10,7 +10,9 @@ use std::{
 };
 
 use coppice::{
-    backend::{Backend, Cell, CellSpec, Host, Limits, NetworkMode, Settings, Usage},
+    backend::{Backend, Cell, CellSpec, Host, JailOptions, Layer, NetworkMode, Settings, Usage},
+    limits::Limits,
+    network::Filter,
     sandbox::SandboxId,
     template::Template,
 };
@@ -21,7 +23,7 @@ use super::{
     platform::{self, Picture},
 };
 
-pub(crate) const LIMITS: Limits = Limits { cpus: 1, memory_bytes: 256 << 20, processes: 64 };
+pub(crate) const LIMITS: Limits = Limits::of(1, 256 << 20, 64);
 
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 53);
 
@@ -38,11 +40,27 @@ pub(crate) struct World {
 impl World {
     /// Of an empty data directory.
     pub(crate) async fn new(data_dir: &Path, root: &Path) -> Self {
-        let settings = settings(data_dir);
+        Self::with(JailOptions::default(), data_dir, root).await
+    }
+
+    pub(crate) async fn with(jail: JailOptions, data_dir: &Path, root: &Path) -> Self {
+        let settings = Settings { jail, ..settings(data_dir) };
         let host = Host::new(settings.clone()).expect("a backend");
         host.prepare().await.expect("a host that is ready");
         let before = Picture::take(&settings.data_dir);
-        Self { host, settings, template: template(root), before }
+        let mut world = Self { host, settings, template: template(root), before };
+        platform::warm(&world).await;
+        world.before = Picture::take(&world.settings.data_dir);
+        world
+    }
+
+    /// One below this one's data directory, asked for more.
+    pub(crate) async fn another(&self, name: &str, jail: JailOptions) -> Self {
+        let elsewhere = self.settings.data_dir.join(name);
+        for name in ["sandboxes", "trash"] {
+            fs::create_dir_all(elsewhere.join(name)).unwrap();
+        }
+        Self::with(jail, &elsewhere, self.root()).await
     }
 
     /// Ends whatever sandboxes a data directory has left.
@@ -84,7 +102,8 @@ impl World {
     pub(crate) fn spec_of(&self, id: SandboxId, network: NetworkMode) -> CellSpec {
         let template = Arc::clone(&self.template);
         let init = Init { default_user: Some("root".into()), ..Init::default() };
-        CellSpec { id, template, limits: LIMITS, network, init }
+        let filter = Filter::default();
+        CellSpec { id, template, limits: LIMITS, network, filter, init, layer: Layer::Fresh }
     }
 
     pub(crate) async fn create(&self) -> (SandboxId, Cell) {
@@ -167,7 +186,11 @@ impl World {
 }
 
 fn settings(data_dir: &Path) -> Settings {
-    Settings { data_dir: data_dir.to_owned(), dns: vec![IpAddr::V4(RESOLVER)] }
+    Settings {
+        data_dir: data_dir.to_owned(),
+        dns: vec![IpAddr::V4(RESOLVER)],
+        jail: JailOptions::default(),
+    }
 }
 
 fn template(root: &Path) -> Arc<Template> {

@@ -134,11 +134,7 @@ async fn the_next_gateway_finds_what_was_made_by_half(world: &World) {
 
 async fn one_gateway_does_not_see_what_is_anothers(world: &World) {
     let (id, _cell) = world.create().await;
-    let elsewhere = world.settings.data_dir.join("other");
-    for name in ["sandboxes", "trash"] {
-        fs::create_dir_all(elsewhere.join(name)).unwrap();
-    }
-    let other = World::new(&elsewhere, world.root()).await;
+    let other = world.another("other", world.settings.jail).await;
     assert_eq!(other.host.list().await.unwrap(), []);
     assert_eq!(other.host.usage().await.unwrap(), [].into());
     let (theirs, _cell) = other.create().await;

@@ -6,11 +6,18 @@ use std::{
     time::Duration,
 };
 
-use coppice::backend::{Backend, Error, NetworkMode, Verdict};
+use coppice::{
+    backend::{Backend, Error, NetworkMode, Verdict},
+    network::NetworkPolicy,
+};
 use envd::wire::TunnelReply;
 
 use super::{Case, cases};
-use crate::suite::{runner, world::World};
+use crate::suite::{
+    platform::LEADS_OUT,
+    runner,
+    world::{LIMITS, World},
+};
 
 pub(super) fn cases() -> Vec<Case> {
     cases![
@@ -21,6 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
         its_files_are_its_own_and_the_host_has_none_there,
         its_loopback_is_its_own,
         one_with_a_network_is_made_and_ended,
+        one_made_without_a_network_is_given_one,
         ten_at_once_leave_nothing,
         preparing_and_retiring_can_be_repeated,
     ]
@@ -114,7 +122,39 @@ async fn one_with_a_network_is_made_and_ended(world: &World) {
     }
     let resolvers = world.inside(id, "cat /etc/resolv.conf").await;
     assert_eq!(resolvers, format!("nameserver {}\n", crate::suite::world::RESOLVER));
+    // Kept from some, from all but one, and from nothing.
+    for denied in [&["192.0.2.0/24", "198.51.100.1"][..], &["0.0.0.0/0"], &[]] {
+        let denied: Vec<String> = denied.iter().map(|&range| range.to_owned()).collect();
+        let allowed = ["203.0.113.1".to_owned()];
+        let policy = NetworkPolicy::new(None, &allowed, &denied, None).unwrap();
+        world.host.set_network(id, &policy.filter(NetworkMode::Nat), LIMITS).await.unwrap();
+    }
     assert!(world.envd(id).answers(Duration::from_secs(10)).await);
+    world.destroy(id).await;
+}
+
+async fn one_made_without_a_network_is_given_one(world: &World) {
+    let (id, cell) = world.create().await;
+    let leads_out = async || world.envd(id).run(LEADS_OUT).await.exit_code == 0;
+    assert!(!leads_out().await);
+    let filter = |denied: &[String]| {
+        let policy = NetworkPolicy::new(None, &[], denied, None).unwrap();
+        policy.filter(NetworkMode::Nat)
+    };
+    match world.host.set_network(id, &filter(&[]), LIMITS).await {
+        Err(Error::Unsupported(why)) => {
+            world.destroy(id).await;
+            runner::ignore(why);
+        }
+        set => set.unwrap(),
+    }
+    assert!(leads_out().await);
+    // Closed again it keeps its link, and another change finds that.
+    for denied in [&["0.0.0.0/0".to_owned()][..], &["192.0.2.0/24".to_owned()]] {
+        world.host.set_network(id, &filter(denied), LIMITS).await.unwrap();
+        assert!(leads_out().await);
+    }
+    assert!(world.envd(id).answers(Duration::from_secs(10)).await && !cell.ended.is_cancelled());
     world.destroy(id).await;
 }
 

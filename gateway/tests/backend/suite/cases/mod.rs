@@ -3,6 +3,7 @@
 pub(crate) mod adoption;
 mod ending;
 mod freezing;
+mod layers;
 mod limits;
 mod living;
 mod usage;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Case> {
         usage::cases(),
         freezing::cases(),
         ending::cases(),
+        layers::cases(),
         adoption::cases(),
     ]
     .into_iter()

@@ -9,14 +9,21 @@ use std::{
 use coppice::sandbox::SandboxId;
 use rctl_sys::sysctl;
 
+pub(crate) use self::place::{Place, is_clone, warm};
 use super::{PASSWD, make_directories, say};
 use crate::suite::world::World;
+
+#[path = "freebsd_place.rs"]
+mod place;
 
 /// How long the kernel may take to let go of what is no more: a dying jail waits for its sockets.
 pub(crate) const STRAGGLING: Duration = Duration::from_secs(30);
 
 /// racct(4) is brought up to date once a second.
 pub(crate) const ACCOUNTED_WITHIN: Duration = Duration::from_millis(2500);
+
+/// Ends well where there is a default route: route(8).
+pub(crate) const LEADS_OUT: &str = "route -n get default";
 
 /// Whether sandboxes can be made at all.
 pub(crate) fn ready() -> Result<(), &'static str> {
@@ -42,7 +49,9 @@ pub(crate) fn make_root(root: &Path) {
     fs::write(root.join("etc/group"), "wheel:*:0:root\nuser:*:1000:\n").unwrap();
     let first = root.join("bin/sh");
     fs::copy("/rescue/sh", &first).expect("/rescue/sh");
-    for name in ["cat", "hostname", "kill", "ls", "mkdir", "ps", "rm", "sleep", "stty"] {
+    let names =
+        ["cat", "dd", "hostname", "kill", "ls", "mkdir", "ps", "rm", "route", "sleep", "stty"];
+    for name in names {
         fs::hard_link(&first, root.join("bin").join(name)).unwrap();
     }
 }
@@ -59,10 +68,11 @@ pub(crate) async fn kill_first_process(world: &World, id: SandboxId) {
 }
 
 pub(crate) fn mounts_below(directory: &Path) -> Vec<String> {
-    let directory = directory.to_str().expect("a path in UTF-8");
+    // It may be one itself.
+    let below = format!("{}/", directory.to_str().expect("a path in UTF-8"));
     let mounts = say("/sbin/mount", &["-p"]);
     let points = mounts.lines().filter_map(|line| line.split_whitespace().nth(1));
-    points.filter(|point| point.starts_with(directory)).map(str::to_owned).collect()
+    points.filter(|point| point.starts_with(&below)).map(str::to_owned).collect()
 }
 
 /// All that sandboxes of whichever data directory have in the kernel.
@@ -73,6 +83,9 @@ pub(crate) struct Picture {
     jails: Vec<String>,
     rules: Vec<String>,
     interfaces: Vec<String>,
+    /// Layers with their snapshots; whose clones there are the files beside them tell.
+    datasets: Vec<String>,
+    claims: Vec<String>,
 }
 
 impl Picture {
@@ -89,6 +102,8 @@ impl Picture {
             jails: ours(say("/usr/sbin/jls", &["-d", "name"])),
             rules: ours(say("/usr/bin/rctl", &[])),
             interfaces: interfaces.split_whitespace().map(str::to_owned).collect(),
+            datasets: place::layers(data_dir),
+            claims: place::claims(data_dir),
         }
     }
 }
