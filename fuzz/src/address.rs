@@ -1,16 +1,15 @@
 //! Hosts and routing headers: whatever is understood is a well-formed address.
 
-#![no_main]
-
 use coppice::{
     data::{Address, Domain},
     sandbox::SandboxId,
 };
 use http::{HeaderMap, HeaderValue};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|parts: (&str, &str, &[u8])| {
-    let (host, domain, port) = parts;
+use crate::parts;
+
+pub(crate) fn target(bytes: &[u8]) {
+    let Some((host, domain, port)) = parts::<(&str, &str, &[u8])>(bytes) else { return };
     let domain = Domain::new(domain);
     for domain in [None, Some(&domain)] {
         if let Ok(Some(found)) = Address::from_host(host, domain) {
@@ -32,7 +31,7 @@ fuzz_target!(|parts: (&str, &str, &[u8])| {
         assert_eq!(id.to_string(), host);
         assert!(host.len() == 32 && host.bytes().all(|b| b"0123456789abcdef".contains(&b)));
     }
-});
+}
 
 fn check(found: &Address) {
     assert!(found.port > 0 && (1..=63).contains(&found.sandbox.len()));

@@ -1,21 +1,20 @@
 //! Connect envelopes, in both codecs and cut anywhere: every stream ends with its end frame.
 
-#![no_main]
-
 use std::{convert::Infallible, sync::LazyLock};
 
 use axum::body::to_bytes;
 use bytes::{Buf, Bytes};
 use envd::fuzzing;
 use http::Request;
-use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
-fuzz_target!(|parts: (bool, u8, &[u8])| {
-    let (proto, cut, body) = parts;
+use crate::parts;
+
+pub(crate) fn target(bytes: &[u8]) {
+    let Some((proto, cut, body)) = parts::<(bool, u8, &[u8])>(bytes) else { return };
     let kind = if proto { "application/connect+proto" } else { "application/connect+json" };
     let mut rest = Bytes::copy_from_slice(body);
     let first = rest.split_to(usize::from(cut).min(rest.len()));
@@ -28,7 +27,7 @@ fuzz_target!(|parts: (bool, u8, &[u8])| {
         to_bytes(answer.into_body(), 1 << 20).await.expect("a body")
     });
     end(answer);
-});
+}
 
 fn end(mut body: Bytes) {
     loop {

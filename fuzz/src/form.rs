@@ -1,20 +1,19 @@
 //! Forms of files, and the names in them.
 
-#![no_main]
-
 use std::{convert::Infallible, sync::LazyLock};
 
 use bytes::Bytes;
 use envd::fuzzing;
 use http::Request;
-use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
-fuzz_target!(|parts: (u8, &[u8])| {
-    let (cut, body) = parts;
+use crate::parts;
+
+pub(crate) fn target(bytes: &[u8]) {
+    let Some((cut, body)) = parts::<(u8, &[u8])>(bytes) else { return };
     fuzzing::disposition(body);
     let mut rest = Bytes::copy_from_slice(body);
     let first = rest.split_to(usize::from(cut).min(rest.len()));
@@ -26,4 +25,4 @@ fuzz_target!(|parts: (u8, &[u8])| {
         .expect("a request");
     let status = RUNTIME.block_on(fuzzing::ask(request)).status().as_u16();
     assert!((400..500).contains(&status), "{status}");
-});
+}
