@@ -1,10 +1,14 @@
 //! As much of the E2B API as is measured, spoken raw.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use http::{Method, Request, request};
+use http::{Method, Request, StatusCode, request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,6 +22,9 @@ const ENVD: u16 = 49_983;
 const INTERPRETER: u16 = 49_999;
 /// Longer than anything takes here, so that nothing expires while it is measured.
 const TIMEOUT_SECONDS: u32 = 2 * 3600;
+/// For what is paused to be on the disk, and between two looks whether it is.
+const DURABLE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A gateway and the right to use it.
 pub(crate) struct Api {
@@ -37,6 +44,14 @@ impl Api {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
     }
 
     fn request(&self, method: Method, path: &str) -> request::Builder {
@@ -80,6 +95,13 @@ impl Api {
         value.with_context(|| format!("no {name} in /metrics"))?.parse().context("metrics")
     }
 
+    /// All of `/metrics`, in that coding; its length.
+    pub(crate) async fn scrape(&self, client: &mut Client, coding: &str) -> anyhow::Result<u64> {
+        let request = self.request(Method::GET, "/metrics").header("accept-encoding", coding);
+        let request = request.body(Payload::empty())?;
+        Ok(client.send(request, Keep::Length).await?.successful().context("metrics")?.length)
+    }
+
     pub(crate) async fn healthy(&self, client: &mut Client) -> anyhow::Result<()> {
         let request = self.request(Method::GET, "/health").body(Payload::empty())?;
         client.send(request, Keep::Length).await?.successful().context("health")?;
@@ -114,6 +136,48 @@ impl Sandbox {
         let request = self.api.request(Method::DELETE, &path).body(Payload::empty())?;
         client.send(request, Keep::Length).await?.successful().context("kill")?;
         Ok(())
+    }
+
+    pub(crate) async fn pause(&self, client: &mut Client) -> anyhow::Result<()> {
+        let path = format!("/sandboxes/{}/pause", self.id);
+        let request = self.api.request(Method::POST, &path).body(Payload::empty())?;
+        client.send(request, Keep::Length).await?.successful().context("pause")?;
+        Ok(())
+    }
+
+    /// It has to be paused.
+    pub(crate) async fn resume(&self, client: &mut Client) -> anyhow::Result<()> {
+        let path = format!("/v2/sandboxes/{}/connect", self.id);
+        let request = self
+            .api
+            .request(Method::POST, &path)
+            .header("content-type", "application/json")
+            .body(Payload::of(json!({ "timeout": TIMEOUT_SECONDS }).to_string()))?;
+        let answer = client.send(request, Keep::Length).await?.successful().context("connect")?;
+        ensure!(answer.status == StatusCode::CREATED, "connect: {}: it ran", answer.status);
+        Ok(())
+    }
+
+    /// It has to be paused; returns when it is on the disk.
+    pub(crate) async fn until_durable(&self, client: &mut Client) -> anyhow::Result<()> {
+        let path = format!("/sandboxes/{}", self.id);
+        let deadline = Instant::now() + DURABLE;
+        while Instant::now() < deadline {
+            let request = self.api.request(Method::GET, &path).body(Payload::empty())?;
+            let answer = client.send(request, Keep::All).await?.successful().context("look")?;
+            let shown: Value = serde_json::from_slice(&answer.body).context("a sandbox")?;
+            if shown.get("durableAt").is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        bail!("not on the disk after {DURABLE:?}")
+    }
+
+    /// As its envd says, which can only be asked while it does.
+    pub(crate) async fn is_running(&self, client: &mut Client) -> anyhow::Result<bool> {
+        let request = self.to_envd(Method::GET, "/health").body(Payload::empty())?;
+        Ok(client.send(request, Keep::Length).await?.status.is_success())
     }
 
     /// A request to one of its ports.

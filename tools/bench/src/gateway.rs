@@ -9,6 +9,7 @@ use std::{
     path::{self, Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -48,6 +49,7 @@ struct Own {
     process: Child,
     binary: PathBuf,
     data_dir: PathBuf,
+    flags: Vec<String>,
     scratch: Scratch,
 }
 
@@ -69,19 +71,24 @@ impl Gateway {
         private_dir(&options.templates)?;
         symlink(path::absolute(&options.templates)?, data_dir.join("templates"))
             .context("templates")?;
-        let process = command(&binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
-            .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
-            .arg(&data_dir)
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(scratch.path().join(LOG)).context(LOG)?)
-            // Ctrl-C in a terminal is for this program, which then ends the gateway.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
-        let nowhere = Api::new(([127, 0, 0, 1], 0).into(), "", "");
-        Ok(Self { api: nowhere, own: Some(Own { process, binary, data_dir, scratch }) })
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let process = serve(&binary, nowhere, &data_dir, &flags, &scratch)?;
+        let own = Own { process, binary, data_dir, flags, scratch };
+        Ok(Self { api: Api::new(nowhere, "", ""), own: Some(own) })
+    }
+
+    /// Kills one of our own and starts it anew where it was, with the sandboxes it had. When the
+    /// new process was started; it is ready by now.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<Instant> {
+        let own = self.own.as_mut().context("another's gateway is not restarted")?;
+        own.process.kill().context("kill the gateway")?;
+        own.process.wait().context("waiting for the gateway")?;
+        let start = Instant::now();
+        let address = self.api.address();
+        own.process = serve(&own.binary, address, &own.data_dir, &own.flags, &own.scratch)?;
+        self.ready().await?;
+        Ok(start)
     }
 
     /// Waits until a sandbox can be made; where the template is missing, that takes minutes.
@@ -137,6 +144,26 @@ pub(crate) fn template(options: &Options) -> anyhow::Result<PathBuf> {
     let record: serde_json::Value = serde_json::from_str(&text).context("base.json")?;
     let layer = record["layers"][0].as_str().context("base.json names no layer")?;
     fs::canonicalize(options.templates.join("layers").join(layer)).context("layer")
+}
+
+fn serve(
+    binary: &Path,
+    listen: SocketAddr,
+    data_dir: &Path,
+    flags: &[String],
+    scratch: &Scratch,
+) -> anyhow::Result<Child> {
+    command(binary)
+        .args(["serve", "--listen", &listen.to_string(), "--log-level", "warn"])
+        .args(["--max-sandboxes", MAX_SANDBOXES, "--data-dir"])
+        .arg(data_dir)
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(scratch.path().join(LOG)).context(LOG)?)
+        // Ctrl-C in a terminal is for this program, which then ends the gateway.
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {}", binary.display()))
 }
 
 /// The gateway's binary with nothing of our environment that it would read as settings.

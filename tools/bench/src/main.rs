@@ -117,7 +117,7 @@ async fn measure(cli: Cli, measured: Vec<What>) -> anyhow::Result<u64> {
         // Whichever it is, the gateway is ended with its sandboxes.
         let measured = async {
             stage.gateway.ready().await?;
-            what.measure(&stage, &mut report).await
+            what.measure(&mut stage, &mut report).await
         };
         let measured = tokio::select! {
             measured = measured => measured,

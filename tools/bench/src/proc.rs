@@ -29,11 +29,19 @@ pub(crate) fn sample(pid: u32) -> anyhow::Result<Sample> {
 
 /// The processes of a sandbox that are Coppice's and not its user's.
 pub(crate) fn envds(sandbox: &str) -> anyhow::Result<Vec<u32>> {
-    let cgroup = format!("coppice-{sandbox}/envd");
+    in_cgroup(&format!("coppice-{sandbox}/envd"))
+}
+
+/// How many processes a sandbox has.
+pub(crate) fn all_of(sandbox: &str) -> anyhow::Result<usize> {
+    Ok(envds(sandbox)?.len() + in_cgroup(&format!("coppice-{sandbox}/user"))?.len())
+}
+
+fn in_cgroup(cgroup: &str) -> anyhow::Result<Vec<u32>> {
     let all = fs::read_dir("/proc").context("/proc")?;
     let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     // One that has ended meanwhile is in none.
-    Ok(pids.filter(|pid| is_in(*pid, &cgroup).unwrap_or(false)).collect())
+    Ok(pids.filter(|pid| is_in(*pid, cgroup).unwrap_or(false)).collect())
 }
 
 fn is_in(pid: u32, cgroup: &str) -> anyhow::Result<bool> {

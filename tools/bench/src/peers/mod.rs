@@ -2,6 +2,7 @@
 
 pub(crate) mod nginx;
 pub(crate) mod programs;
+pub(crate) mod standing;
 
 use std::{
     env,

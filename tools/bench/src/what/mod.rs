@@ -7,7 +7,9 @@ mod create;
 mod execute;
 mod files;
 mod kill;
+mod lifecycle;
 mod memory;
+mod metrics;
 mod pool;
 mod proxy;
 mod sustained;
@@ -41,14 +43,18 @@ pub(crate) enum What {
     Files,
     /// Requests to a port of a sandbox; beside nginx as a proxy
     Proxy,
+    /// Pauses and resumes, beside the bare freezer and `runc pause`; restarts with 500 sandboxes
+    Lifecycle,
     /// Memory of 100 idle sandboxes
     Memory,
+    /// A scrape, the sampler and the scraper, with 1000 live sandboxes
+    Metrics,
     /// Whether the gateway grows in an hour of creates, commands and kills
     Churn,
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Create,
         Self::Pool,
         Self::Kill,
@@ -58,7 +64,9 @@ impl What {
         Self::Execute,
         Self::Files,
         Self::Proxy,
+        Self::Lifecycle,
         Self::Memory,
+        Self::Metrics,
         Self::Churn,
     ];
 
@@ -73,7 +81,9 @@ impl What {
             Self::Execute => "execute",
             Self::Files => "files",
             Self::Proxy => "proxy",
+            Self::Lifecycle => "lifecycle",
             Self::Memory => "memory",
+            Self::Metrics => "metrics",
             Self::Churn => "churn",
         }
     }
@@ -88,7 +98,11 @@ impl What {
         }
     }
 
-    pub(crate) async fn measure(self, stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
+    pub(crate) async fn measure(
+        self,
+        stage: &mut Stage,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
         match self {
             Self::Create => create::measure(stage, report).await,
             Self::Pool => pool::measure(stage, report).await,
@@ -99,7 +113,9 @@ impl What {
             Self::Execute => execute::measure(stage, report).await,
             Self::Files => files::measure(stage, report).await,
             Self::Proxy => proxy::measure(stage, report).await,
+            Self::Lifecycle => lifecycle::measure(stage, report).await,
             Self::Memory => memory::measure(stage, report).await,
+            Self::Metrics => metrics::measure(stage, report).await,
             Self::Churn => churn::measure(stage, report).await,
         }
     }
