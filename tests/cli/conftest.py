@@ -58,7 +58,7 @@ def sandbox(gateway):
 def eventually():
     """Waits until `condition()` holds and returns what it gave."""
 
-    def wait(condition, timeout=10):
+    def wait(condition, timeout=20):
         deadline = time.monotonic() + timeout
         while not (found := condition()):
             assert time.monotonic() < deadline, f"not so within {timeout} s"

@@ -140,17 +140,19 @@ def test_create_opens_a_terminal_and_its_end_is_the_end_of_the_sandbox(cli, gate
     eventually(lambda: id not in gateway.ids())
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [["metrics"], ["logs"], ["snapshot", "create"], ["snapshot", "list"]],
-    ids=" ".join,
-)
-def test_what_comes_later_says_so(cli, sandbox, argv):
-    assert "not implemented yet" in cli.refused("sandbox", *argv, sandbox)
-
-
-def test_a_snapshot_cannot_be_deleted_yet(cli):
-    assert "not implemented yet" in cli.refused("sandbox", "snapshot", "delete", "some-snapshot")
+def test_a_snapshot_is_made_listed_used_and_deleted(cli, gateway, sandbox):
+    cli.ok("sandbox", "exec", sandbox, "echo kept > note")
+    cli.ok("sandbox", "snapshot", "create", sandbox)
+    with gateway.http() as http:
+        (made,) = http.get("/snapshots", params={"sandboxID": sandbox}).json()
+    id = made["snapshotID"]
+    assert id in cli.ok("sandbox", "snapshot", "list", sandbox)
+    other = create(cli, id)
+    assert cli.ok("sandbox", "exec", other, "cat note") == "kept\n"
+    with gateway.http() as http:
+        assert http.delete(f"/sandboxes/{other}").status_code == 204
+        cli.ok("sandbox", "snapshot", "delete", id)
+        assert http.get("/snapshots", params={"sandboxID": sandbox}).json() == []
 
 
 def test_create_refuses_what_it_cannot_keep(cli, gateway):

@@ -12,10 +12,22 @@ def test_templates_are_listed(cli):
     assert (base["aliases"], base["cpuCount"], base["memoryMB"]) == (["base"], 2, 1024)
 
 
-@pytest.mark.parametrize("command", ["delete", "publish", "unpublish"])
+@pytest.mark.parametrize("command", ["publish", "unpublish"])
 def test_changing_a_template_comes_later(cli, command):
     assert "not implemented yet" in cli.refused("template", command, "--yes", "base")
     assert "base" in cli.ok("template", "list")
+
+
+def test_the_templates_of_whoever_runs_the_gateway_stay(cli):
+    assert "is not a snapshot" in cli.refused("template", "delete", "--yes", "base")
+    assert "base" in cli.ok("template", "list")
+
+
+def test_a_snapshot_is_deleted_as_a_template_too(cli, gateway, sandbox):
+    with gateway.http() as http:
+        made = http.post(f"/sandboxes/{sandbox}/snapshots", json={"name": "mine"}).json()
+        cli.ok("template", "delete", "--yes", "mine")
+        assert made not in http.get("/snapshots").json()
 
 
 def test_building_a_template_comes_later(cli, tmp_path):

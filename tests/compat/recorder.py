@@ -9,8 +9,8 @@ import pytest
 class Recorder:
     """Tells the records of a run how each test ended."""
 
-    def __init__(self):
-        self.records, self._failed = [], False
+    def __init__(self, again):
+        self.records, self._failed, self._again = [], False, again
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
@@ -22,7 +22,7 @@ class Recorder:
 
     def pytest_sessionfinish(self):
         for record in self.records:
-            record.write()
+            record.write(again=self._again)
 
 
 def pytest_addoption(parser):
@@ -31,5 +31,5 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    config.recorder = Recorder()
+    config.recorder = Recorder(config.getoption("lf"))
     config.pluginmanager.register(config.recorder)

@@ -88,7 +88,7 @@ export async function gatewayFor(t, flags, env) {
 }
 
 /** Waits until `condition()` holds and gives what it gave. */
-export async function eventually(condition, patience = 10_000) {
+export async function eventually(condition, patience = 20_000) {
   const deadline = Date.now() + patience
   for (let found; ; await sleep(30)) {
     if ((found = await condition())) return found

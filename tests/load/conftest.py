@@ -21,7 +21,7 @@ from wire import Sandbox, Wire  # noqa: E402
 pytest_plugins = ["interpreter"]
 
 MOST = 300
-FIRST_BUILD = 600
+FIRST_BUILD = 1200
 # For 16 Ki connections of the clients and some.
 DESCRIPTORS = 18_000
 

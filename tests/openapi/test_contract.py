@@ -47,6 +47,9 @@ def drive(gateway, directory, key, *options):
     with gateway.http() as http:
         for id in ids["paused"]:
             http.post(f"/sandboxes/{id}/pause").raise_for_status()
+        path = f"/sandboxes/{ids['running'][0]}/snapshots"
+        made = [http.post(path).raise_for_status().json() for _ in range(12)]
+        ids["snapshots"] = [snapshot["snapshotID"] for snapshot in made]
     tables = [f"[dictionaries.{name}]\nvalues = {json.dumps(ids[name])}" for name in ids]
     tables.append(f"[auth.openapi.apiKey]\napi_key = {json.dumps(key)}")
     config = (HERE / "schemathesis.toml").read_text()

@@ -12,11 +12,12 @@ is for one whose sandboxes are reached elsewhere.
 
 import importlib.metadata
 import os
+import resource
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,11 @@ from e2b import AsyncSandbox, Sandbox
 from domain import Domain
 from gateway import Gateway, Remote
 from hoststate import HostState, assert_back_to, processes_of
+from network import Internet
 
 pytest_plugins = ["recorder", "sdk", "probes", "interpreter"]
 SDK = tuple(map(int, importlib.metadata.version("e2b").split(".")))
-FIRST_BUILD = 600
+FIRST_BUILD = 1200
 # The gateway that the environment names, if it does.
 REMOTE = Remote.of_environment()
 # What a test that asks for them does to its own machine.
@@ -41,17 +43,20 @@ LOCAL_FIXTURES = {
 
 
 def pytest_addoption(parser):
-    told = "the main list and what is only of TLS, with an SDK that is given E2B_DOMAIN alone"
+    told = "by TLS all whose transport matters, with an SDK that is given E2B_DOMAIN alone"
     parser.addoption("--tls", action="store_true", help=told)
 
 
 def pytest_configure(config):
-    config.domain = None
+    config.domain, config.left_out = None, Counter()
     if config.getoption("tls"):
         if REMOTE:
             raise pytest.UsageError("--tls has a gateway and names of its own: no COPPICE_TEST_URL")
         config.domain = Domain()
         config.domain.enter()
+        # Each sandbox has a host of its own there, and the SDK keeps a connection to each.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def pytest_unconfigure(config):
@@ -66,18 +71,25 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without `--tls` all but what is marked so, with it that and what is to run both ways."""
-    kept = {True: [], False: []}
+    """With `--tls` all but what is marked `plain`, without it all but what is marked `tls`."""
+    kept, other = [], []
     for item in items:
-        marks = {mark.name for mark in item.iter_markers()}
-        both = marks & {"tls", "sdk", "both"}
-        kept[bool(both) if config.domain else "tls" not in marks].append(item)
-    items[:] = kept[True]
-    config.hook.pytest_deselected(items=kept[False])
+        mark = item.get_closest_marker("plain" if config.domain else "tls")
+        (other if mark else kept).append(item)
+        if mark and config.domain:
+            config.left_out[mark.args[0]] += 1
+    items[:] = kept
+    config.hook.pytest_deselected(items=other)
     if REMOTE:
         for item in items:
             if why := local(item):
                 item.add_marker(pytest.mark.skip(reason=f"not remotely: {why}"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What of the list was not tried over TLS, and why."""
+    for why, count in sorted(config.left_out.items()):
+        terminalreporter.write_line(f"{count:4} not by TLS: {why}")
 
 
 def local(item):
@@ -163,11 +175,14 @@ def on_its_system(request):
 
 
 @pytest.fixture
-def new_gateway(gateway):
-    """Makes gateways that end with the test. The shared one has built their templates."""
+def new_gateway(gateway, pytestconfig):
+    """Makes gateways that end with the test, reached as the shared one is. That has built their
+    templates."""
     made = []
 
     def make(*flags, **options):
+        if pytestconfig.domain:
+            options.setdefault("domain", pytestconfig.domain.another())
         made.append(Gateway(*flags, **options))
         return made[-1]
 
@@ -188,8 +203,6 @@ def building(new_gateway, tmp_path):
     gateway = new_gateway(
         env={"PATH": f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"}, templates=tmp_path / "templates"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        gateway.listen = f"127.0.0.1:{free.getsockname()[1]}"
     gateway.spawn()
     return gateway, mark
 
@@ -309,11 +322,17 @@ def sdk_since():
     return check
 
 
+@pytest.fixture(scope="module")
+def internet(host):
+    with Internet() as internet:
+        yield internet
+
+
 @pytest.fixture
 def eventually():
     """Waits until `condition()` holds and returns what it gave."""
 
-    def wait(condition, timeout=5, every=0.05):
+    def wait(condition, timeout=20, every=0.05):
         deadline = time.monotonic() + timeout
         while not (found := condition()):
             assert time.monotonic() < deadline, f"not so within {timeout} s"

@@ -6,6 +6,7 @@ another file. What `coppice tls dev-ca` prints is not only looked at: its lines 
 gateway, dnsmasq and the SDK are set up with.
 """
 
+import copy
 import ctypes
 import os
 import random
@@ -18,15 +19,10 @@ import time
 from pathlib import Path
 
 import gateway
-from gateway import coppice
+from gateway import coppice, free_port
 
 NAME = "sbx.example.test"
 CLONE_NEWNS = 0x20000
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 class Domain:
@@ -40,6 +36,15 @@ class Domain:
         self.settings = dict(line.split("=", 1) for line in exports)
         (self.names,) = [line for line in said if line.startswith("address=")]
         self.dnsmasq = None
+
+    def another(self):
+        """The same names and certificate, for a gateway at a port of its own."""
+        other, port = copy.copy(self), f":{free_port()}"
+        before = self.given.removeprefix(NAME)
+        other.given = NAME + port
+        other.flags = [flag.replace(before, port) for flag in self.flags]
+        other.settings = {**self.settings, "E2B_DOMAIN": other.given}
+        return other
 
     def renew(self):
         """A new certificate of the same authority."""

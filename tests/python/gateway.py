@@ -1,7 +1,10 @@
 """A gateway under test: the real binary, with a port and a data directory of its own, or one that
 runs elsewhere and is only spoken to."""
 
+import contextlib
+import http.client
 import os
+import random
 import shutil
 import signal
 import socket
@@ -39,6 +42,15 @@ def coppice(*argv, patience=60, env=None, prefix=(), binary=BINARY):
     )
 
 
+def free_port():
+    """Not one of those that clients get: it would be taken now and then before it is listened on, or
+    while a gateway that had it is started again."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 def address_of(url):
     """Where a URL leads: name and port."""
     url = urlsplit(url)
@@ -60,6 +72,12 @@ class Reached:
         url = urlsplit(self.url)
         connection = self.dial(timeout)
         return Tls(connection, url.hostname) if url.scheme == "https" else connection
+
+    def by_hand(self, timeout=60):
+        """A connection that sends the requests it is told to, as it is told to."""
+        secure = urlsplit(self.url).scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        return kind(*address_of(self.url), timeout=timeout)
 
     @property
     def sandbox_url(self):
@@ -130,30 +148,37 @@ class Gateway(Reached):
     """One data directory and, between `start` and an end, the process that serves it."""
 
     def __init__(
-        self, *flags, env=None, prefix=(), data_dir=None, templates=TEMPLATES, domain=None
+        self,
+        *flags,
+        env=None,
+        prefix=(),
+        data_dir=None,
+        templates=TEMPLATES,
+        domain=None,
+        binary=BINARY,
     ):
         # Short: unix sockets below it have 104 bytes for their whole path.
         self.base = Path(tempfile.mkdtemp(prefix="cop", dir="/tmp"))
         self.data_dir = data_dir or self.base / "d"
         # Without a pool, whatever templates there are: what a test does not ask for is not there.
         self.env = {"COPPICE_POOL": "base=0", **(env or {})}
-        self.flags, self.prefix = flags, prefix
-        self.listen, self.process = "127.0.0.1:0", None
+        self.flags, self.prefix, self.binary = flags, prefix, binary
+        self.listen, self.process = f"127.0.0.1:{free_port()}", None
         # A `Domain`: clients then come by its names, over TLS, and know nothing else.
         self.domain = domain
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         templates.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.data_dir / "templates").symlink_to(templates)
 
-    def spawn(self, *more_flags):
-        """Starts the process, on the address it had before if it had one."""
+    def spawn(self, *more_flags, stdin=subprocess.DEVNULL):
+        """Starts the process, on the address it had before."""
         with open(self.base / "out", "wb") as out, open(self.base / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*OUTSIDE, *self.prefix, BINARY, "serve", "--listen", self.listen]
+                [*OUTSIDE, *self.prefix, self.binary, "serve", "--listen", self.listen]
                 + ["--data-dir", self.data_dir, *(self.domain.flags if self.domain else [])]
                 + [*self.flags, *more_flags],
                 env={**STARTED_WITH, **self.env},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out,
                 stderr=log,
             )
@@ -255,6 +280,9 @@ class Tls:
             return self._do(self.tls.read, size)
         except ssl.SSLZeroReturnError:
             return b""
+
+    def setsockopt(self, *option):
+        self.connection.setsockopt(*option)
 
     def certificate(self):
         return self.tls.getpeercert(binary_form=True)

@@ -40,8 +40,9 @@ class HostState:
                 "directory": Counter(_directories(gateway.data_dir)),
                 "network link": Counter(_links(gateway)),
                 "nftables entry": Counter(_nftables(gateway)),
+                "loop device": Counter(_loop_devices(gateway)),
                 "slot": Counter(_slots(gateway)),
-                "claim": Counter(map(str, GATEWAYS.glob(_parent(gateway)))),
+                "claim": Counter(map(str, GATEWAYS.glob(parent_of(gateway)))),
                 "descriptor of the gateway": Counter(_descriptors(pid) if pid else ()),
             }
         )
@@ -60,7 +61,10 @@ def assert_back_to(start, gateway, timeout=30):
     deadline = time.monotonic() + timeout
     while left := HostState.of(gateway).left_over(start):
         if time.monotonic() > deadline:
-            raise AssertionError(f"left over after {timeout} s:\n" + "\n".join(sorted(left)))
+            # What all of a host share goes with the last of them.
+            beside = {path.name for path in GATEWAYS.glob("*")} - {parent_of(gateway)}
+            left = sorted(left) + [f"(beside the gateway of {name})" for name in sorted(beside)]
+            raise AssertionError(f"left over after {timeout} s:\n" + "\n".join(left))
         time.sleep(0.1)
 
 
@@ -68,6 +72,15 @@ def processes_of(sandbox_id, part=""):
     """Host pids in a sandbox's cgroups; `part` is `envd` or `user`."""
     wanted = f"coppice-{sandbox_id}" + (f"/{part}" if part else "")
     return [pid for pid in _pids() if wanted in _read(f"/proc/{pid}/cgroup")]
+
+
+def cpu_time_of(sandbox_id):
+    """Seconds that the kernel has counted for a sandbox."""
+    for mount in (CGROUPS / "unified", CGROUPS):
+        for stat in mount.glob(f"coppice-gw-*/coppice-{sandbox_id}/cpu.stat"):
+            return int(re.search(r"^usage_usec (\d+)$", stat.read_text(), re.MULTILINE)[1]) / 1e6
+    (usage,) = CGROUPS.glob(f"cpuacct/coppice-gw-*/coppice-{sandbox_id}/cpuacct.usage")
+    return int(usage.read_text()) / 1e9
 
 
 def command_lines():
@@ -91,14 +104,14 @@ def _mounts():
     return _read("/proc/self/mounts").splitlines()
 
 
-def _parent(gateway):
+def parent_of(gateway):
     """The cgroup that holds those of this gateway's sandboxes; another's may come and go."""
     return "coppice-gw-" + hashlib.sha256(os.fsencode(gateway.data_dir)).hexdigest()[:8]
 
 
 def _cgroups(gateway):
     """That parent, and what is below it."""
-    ours = _parent(gateway)
+    ours = parent_of(gateway)
     # What goes meanwhile is passed over.
     for path, directories, _ in os.walk(CGROUPS):
         inside = f"/{ours}" in path
@@ -117,7 +130,7 @@ def _processes(gateway):
         child = gateway_pid is not None and parent == gateway_pid
         cgroup = _read(f"/proc/{pid}/cgroup")
         # In its parent, too, where nothing belongs.
-        in_sandbox = f"/{_parent(gateway)}" in cgroup
+        in_sandbox = f"/{parent_of(gateway)}" in cgroup
         if _is_coppice(argv, "envd") and "/coppice-" not in cgroup:
             # The one that makes the sandboxes' first processes; each gateway has its own.
             if child:
@@ -169,6 +182,12 @@ def _slots(gateway):
 
 def _links(gateway):
     return [link["ifname"] for link in json.loads(_shown(gateway, "ip", "-j", "link"))]
+
+
+def _loop_devices(gateway):
+    """Those of files in its data directory."""
+    backing = (_read(path).strip() for path in Path("/sys/block").glob("loop*/loop/backing_file"))
+    return [file for file in backing if file.startswith(f"{gateway.data_dir}/")]
 
 
 def _nftables(gateway):

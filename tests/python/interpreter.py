@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from e2b import Sandbox
 
-from gateway import TEMPLATES, Gateway, Remote, coppice
+from gateway import REPO, TEMPLATES, Gateway, Remote, coppice
 from inside import source
 
 NAME = "code-interpreter-v1"
 FIRST_BUILD = 1200
+OUR_ZEROMQ = REPO / "gateway" / "src" / "template" / "freebsd" / "javascript" / "zeromq.js"
 FANOUT = 50
 
 
@@ -95,9 +96,28 @@ def python(gateway, kernels):
     return Kernel(gateway, kernels, "python3", 9001)
 
 
-@pytest.fixture(scope="session")
-def javascript(gateway, kernels):
-    return Kernel(gateway, kernels, "javascript", 9002)
+@pytest.fixture(scope="session", params=["its package", "ours"])
+def javascript(request, gateway, kernels):
+    """By what it speaks ZeroMQ: where no package is built, as on FreeBSD, that is ours."""
+    if request.param != "ours":
+        return Kernel(gateway, kernels, "javascript", 9002)
+    with_our_zeromq(kernels, "/tmp/ours", "javascript-ours")
+    return Kernel(gateway, kernels, "javascript-ours", 9004)
+
+
+def with_our_zeromq(sandbox, home, spec):
+    """Has the JavaScript kernel of that name, in that directory, use it."""
+    installed, specs = "/usr/local/lib/coppice/javascript", "/usr/local/share/jupyter/kernels"
+    zeromq = f"{home}/node_modules/zeromq"
+    steps = [
+        f"test {home} -ef {installed} || cp -R {installed} {home}",
+        f"rm -rf {zeromq} && mkdir {zeromq}",
+        f"mkdir -p {specs}/{spec}",
+        f"sed 's|{installed}|{home}|' {specs}/javascript/kernel.json >/tmp/spec.json",
+        f"cp /tmp/spec.json {specs}/{spec}/kernel.json",
+    ]
+    sandbox.commands.run(" && ".join(steps), user="root")
+    sandbox.files.write(f"{zeromq}/index.js", OUR_ZEROMQ.read_text(), user="root")
 
 
 @pytest.fixture(scope="session")

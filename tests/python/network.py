@@ -5,6 +5,7 @@ and a resolver. Nothing leads out of either. `world` knows no way back to a sand
 proves that addresses were translated on the way.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,7 +14,11 @@ import textwrap
 import uuid
 from pathlib import Path
 
+from gateway import KEY, Gateway
+
 PUBLIC, PRIVATE, METADATA, RESOLVER = "203.0.113.10", "10.99.0.10", "169.254.169.254", "10.99.0.53"
+# Public too, and another neighbourhood.
+OTHER = "192.0.2.10"
 HOST = {"public": "203.0.113.1", "private": "10.99.0.1"}
 WEB_PORT = 8000
 NAME = "world.test"
@@ -74,6 +79,19 @@ def run(*argv):
     subprocess.run(argv, check=True)
 
 
+@contextlib.contextmanager
+def gateway_in(internet, resolver):
+    """A gateway in the `host` namespace, with options for the SDK that lead to it."""
+    gateway = Gateway("--dns", resolver, prefix=internet.enter(internet.host))
+    try:
+        gateway.start()
+        url = internet.relay(gateway.address)
+        gateway.outside = {"api_url": url, "sandbox_url": url, "api_key": KEY}
+        yield gateway
+    finally:
+        gateway.remove()
+
+
 class Internet:
     def __init__(self):
         tag = uuid.uuid4().hex[:6]
@@ -99,10 +117,18 @@ class Internet:
             self.world,
         )
         self._address(
-            self.host, *(f"{address}/24" for address in HOST.values()), "169.254.169.1/16"
+            self.host,
+            *(f"{address}/24" for address in HOST.values()),
+            "169.254.169.1/16",
+            "192.0.2.1/24",
         )
         self._address(
-            self.world, f"{PUBLIC}/24", f"{PRIVATE}/24", f"{RESOLVER}/24", f"{METADATA}/16"
+            self.world,
+            f"{PUBLIC}/24",
+            f"{OTHER}/24",
+            f"{PRIVATE}/24",
+            f"{RESOLVER}/24",
+            f"{METADATA}/16",
         )
         # Where a real host has its way out; the wall must hold although everything is in reach.
         run("ip", "-n", self.host, "route", "add", "default", "via", PUBLIC)

@@ -10,8 +10,6 @@ import pytest
 
 from gateway import KEY
 
-pytestmark = pytest.mark.both
-
 CREATE = ["/sandboxes", "/v2/sandboxes"]
 both = pytest.mark.parametrize("path", CREATE)
 
@@ -84,7 +82,7 @@ def test_an_environment_no_process_can_have_is_refused(http, path, name):
 
 
 @both
-@pytest.mark.parametrize("timeout", [0, -1, -(2**40), 10**9, 2**31, 2**63, 10**30])
+@pytest.mark.parametrize("timeout", [0, -1, -(2**40), 2**31, 2**63, 10**30])
 def test_timeouts_outside_reason_are_refused(http, path, timeout):
     error(http.post(path, json={"templateID": "base", "timeout": timeout}), 400)
 
@@ -111,6 +109,7 @@ def answer_to(gateway, head, *body):
     return answer.decode().partition("\r\n")[0]
 
 
+@pytest.mark.plain("a socket that is written and read by hand at once")
 @both
 @pytest.mark.parametrize("chunked", [False, True])
 def test_oversized_bodies_are_refused(gateway, path, chunked):
@@ -125,6 +124,7 @@ def test_oversized_bodies_are_refused(gateway, path, chunked):
     assert answer_to(gateway, head, *parts).startswith("HTTP/1.1 413")
 
 
+@pytest.mark.plain("a socket that is written and read by hand at once")
 def test_oversized_headers_are_refused(gateway, http):
     head = ["GET /v2/sandboxes HTTP/1.1", f"Host: {gateway.listen}", "X-Long: " + "x" * (4 << 20)]
     assert answer_to(gateway, head).startswith(("HTTP/1.1 400", "HTTP/1.1 431"))
@@ -149,9 +149,8 @@ def test_a_name_no_template_can_have_is_refused(http, path, name):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("autoPauseMemory", False),
-        ("network", {"denyOut": ["0.0.0.0/0"]}),
-        ("network", {"allowPublicTraffic": False}),
+        ("network", {"rules": {"a.test": [{"transform": {"headers": {"A": "1"}}}]}}),
+        ("network", {"egressProxy": {"address": "192.0.2.1:1080"}}),
         ("volumeMounts", [{"name": "v", "path": "/v"}]),
         ("mcp", {"some": {}}),
         ("iam", {"tokens": {"t": {"audience": "a", "tokenType": "JWT-SVID"}}}),
@@ -269,9 +268,6 @@ def test_a_bad_listing_is_refused(http, query):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/sandboxes/{id}/fork"),
-        ("POST", "/sandboxes/{id}/snapshots"),
-        ("GET", "/snapshots"),
         ("POST", "/v3/templates"),
         ("GET", "/volumes"),
         ("POST", "/volumes"),

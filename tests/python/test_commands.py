@@ -65,14 +65,17 @@ def test_a_wrong_cwd_or_user_is_refused(sandbox):
 
 
 def test_callbacks_see_output_as_it_comes(sandbox):
+    """A line is only written once the one before it was seen."""
     seen = []
-    sandbox.commands.run(
-        "echo one; sleep 1; echo two >&2; sleep 1; echo three",
-        on_stdout=lambda text: seen.append((text, time.monotonic())),
-        on_stderr=lambda text: seen.append((text, time.monotonic())),
-    )
-    assert [text for text, _ in seen] == ["one\n", "two\n", "three\n"]
-    assert 1.5 < seen[2][1] - seen[0][1] < 4
+
+    def add(text):
+        seen.append(text)
+        sandbox.files.write(f"/tmp/seen{len(seen)}", "")
+
+    first, second = (f"until [ -e /tmp/seen{n} ]; do sleep 0.02; done" for n in (1, 2))
+    script = f"echo one; {first}; echo two >&2; {second}; echo three"
+    sandbox.commands.run(script, on_stdout=add, on_stderr=add)
+    assert seen == ["one\n", "two\n", "three\n"]
 
 
 def test_a_background_command_is_listed_waited_for_and_forgotten(sandbox):

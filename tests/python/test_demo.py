@@ -46,6 +46,7 @@ def test_what_went_wrong_is_told_and_is_how_it_ends(gateway):
     assert "WRONG: " in done.stdout and done.stdout.endswith(": 1 wrong\n")
 
 
+@pytest.mark.plain("a command that speaks to no gateway")
 @pytest.mark.parametrize("settings", [{}, {"E2B_API_KEY": "e2b_" + "0" * 40}])
 def test_without_a_gateway_it_says_how_to_come_by_one(settings):
     done = demo(settings)

@@ -6,7 +6,10 @@ import pytest
 
 from gateway import BINARY, coppice
 
-pytestmark = pytest.mark.local("looks over the machine it runs on")
+pytestmark = [
+    pytest.mark.local("looks over the machine it runs on"),
+    pytest.mark.plain("a command that speaks to no gateway"),
+]
 
 
 def test_each_thing_sandboxes_need_has_its_line(gateway):
@@ -16,6 +19,7 @@ def test_each_thing_sandboxes_need_has_its_line(gateway):
     for what in (
         "root",
         "namespaces",
+        "system calls",
         "cgroup",
         "overlayfs",
         "idmapped",
@@ -25,6 +29,7 @@ def test_each_thing_sandboxes_need_has_its_line(gateway):
         "nofile",
         "conntrack",
         "room",
+        "disk quota",
     ):
         assert any(what in line for line in lines), f"nothing about {what} in\n{done.stdout}"
 

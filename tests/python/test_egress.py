@@ -4,12 +4,14 @@ import httpx
 import pytest
 from e2b import Sandbox
 
-from gateway import KEY, Gateway
 from hoststate import HostState, assert_back_to
 from inside import serve
-from network import HOST, METADATA, NAME, PRIVATE, PUBLIC, RESOLVER, WEB_PORT, Internet
+from network import HOST, METADATA, NAME, PRIVATE, PUBLIC, RESOLVER, WEB_PORT, gateway_in
 
-pytestmark = pytest.mark.local("makes an internet of its own, and a gateway in it")
+pytestmark = [
+    pytest.mark.local("makes an internet of its own, and a gateway in it"),
+    pytest.mark.plain("what leaves a sandbox"),
+]
 
 CLOSED = {
     "a private address": PRIVATE,
@@ -20,27 +22,14 @@ CLOSED = {
 
 
 @pytest.fixture(scope="module")
-def internet(host):
-    with Internet() as internet:
-        yield internet
-
-
-@pytest.fixture(scope="module")
 def fenced(internet, gateway):
-    """A gateway in the `host` namespace, with options for the SDK that lead to it."""
-    fenced = Gateway("--dns", RESOLVER, prefix=internet.enter(internet.host))
-    try:
-        fenced.start()
-        url = internet.relay(fenced.address)
-        fenced.outside = {"api_url": url, "sandbox_url": url, "api_key": KEY}
+    with gateway_in(internet, RESOLVER) as fenced:
         # The packet filter of the namespace stays while another gateway lives on the host.
         before = HostState.of(fenced)
         yield fenced
         fenced.end()
         fenced.down()
         assert_back_to(before, fenced)
-    finally:
-        fenced.remove()
 
 
 @pytest.fixture

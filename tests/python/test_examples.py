@@ -20,6 +20,12 @@ SAID = {
     "06-agent.py": "seen: NameError: name 'divisors' is not defined\nseen: (168, 997)\nanswer: (168, 997)\n",
 }
 
+BY_ADDRESS = pytest.mark.plain("an example of what is reached by address")
+
+
+def source(program):
+    return (REPO / "example" / program).read_text()
+
 
 def run(gateway, program, tmp_path, **env):
     command = ["sh"] if program.endswith(".sh") else [sys.executable]
@@ -32,7 +38,13 @@ def run(gateway, program, tmp_path, **env):
     )
 
 
-@pytest.mark.parametrize("program", SAID)
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(name, marks=BY_ADDRESS if "E2B_SANDBOX_URL" in source(name) else ())
+        for name in SAID
+    ],
+)
 def test_an_example_does_what_it_says(gateway, interpreter_template, tmp_path, program):
     before = gateway.ids()
     done = run(gateway, program, tmp_path)

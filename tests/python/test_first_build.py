@@ -24,4 +24,4 @@ def test_a_create_is_told_of_the_progress_and_the_gateway_still_ends_in_time(bui
     assert (gateway.base / "out").read_text() == ""
     assert any(mark in line for line in command_lines())
     assert gateway.end() < 5
-    eventually(lambda: not any(mark in line for line in command_lines()))
+    eventually(lambda: not [line for line in command_lines() if mark in line], timeout=30)

@@ -2,6 +2,10 @@
 
 import base64
 
+import pytest
+
+pytestmark = pytest.mark.plain("what kernels make of code, however it comes")
+
 PNG = b"\x89PNG\r\n"
 
 

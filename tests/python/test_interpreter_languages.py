@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from e2b import SandboxException
+from e2b import SandboxException, TimeoutException
 
 from inside import source
+from interpreter import with_our_zeromq
 
 code_interpreter = pytest.importorskip("e2b_code_interpreter")
 pytestmark = pytest.mark.sdk
@@ -48,6 +49,24 @@ def test_after_a_call_variables_are_the_sandboxes_again(sandbox, language):
     failed = run(FAILS.get(language, "throw new Error('no')"), envs={"A": "call", "B": "call"})
     assert failed.error is not None
     assert printed() == "sandbox none\n"
+
+
+def test_javascript_runs_where_no_zeromq_is_built(gateway, interpreter_template):
+    with code_interpreter.Sandbox.create(timeout=300) as sandbox:
+        with_our_zeromq(sandbox, "/usr/local/lib/coppice/javascript", "javascript")
+
+        def run(code, **options):
+            return sandbox.run_code(code, language="javascript", **options)
+
+        assert run("let x = 20; x + 1").text == "21"
+        many = run("for (let i = 0; i < 20000; i++) console.log(`line ${i}`); x")
+        assert "".join(many.logs.stdout).splitlines() == [f"line {i}" for i in range(20000)]
+        assert many.text == "20"
+        assert len("".join(run("console.log('a'.repeat(3000000))").logs.stdout)) == 3000001
+        assert run("throw new TypeError('wrong')").error.name == "TypeError"
+        with pytest.raises(TimeoutException):
+            run("for (;;) {}", timeout=1)
+        assert run("x", timeout=30).text == "20"
 
 
 def test_each_language_has_a_default_context_and_short_names(sandbox):

@@ -3,6 +3,8 @@
 import pytest
 from e2b_code_interpreter import Sandbox
 
+pytestmark = pytest.mark.plain("what kernels make of code, however it comes")
+
 INTERRUPT = "interrupt when it prints"
 
 

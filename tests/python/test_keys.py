@@ -9,6 +9,7 @@ from gateway import KEY, coppice
 
 pytestmark = pytest.mark.local("starts gateways with settings of its own")
 
+REFUSED = "settings that are looked at before anybody comes"
 GOOD, OTHER, WRONG = ("e2b_" + digit * 40 for digit in "123")
 
 
@@ -62,6 +63,7 @@ def test_keys_are_never_in_the_log(guarded):
     assert GOOD not in log and OTHER not in log and WRONG not in log
 
 
+@pytest.mark.plain(REFUSED)
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:3000"])
 def test_a_listener_for_others_needs_keys_and_says_how_to_make_one(short_dir, address):
     said = serve("--listen", address, "--data-dir", short_dir)
@@ -83,6 +85,7 @@ WRONG_SETTINGS = {
 }
 
 
+@pytest.mark.plain(REFUSED)
 @pytest.mark.parametrize("what", WRONG_SETTINGS)
 def test_a_wrong_value_is_named_in_the_error(short_dir, what):
     flag, value = WRONG_SETTINGS[what]
@@ -90,15 +93,18 @@ def test_a_wrong_value_is_named_in_the_error(short_dir, what):
     assert value in said or flag in said
 
 
+@pytest.mark.plain(REFUSED)
 def test_an_unknown_flag_is_refused(short_dir):
     assert "--no-such-flag" in serve("--data-dir", short_dir, "--no-such-flag")
 
 
+@pytest.mark.plain(REFUSED)
 def test_a_wrong_value_in_the_environment_is_named(short_dir):
     said = serve("--data-dir", short_dir, env={"COPPICE_LISTEN": "nowhere"})
     assert "nowhere" in said or "COPPICE_LISTEN" in said
 
 
+@pytest.mark.plain(REFUSED)
 @pytest.mark.parametrize("text", ["listen = [", 'listne = "127.0.0.1:0"', "listen = 5"])
 def test_a_wrong_config_file_is_refused_with_its_name(short_dir, text):
     config = short_dir / "coppice.toml"
@@ -106,11 +112,13 @@ def test_a_wrong_config_file_is_refused_with_its_name(short_dir, text):
     assert str(config) in serve("--config", config, "--data-dir", short_dir / "d")
 
 
+@pytest.mark.plain(REFUSED)
 def test_a_path_too_long_for_sockets_is_refused(short_dir):
     deep = short_dir / ("d" * 100)
     assert str(deep) in serve("--listen", "127.0.0.1:0", "--data-dir", deep)
 
 
+@pytest.mark.plain(REFUSED)
 def test_an_empty_keys_file_does_not_open_the_door(short_dir):
     keys = short_dir / "keys"
     keys.write_text("\n")
@@ -118,6 +126,7 @@ def test_an_empty_keys_file_does_not_open_the_door(short_dir):
     assert str(keys) in said
 
 
+@pytest.mark.plain(REFUSED)
 @pytest.mark.parametrize(
     ("flag", "env", "file", "expected"),
     [

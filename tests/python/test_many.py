@@ -21,7 +21,6 @@ def work(sandbox, n):
     )
 
 
-@pytest.mark.both
 @pytest.mark.timeout(180)
 def test_fifty_sandboxes_at_once_all_answer_and_leave_nothing(gateway):
     start = HostState.of(gateway)

@@ -20,20 +20,7 @@ ASYNC = SimpleNamespace(**{name: getattr(e2b, f"Async{name}", None) for name in 
 
 BUILD = BuildInfo(alias="mine", name="mine", tags=[], template_id="mine", build_id="1" * 36)
 
-# By the name of the method: a call of it, given the half of the SDK and a sandbox or a volume.
-OF_SANDBOXES = {
-    "Sandbox.fork": lambda sdk, it: sdk.Sandbox.fork(it.sandbox_id),
-    "sandbox.fork": lambda sdk, it: it.fork(count=2),
-    "Sandbox.create_snapshot": lambda sdk, it: sdk.Sandbox.create_snapshot(it.sandbox_id),
-    "sandbox.create_snapshot": lambda sdk, it: it.create_snapshot(),
-    "Sandbox.list_snapshots": lambda sdk, it: sdk.Sandbox.list_snapshots().next_items(),
-    "sandbox.list_snapshots": lambda sdk, it: it.list_snapshots().next_items(),
-    "Sandbox.delete_snapshot": lambda sdk, it: sdk.Sandbox.delete_snapshot("some-snapshot"),
-    "Sandbox.get_metrics": lambda sdk, it: sdk.Sandbox.get_metrics(it.sandbox_id),
-    "sandbox.get_metrics": lambda sdk, it: it.get_metrics(),
-    "Sandbox.update_network": lambda sdk, it: sdk.Sandbox.update_network(it.sandbox_id, {}),
-    "sandbox.update_network": lambda sdk, it: it.update_network({"deny_out": ["10.0.0.0/8"]}),
-}
+# By the name of the method: a call of it, given the half of the SDK, or a volume.
 OF_TEMPLATES = {
     "Template.build_in_background": lambda sdk: sdk.Template.build_in_background(
         sdk.Template().from_base_image(), "mine"
@@ -124,21 +111,6 @@ async def settled(result):
 async def refused(call):
     with pytest.raises(Exception, match="501|not implemented yet"):
         await settled(call())
-
-
-@pytest.fixture(scope="module")
-def standing(gateway):
-    with e2b.Sandbox.create(timeout=300) as sandbox:
-        yield sandbox
-
-
-@halves
-@cases(OF_SANDBOXES)
-async def test_what_sandboxes_cannot_yet(sdk, standing, name):
-    has(sdk, name)
-    it = await settled(sdk.Sandbox.connect(standing.sandbox_id))
-    await refused(lambda: OF_SANDBOXES[name](sdk, it))
-    assert standing.is_running()
 
 
 @halves

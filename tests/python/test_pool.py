@@ -13,6 +13,8 @@ from e2b import Sandbox
 from gateway import coppice
 from hoststate import HostState, assert_back_to, processes_of
 
+pytestmark = pytest.mark.plain("what is made before anybody asks")
+
 CREATE = {"templateID": "base"}
 SIZE = 3
 
@@ -110,7 +112,7 @@ def test_another_network_is_no_entrys(pooled):
     ready = entries(gateway)
     alone = Sandbox.create(allow_internet_access=False, **gateway.opts)
     assert alone.sandbox_id not in ready
-    links = alone.commands.run("cat /etc/resolv.conf; tail -n +3 /proc/net/dev | cut -d: -f1")
+    links = alone.commands.run("tail -n +3 /proc/net/dev | cut -d: -f1")
     assert links.stdout.split() == ["lo"]
     assert Sandbox.create(allow_internet_access=True, **gateway.opts).sandbox_id in ready
 

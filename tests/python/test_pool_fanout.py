@@ -8,6 +8,8 @@ from interpreter import FANOUT, NAME
 from test_examples import run
 from test_pool import figure
 
+pytestmark = pytest.mark.plain("what is made before anybody asks")
+
 # For those that are not there yet: each, and the rest after it, takes a second or two.
 FILLED_WITHIN = 300
 

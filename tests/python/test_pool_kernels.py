@@ -12,6 +12,8 @@ from hoststate import HostState, assert_back_to, processes_of
 from test_kernels import MAKE_WHEEL
 from test_pool import entries, figure
 
+pytestmark = pytest.mark.plain("what is made before anybody asks")
+
 AVAILABLE = "coppice_pool_available"
 
 

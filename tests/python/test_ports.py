@@ -98,7 +98,7 @@ def test_a_client_that_leaves_is_gone_for_the_server_at_once(gateway, web, event
     with httpx.stream("GET", f"{gateway.url}/hold", headers=by_headers(web)) as answer:
         next(answer.iter_raw())
         assert not web.files.exists("/tmp/client-gone")
-    eventually(lambda: web.files.exists("/tmp/client-gone"), timeout=2)
+    eventually(lambda: web.files.exists("/tmp/client-gone"))
 
 
 def test_a_stream_from_a_server_is_reset_when_the_sandbox_ends(gateway, web):

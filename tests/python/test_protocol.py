@@ -9,8 +9,6 @@ from e2b.envd.filesystem import filesystem_pb
 from e2b.envd.process import process_pb
 from protobuf import Oneof
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def envd(gateway, sandbox):

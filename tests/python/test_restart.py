@@ -15,6 +15,9 @@ from hoststate import HostState, assert_back_to, processes_of
 
 CREATE = {"templateID": "base"}
 
+# All but the first, whose sandbox has the same name before and after.
+alone = pytest.mark.plain("what one gateway leaves to the next")
+
 
 @pytest.fixture
 def own(new_gateway):
@@ -59,6 +62,7 @@ def test_sandboxes_their_processes_and_files_outlive_the_gateway(own, sig):
     assert_back_to(own.before, own)
 
 
+@alone
 @pytest.mark.parametrize("after", [0.02, 0.05, 0.1])
 def test_a_gateway_killed_while_it_makes_and_ends_sandboxes_starts_again(own, after):
     with own.http() as http:
@@ -91,16 +95,18 @@ def test_a_gateway_killed_while_it_makes_and_ends_sandboxes_starts_again(own, af
     assert_back_to(own.before, own)
 
 
+@alone
 def test_a_deadline_that_passed_meanwhile_is_kept_at_the_start(own, eventually):
     sandbox = Sandbox.create(timeout=2, **own.opts)
     own.end(signal.SIGKILL)
     time.sleep(2.5)
     assert processes_of(sandbox.sandbox_id)
     own.start()
-    eventually(lambda: not sandbox.is_running(), timeout=2)
+    eventually(lambda: not sandbox.is_running())
     eventually(lambda: not processes_of(sandbox.sandbox_id))
 
 
+@alone
 def test_a_sandbox_that_died_meanwhile_is_cleared_away(own, eventually):
     sandbox, _ = busy_sandbox(own)
     own.end(signal.SIGKILL)
@@ -112,6 +118,7 @@ def test_a_sandbox_that_died_meanwhile_is_cleared_away(own, eventually):
     eventually(lambda: not list((own.data_dir / "sandboxes").iterdir()))
 
 
+@alone
 def test_sigterm_ends_in_time_with_streams_open_and_leaves_sandboxes(own):
     sandbox, pid = busy_sandbox(own)
     stream = sandbox.commands.connect(pid)
@@ -120,6 +127,28 @@ def test_sigterm_ends_in_time_with_streams_open_and_leaves_sandboxes(own):
     assert processes_of(sandbox.sandbox_id, "user")
 
 
+@alone
+def test_ctrl_c_in_a_terminal_ends_the_gateway_alone(new_gateway):
+    gateway = new_gateway()
+    terminal, inside = os.openpty()
+    # A session whose foreground is the gateway and all it starts there, as of a shell.
+    gateway.prefix = ("setsid", "--ctty")
+    gateway.spawn(stdin=inside)
+    gateway.prefix = ()
+    os.close(inside)
+    gateway.wait()
+    sandbox, pid = busy_sandbox(gateway)
+    envd = processes_of(sandbox.sandbox_id, "envd")
+    os.write(terminal, b"\x03")
+    assert gateway.process.wait(5) == 0
+    os.close(terminal)
+    assert envd and processes_of(sandbox.sandbox_id, "envd") == envd
+    gateway.start()
+    assert [process.pid for process in sandbox.commands.list()] == [pid]
+    assert sandbox.commands.connect(pid).kill() is True
+
+
+@alone
 def test_sandboxes_end_with_a_gateway_that_is_told_so(new_gateway):
     gateway = new_gateway()
     before = HostState.of(gateway)
@@ -131,6 +160,7 @@ def test_sandboxes_end_with_a_gateway_that_is_told_so(new_gateway):
     assert_back_to(before, gateway)
 
 
+@alone
 def test_down_ends_all_sandboxes_and_leaves_nothing(own):
     made = [busy_sandbox(own)[0] for _ in range(3)]
     own.end(signal.SIGKILL)
@@ -140,6 +170,7 @@ def test_down_ends_all_sandboxes_and_leaves_nothing(own):
     own.down()
 
 
+@alone
 def test_down_of_one_gateway_does_not_disturb_another(own, sandbox):
     busy_sandbox(own)
     own.end()
@@ -150,6 +181,7 @@ def test_down_of_one_gateway_does_not_disturb_another(own, sandbox):
         assert later.commands.run("echo still here").stdout == "still here\n"
 
 
+@alone
 def test_down_of_one_gateway_leaves_an_idle_one_usable(own, new_gateway):
     other = new_gateway().start()
     own.end()
@@ -158,6 +190,7 @@ def test_down_of_one_gateway_leaves_an_idle_one_usable(own, new_gateway):
         assert sandbox.commands.run("echo still here").stdout == "still here\n"
 
 
+@alone
 def test_down_needs_no_templates(own):
     busy_sandbox(own)
     own.end(signal.SIGKILL)
@@ -169,6 +202,7 @@ def test_down_needs_no_templates(own):
     assert_back_to(own.before, own)
 
 
+@alone
 def test_a_data_directory_serves_one_gateway_at_a_time(own):
     second = coppice("serve", "--listen", "127.0.0.1:0", "--data-dir", own.data_dir, patience=20)
     assert second.returncode not in (0, None)

@@ -1,13 +1,12 @@
 """The routes and fields of the control plane, each by a small real request."""
 
+import time
 import uuid
 
 import pytest
 from e2b import Sandbox
 
 from probes import BASE, Probes, expect
-
-pytestmark = pytest.mark.both
 
 probes = Probes()
 row, simple = probes.row, probes.simple
@@ -138,7 +137,19 @@ def lifecycle(at):
     assert described["lifecycle"] == {"onTimeout": "pause", "autoResume": True}
 
 
-field("autoPauseMemory", "`autoPauseMemory: false`", autoPause=True, autoPauseMemory=False)
+@row("Creating", "`autoPauseMemory: false`")
+def files_alone(at):
+    fields = {**BASE, "timeout": 1, "autoPause": True, "autoPauseMemory": False}
+    made = expect(at.api.post("/v2/sandboxes", json=fields), 201).json()
+    path = f"/sandboxes/{made['sandboxID']}"
+    described, deadline = {"state": "running"}, time.monotonic() + 30
+    while described["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        described = at.api.get(path).json()
+    assert described["pauseMode"] == "filesystem"
+    expect(at.api.delete(path), 204)
+
+
 field("network.allowOut", network={"allowOut": ["1.1.1.1/32"], "denyOut": ["0.0.0.0/0"]})
 field("network.denyOut", network={"denyOut": ["10.0.0.0/8"]})
 field("network", "`network.allowPublicTraffic: false`", network={"allowPublicTraffic": False})
@@ -164,7 +175,14 @@ simple("Templates", "GET", "/templates/{id}/builds/{build}/logs", 200)
 simple("Templates", "GET", "/templates/{id}/files/{hash}", 201)
 simple("Templates", "PATCH", "/v2/templates/base", 200, {"public": False})
 simple("Templates", "PATCH", "/templates/base", 200, {"public": False})
-simple("Templates", "DELETE", "/templates/some-template", 204)
+
+
+@row("Templates", "`DELETE /templates/{id}` of a snapshot")
+def a_snapshot_deleted(at):
+    made = at.api.post(f"/sandboxes/{at.id}/snapshots", json={"name": "to-be-deleted"}).json()
+    assert at.api.delete(f"/templates/{made['snapshotID']}").status_code == 204
+
+
 simple("Templates", "GET", "/templates/base/tags", 200)
 simple("Templates", "POST", "/templates/tags", 201, {"target": "base", "tags": ["mine"]})
 simple("Templates", "DELETE", "/templates/tags", 204, {"name": "base", "tags": ["mine"]})

@@ -9,8 +9,6 @@ import pytest
 
 from probes import Probes, expect
 
-pytestmark = pytest.mark.both
-
 probes = Probes()
 row = probes.row
 

@@ -1,6 +1,5 @@
 """The ways to the API and into sandboxes, and what answers carry, each by a small real request."""
 
-import socket
 import ssl
 
 import httpx
@@ -77,11 +76,11 @@ def browsers_of_envd(at):
     url = at.sandbox.download_url("/etc/passwd")
     answer = preflight(httpx, url, "GET")
     assert answer.status_code in (200, 204) and answer.headers["Access-Control-Allow-Origin"]
-    assert httpx.get(url, trust_env=False).headers["Access-Control-Allow-Origin"]
+    assert get(url).headers["Access-Control-Allow-Origin"]
 
 
 def get(url, **options):
-    return httpx.get(url, trust_env=False, **options)
+    return httpx.get(url, **options)
 
 
 @row("Signed URLs", "download, without headers", "download, with routing headers")
@@ -97,7 +96,7 @@ def upload(at):
     url = at.sandbox.upload_url("up", user="user")
     for headers, text in ((None, b"one"), (at.routing, b"two")):
         form = {"file": ("up", text)}
-        answer = httpx.post(url, files=form, headers=headers, trust_env=False)
+        answer = httpx.post(url, files=form, headers=headers)
         assert answer.status_code == 200, answer.text
         assert at.sandbox.files.read("up", format="bytes") == text
 
@@ -128,8 +127,12 @@ def ports(at):
 def websocket(at):
     headers = in_sandbox(at)
     with (
-        socket.create_connection(at.gateway.address) as connection,
-        connect(f"ws://{at.gateway.listen}/ws", sock=connection, additional_headers=headers) as ws,
+        at.gateway.dial() as connection,
+        connect(
+            f"{at.gateway.url}/ws".replace("http", "ws", 1),
+            sock=connection,
+            additional_headers=headers,
+        ) as ws,
     ):
         ws.send("hello")
         assert ws.recv(timeout=10) == "hello"
@@ -137,7 +140,7 @@ def websocket(at):
 
 @row("Ports", "HTTP/2 (h2c)")
 def multiplexed(at):
-    with httpx.Client(http1=False, http2=True, trust_env=False) as http:
+    with httpx.Client(http1=False, http2=True) as http:
         answer = http.get(f"{at.gateway.url}/", headers=in_sandbox(at))
         assert (answer.http_version, answer.status_code) == ("HTTP/2", 200)
 

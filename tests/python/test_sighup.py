@@ -7,6 +7,8 @@ from e2b import Sandbox
 
 from domain import Domain
 
+pytestmark = pytest.mark.plain("TLS of its own where it matters")
+
 # Holds the start up until it is let go.
 SLOW = """#!/bin/sh
 touch "$0.waits"

@@ -41,7 +41,7 @@ with Sandbox.create(timeout=60) as sandbox:
     sandbox.commands.send_stdin(handle.pid, "typed")
     sandbox.commands.close_stdin(handle.pid)
     assert handle.wait().stdout == "typed"
-    assert [info.sandbox_id for info in Sandbox.list().next_items()] == [sandbox.sandbox_id]
+    assert sandbox.sandbox_id in [info.sandbox_id for info in Sandbox.list().next_items()]
 """
 
 
@@ -161,7 +161,7 @@ class Stuck:
 
     def __init__(self, gateway):
         self.port = int(gateway.domain.given.partition(":")[2])
-        self.all, self.open, self.poll = {}, set(), select.poll()
+        self.open, self.poll = {}, select.poll()
 
     def grow(self, count):
         for number in range(count):
@@ -171,19 +171,18 @@ class Stuck:
             connection.connect(("127.0.0.1", self.port))
             if number % 2:
                 connection.sendall(HELLO)
-            self.all[connection.fileno()] = connection
-            self.open.add(connection.fileno())
+            self.open[connection.fileno()] = connection
             self.poll.register(connection, select.POLLIN)
 
     def left(self):
-        """How many the gateway has not ended yet."""
+        """How many the gateway has not ended yet; those that it has take no descriptor any more."""
         for descriptor, _ in self.poll.poll(0):
             self.poll.unregister(descriptor)
-            self.open.discard(descriptor)
+            self.open.pop(descriptor).close()
         return len(self.open)
 
     def close(self):
-        for connection in self.all.values():
+        for connection in self.open.values():
             connection.close()
 
 

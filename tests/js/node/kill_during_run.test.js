@@ -34,7 +34,7 @@ for (const [what, end] of Object.entries(ENDS)) {
     ])
     await eventually(async () => (await sandbox.commands.list()).length === 2)
     await end(sandbox)
-    await within(5000, both)
+    await within(20_000, both)
   })
 }
 
@@ -42,7 +42,7 @@ test('a terminal tells it too', async (t) => {
   const sandbox = await sandboxFor(t)
   const handle = await sandbox.pty.create({ cols: 80, rows: 24, onData: () => {} })
   await sandbox.kill()
-  await within(5000, assert.rejects(handle.wait(), saysSo))
+  await within(20_000, assert.rejects(handle.wait(), saysSo))
 })
 
 test('a download in flight fails', async (t) => {
@@ -54,7 +54,7 @@ test('a download in flight fails', async (t) => {
   const rest = async () => {
     while (!(await stream.read()).done);
   }
-  await within(5000, assert.rejects(rest()))
+  await within(20_000, assert.rejects(rest()))
 })
 
 test('the sandbox ends with its first process', async (t) => {
@@ -62,7 +62,7 @@ test('the sandbox ends with its first process', async (t) => {
   const handle = await sandbox.commands.run('sleep 60', { background: true })
   const [envd] = processesOf(sandbox.sandboxId, 'envd')
   process.kill(envd, 'SIGKILL')
-  await within(5000, assert.rejects(handle.wait(), TimeoutError))
+  await within(20_000, assert.rejects(handle.wait(), TimeoutError))
   await eventually(async () => !(await sandbox.isRunning()))
   await eventually(() => processesOf(sandbox.sandboxId).length === 0)
   assert.equal(await sandbox.kill(), false)

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 
-import { Sandbox, Secret, Template, Volume, sandboxFor, test } from '../setup.js'
+import { Secret, Template, Volume, test } from '../setup.js'
 import { waitForFile, waitForPort, waitForProcess, waitForTimeout, waitForURL } from '../setup.js'
 
 const notYet = (error) => {
@@ -15,25 +15,6 @@ const notYet = (error) => {
 async function allNotYet(calls) {
   for (const call of calls) await assert.rejects(async () => call(), notYet, `${call}`)
 }
-
-test('a sandbox is not yet copied, measured or given another network', async (t) => {
-  const sandbox = await sandboxFor(t)
-  const id = sandbox.sandboxId
-  await allNotYet([
-    () => sandbox.fork(),
-    () => sandbox.createSnapshot(),
-    () => sandbox.getMetrics(),
-    () => sandbox.updateNetwork({ allowInternetAccess: false }),
-    () => Sandbox.fork(id),
-    () => Sandbox.createSnapshot(id),
-    () => Sandbox.getMetrics(id),
-    () => Sandbox.updateNetwork(id, { allowInternetAccess: false }),
-    () => sandbox.listSnapshots().nextItems(),
-    () => Sandbox.listSnapshots().nextItems(),
-    () => Sandbox.deleteSnapshot(id),
-  ])
-  assert.equal(await sandbox.isRunning(), true)
-})
 
 test('there are no volumes yet', async () => {
   const volume = new Volume('vol', 'name', 'token')

@@ -15,7 +15,7 @@ async function terminal(sandbox, opts = {}) {
   return screen
 }
 
-const killed = (handle) => within(5000, assert.rejects(handle.wait(), CommandExitError))
+const killed = (handle) => within(20_000, assert.rejects(handle.wait(), CommandExitError))
 
 test('a terminal has its size, takes input and ends', async (t) => {
   const screen = await terminal(await sandboxFor(t))
@@ -24,7 +24,7 @@ test('a terminal has its size, takes input and ends', async (t) => {
   await screen.shows('/dev/pts/')
   await screen.shows('xterm-256color-C.UTF-8')
   await screen.type('exit\n')
-  assert.equal((await within(5000, screen.handle.wait())).exitCode, 0)
+  assert.equal((await within(20_000, screen.handle.wait())).exitCode, 0)
 })
 
 test('a terminal is resized', async (t) => {
