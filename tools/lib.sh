@@ -12,6 +12,8 @@ fail() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+on_freebsd() { [ "$(uname -s)" = FreeBSD ]; }
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -32,16 +34,43 @@ debian() {
     [ -n "$missing" ] || return 0
     has apt-get || fail "no apt-get here; please install:$missing"
     say "installing$missing"
-    [ -n "${apt_updated:-}" ] || as_root apt-get -o DPkg::Lock::Timeout=300 -q update
-    apt_updated=yes
+    update_apt
     # One word per package is meant.
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get -o DPkg::Lock::Timeout=300 -q -y install --no-install-recommends $missing
 }
 
-# need COMMAND PACKAGE: installs the package only where nothing else provides the command.
-need() { has "$1" || debian "$2"; }
+update_apt() {
+    [ -n "${apt_updated:-}" ] || as_root apt-get -o DPkg::Lock::Timeout=300 -q update
+    apt_updated=yes
+}
+
+# freebsd PACKAGE...: installs those that are missing, pkg(8) included, which base only fetches.
+freebsd() {
+    [ -x /usr/local/sbin/pkg ] || as_root env ASSUME_ALWAYS_YES=yes /usr/sbin/pkg bootstrap
+    missing=
+    for package; do
+        pkg info -e "$package" || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    # One word per package is meant.
+    # shellcheck disable=SC2086
+    as_root pkg install -y $missing
+}
+
+# need COMMAND PACKAGE [PACKAGE OF FREEBSD]: installs the package only where nothing else provides
+# the command.
+need() {
+    if has "$1"; then
+        return 0
+    elif on_freebsd; then
+        freebsd "${3:-$2}"
+    else
+        debian "$2"
+    fi
+}
 
 # The oldest Rust this workspace builds with, e.g. 1.95.
 rust_wanted() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
@@ -54,9 +83,22 @@ new_enough() {
 }
 
 # A C compiler links, git is what cargo and the tests use, and cargo is the user's own where it is
-# new enough, else Debian's.
+# new enough, else the system's.
 need_rust() {
     PATH=$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin
+    if on_freebsd; then
+        # Its C compiler is in base.
+        PATH=$PATH:/usr/local/bin:/usr/local/sbin
+        freebsd ca_root_nss
+        if has cargo && new_enough cargo; then
+            return 0
+        fi
+        freebsd rust
+        new_enough /usr/local/bin/cargo ||
+            fail "Rust $(rust_wanted) or newer is needed; pkg's is $(/usr/local/bin/cargo --version): another repository (latest for quarterly) may have it"
+        PATH=/usr/local/bin:$PATH
+        return 0
+    fi
     need cc gcc
     [ -e /usr/include/stdlib.h ] || debian libc6-dev
     debian ca-certificates
@@ -93,7 +135,39 @@ venv() {
     say "installing the packages of $2 into $1"
     rm -rf "$1"
     mkdir -p "$1"
-    python3 -m venv "$1"
-    "$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$2"
+    python3 -m venv "$1" || return
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$2" || return
     printf '%s\n' "$wanted" >"$1/made-from"
+}
+
+# have_node: what is of JavaScript wants a newer node than Debian's; npm has one.
+have_node() {
+    case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
+    tools=${CARGO_TARGET_DIR:-target}/tools
+    node=$tools/node/node_modules/node-linux-$arch/bin
+    [ -x "$node/node" ] || npm install --silent --no-audit --no-fund \
+        --prefix "$tools/node" "node-linux-$arch@24.21.0"
+    PATH=$(cd "$node" && pwd):$PATH
+}
+
+# have_prometheus: Debian's, unpacked and not installed, as its package would start a server on the
+# machine's port 9090.
+have_prometheus() {
+    if has prometheus && has promtool; then
+        return 0
+    fi
+    tools=${CARGO_TARGET_DIR:-target}/tools/prometheus
+    if [ ! -x "$tools/usr/bin/promtool" ]; then
+        has apt-get || fail "no apt-get here; please install prometheus"
+        say "unpacking prometheus"
+        update_apt
+        mkdir -p "$tools"
+        (
+            cd "$tools" &&
+                apt-get -q download prometheus &&
+                dpkg-deb -x prometheus_*.deb . &&
+                rm prometheus_*.deb
+        )
+    fi
+    PATH=$PATH:$(cd "$tools/usr/bin" && pwd)
 }

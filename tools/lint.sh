@@ -15,5 +15,5 @@ cargo clippy --locked --workspace --all-targets -- -D warnings
 # Of its own, so with the dependencies that were checked just now, and without libFuzzer's C++.
 cargo clippy --locked --manifest-path fuzz/Cargo.toml --no-default-features \
     --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
-shellcheck tools/*.sh example/*.sh gateway/src/template/interpreter/*.sh \
+shellcheck tools/*.sh fuzz/*.sh example/*.sh gateway/src/template/interpreter/*.sh \
     gateway/src/template/freebsd/*.sh deploy/rc.d/coppice .ci/run

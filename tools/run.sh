@@ -1,9 +1,9 @@
 #!/bin/sh
 # Builds Coppice and serves: `sh tools/run.sh [flags of coppice serve]`.
 #
-# Installs what is missing (Debian), so the first run takes minutes and the next one seconds. Prints
-# the settings of an SDK as soon as a sandbox can be made. Ctrl-C stops the gateway; sandboxes run
-# on, and the next start finds them.
+# Installs what is missing (Debian, FreeBSD), so the first run takes minutes and the next one
+# seconds. Prints the settings of an SDK as soon as a sandbox can be made. Ctrl-C stops the gateway;
+# sandboxes run on, and the next start finds them.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -41,7 +41,7 @@ taken() {
 # announce URL PID: waits until a sandbox can be made, then says how to.
 announce() {
     until curl --silent --fail --output /dev/null --noproxy '*' --max-time 2 "$1/health"; do
-        [ -d "/proc/$2" ] || return 0
+        [ -d "/proc/$2" ] || ps -p "$2" >/dev/null 2>&1 || return 0
         sleep 0.3
     done
     key=e2b_0000000000000000000000000000000000000000
@@ -75,14 +75,63 @@ with Sandbox.create() as sandbox:
 END
 }
 
-[ "$(uname -s)" = Linux ] || fail "only Linux is served so far; see \"Where it stands\" in README.md"
+# given NAME VARIABLE DEFAULT ARG...: what a setting of `serve` is, but for one in a file.
+given() {
+    name=$1
+    eval "value=\${$2:-$3}"
+    shift 3
+    while [ $# -gt 0 ]; do
+        case $1 in
+            "--$name") value=${2:-} ;;
+            "--$name="*) value=${1#*=} ;;
+        esac
+        shift
+    done
+    printf '%s\n' "$value"
+}
+
+# What FreeBSD has to have been told, and what of it can be done without.
+check_freebsd() {
+    [ "$(sysctl -n kern.racct.enable 2>/dev/null)" = 1 ] || fail "sandboxes take resource limits, \
+which FreeBSD turns on at boot: echo kern.racct.enable=1 >> /boot/loader.conf && shutdown -r now"
+    if [ -z "$(given network COPPICE_NETWORK '' "$@")$(given config COPPICE_CONFIG '' "$@")" ] &&
+        ! as_root pfctl -s info 2>/dev/null | grep -q '^Status: Enabled'; then
+        say "pf(4) is off, so sandboxes have no network; docs/freebsd.md tells how to turn it on"
+        COPPICE_NETWORK=none
+        export COPPICE_NETWORK
+    fi
+}
+
+# freebsd_base BINARY DATA-DIR: the template that all others are built on, from this release.
+freebsd_base() {
+    [ ! -e "$2/templates/base.json" ] || return 0
+    release=$(uname -r | sed 's/-p[0-9]*$//')
+    archive=${CARGO_TARGET_DIR:-target}/base-$release.txz
+    if [ ! -e "$archive" ]; then
+        say "fetching base.txz of FreeBSD $release"
+        fetch -o "$archive.part" \
+            "https://download.freebsd.org/releases/$(uname -m)/$(uname -p)/$release/base.txz" ||
+            fail "there is none of $release: name a root file system yourself, see docs/freebsd.md"
+        mv "$archive.part" "$archive"
+    fi
+    as_root "$1" template build base --from "$archive" --data-dir "$2"
+}
+
+case $(uname -s) in
+    Linux | FreeBSD) ;;
+    *) fail "this runs on Linux and FreeBSD" ;;
+esac
 need_rust
 need curl curl
 need git git
-need mmdebstrap mmdebstrap
-need nft nftables
-# Fetches Node for the template; only the first build of a template needs it.
-need npm npm
+if on_freebsd; then
+    check_freebsd "$@"
+else
+    need mmdebstrap mmdebstrap
+    need nft nftables
+    # Fetches Node for the template; only the first build of a template needs it.
+    need npm npm
+fi
 
 address=$(listen "$@")
 if [ -n "$address" ]; then
@@ -109,6 +158,9 @@ if [ -n "$address" ]; then
     (announce "http://$address" "$$" "$keys${COPPICE_API_KEYS_FILE:-}" &)
 fi
 
+if on_freebsd; then
+    freebsd_base "$binary" "$(given data-dir COPPICE_DATA_DIR var "$@")"
+fi
 say "starting the gateway; the first start builds the template \`base\`, which takes a minute or two,"
 say "and then \`code-interpreter-v1\`, some minutes more, while sandboxes can be made already"
 if [ "$(id -u)" = 0 ]; then
