@@ -1,6 +1,8 @@
 //! `coppice serve`.
 
-use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration,
+};
 
 use anyhow::Context;
 use coppice::{
@@ -11,13 +13,14 @@ use coppice::{
     data_dir::DataDir,
     front_door::FrontDoor,
     limits::Limit,
+    metrics::Metrics,
     sandbox::Sandboxes,
     serve::{Entrance, Limits},
     template::{Recipe, Store},
     tls::{Acme, Certificates},
 };
 use envd::walls;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -134,7 +137,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
             if let Some(acme) = acme {
                 let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
                 let asked = stream::poll_fn(move |cx| asked.poll_recv(cx));
-                tokio::spawn(acme.keep(sandboxes.metrics().clone(), asked));
+                keep_certificate(acme, sandboxes.metrics().clone(), asked, stop.clone())?;
             }
             entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
             Some(certificates)
@@ -201,6 +204,23 @@ fn tell_figures(
     let door = FrontDoor::to_control(sandboxes.clone(), coppice::metrics_router(gateway));
     let entrance = vec![Entrance::plain(listener)];
     tokio::spawn(coppice::serve::run_within(Limits::few(), entrance, door, stop));
+}
+
+/// On a thread of its own: it reads and writes files, and nobody is to wait for those.
+fn keep_certificate(
+    acme: Acme,
+    metrics: Arc<Metrics>,
+    asked: impl Stream<Item = ()> + Unpin + Send + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start what gets certificates")?;
+    let keep = move || {
+        // Ends what it has under way, a program of the operator's among that.
+        runtime.block_on(stop.run_until_cancelled(acme.keep(metrics, asked)));
+    };
+    thread::Builder::new().name("acme".into()).spawn(keep).context("cannot start a thread")?;
+    Ok(())
 }
 
 /// Below which clients are told that sandboxes are. Whatever they make of it begins with `https://`.
