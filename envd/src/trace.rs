@@ -148,7 +148,10 @@ mod tests {
     fn the_example_of_the_recommendation_is_read() {
         let read: Traceparent = EXAMPLE.parse().unwrap();
         assert_eq!(read.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!((read.parent, read.flags), ([0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7], 1));
+        assert_eq!(
+            (read.parent, read.flags),
+            ([0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7], 1)
+        );
         assert_eq!(read.to_string(), EXAMPLE);
     }
 

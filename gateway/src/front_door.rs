@@ -16,6 +16,7 @@ use crate::{
     auth::pages,
     data::{Address, Credential, DataPlane, Domain, Errand, admit, host, is_ambiguous},
     error::DataPlaneError,
+    events::trace,
     metrics::{Metrics, Route},
     sandbox::{SandboxId, Sandboxes},
     serve::{Brief, Line, Received},
@@ -187,6 +188,7 @@ impl Service<Request<Received>> for FrontDoor {
 
     fn call(&self, request: Request<Received>) -> Self::Future {
         let door = self.clone();
-        Box::pin(async move { Ok(door.answer(request).await) })
+        let trace = trace::of(request.headers());
+        Box::pin(async move { Ok(trace::within(trace, door.answer(request)).await) })
     }
 }

@@ -315,11 +315,11 @@ mod tests {
     fn an_upload_that_fails_leaves_what_another_made_meanwhile() {
         let place = Place::new();
         let (first, second) = (place.open(), place.open());
-        assert!(matches!(place.write(first, "whole"), Written::Whole));
+        assert!(matches!(place.write(first, "whole"), Written::Whole { .. }));
         place.fail(second);
         assert!(place.path().exists());
         let (first, second) = (place.open(), place.open());
-        assert!(matches!(place.write(second, "whole"), Written::Whole));
+        assert!(matches!(place.write(second, "whole"), Written::Whole { .. }));
         place.fail(first);
         assert!(place.path().exists());
     }

@@ -50,7 +50,10 @@ mod tests {
 
     #[test]
     fn a_command_is_told_as_it_is_written() {
-        assert_eq!(check("/bin/bash", &["-l", "-c", "npm test && echo 'x'"]), "npm test && echo 'x'");
+        assert_eq!(
+            check("/bin/bash", &["-l", "-c", "npm test && echo 'x'"]),
+            "npm test && echo 'x'"
+        );
         assert_eq!(check("/bin/bash", &["-i", "-l"]), "/bin/bash -i -l");
         assert_eq!(check("echo", &["a b", "it's", "", "ü"]), r"echo 'a b' 'it'\''s' '' 'ü'");
     }

@@ -171,20 +171,29 @@ mod tests {
     fn detail() -> impl Strategy<Value = Detail> {
         let text = || "\\PC{0,9}|[\"\\\\\u{0}\n\u{7f}ü]{0,4608}".prop_map(|long| text(&long));
         let of = prop_oneof![
-            (text(), text(), any::<bool>())
-                .prop_map(|(command, cwd, pty)| Of::Started { command, cwd, pty }),
+            (text(), text(), any::<bool>()).prop_map(|(command, cwd, pty)| Of::Started {
+                command,
+                cwd,
+                pty
+            }),
             (text(), text(), any::<(u64, u64, Option<u64>)>(), proptest::option::of(text()))
                 .prop_map(|(stdout, stderr, numbers, signal)| {
                     let (stdout_bytes, stderr_bytes, timeout_ms) = numbers;
                     Of::Ended { stdout, stderr, stdout_bytes, stderr_bytes, timeout_ms, signal }
                 }),
-            (text(), "[a-z]", text())
-                .prop_map(|(command, cwd, error)| Of::NotStarted { command, cwd, error }),
+            (text(), "[a-z]", text()).prop_map(|(command, cwd, error)| Of::NotStarted {
+                command,
+                cwd,
+                error
+            }),
             text().prop_map(|path| Of::Read { path }),
             (text(), any::<bool>()).prop_map(|(path, created)| Of::Written { path, created }),
             text().prop_map(|path| Of::Removed { path }),
-            (text(), text(), any::<u64>())
-                .prop_map(|(from, to, size)| Of::Moved { from, to, size }),
+            (text(), text(), any::<u64>()).prop_map(|(from, to, size)| Of::Moved {
+                from,
+                to,
+                size
+            }),
             text().prop_map(|path| Of::DirectoryMade { path }),
             text().prop_map(|code| Of::Code { code }),
         ];

@@ -68,7 +68,8 @@ impl Exposed {
 
     /// Nothing listens there.
     pub(super) fn refused(&self, sandbox: &Sandbox, port: u16) {
-        let exposed = self.open.lock().get_mut(&sandbox.id()).and_then(|run| run.ports.remove(&port));
+        let exposed =
+            self.open.lock().get_mut(&sandbox.id()).and_then(|run| run.ports.remove(&port));
         if let Some(exposed) = exposed {
             self.closed(sandbox, (port, exposed));
         }
@@ -127,7 +128,6 @@ mod tests {
     async fn a_port_is_exposed_once_and_closed_when_it_or_its_run_is_over() {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
-        let sandbox = Arc::new(sandbox);
         let events = Events::default();
         let mut all = events.subscribe("all", Types::all(), Room::default());
         let exposed = Exposed::new(&events);

@@ -28,22 +28,25 @@ const BEGIN: &str = "[redacted:";
 /// Ours. Where a pattern has groups, the first that took part is the secret; else all it found.
 /// `\\?["']?` is a quote, or one that is quoted itself.
 const PATTERNS: [(&str, &str); 16] = [
-    ("e2b-key", r"\be2b_[A-Za-z0-9_-]{8,}"),
-    ("openai-key", r"\bsk-[A-Za-z0-9_-]{16,}"),
-    ("stripe-key", r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{10,}"),
-    ("aws-key", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}"),
-    ("github-token", r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,})"),
-    ("gitlab-token", r"\bglpat-[A-Za-z0-9_-]{16,}"),
-    ("slack-token", r"\bxox[abceoprs]-[A-Za-z0-9-]{10,}"),
-    ("google-key", r"\b(?:AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,})"),
-    ("registry-token", r"\b(?:npm_[A-Za-z0-9]{16,}|pypi-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,})"),
-    ("jwt", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"),
-    ("bearer", r"(?i)\bbearer\s+([A-Za-z0-9._~+/=-]{8,})"),
+    ("e2b-key", r"(?-u:\b)e2b_[A-Za-z0-9_-]{8,}"),
+    ("openai-key", r"(?-u:\b)sk-[A-Za-z0-9_-]{16,}"),
+    ("stripe-key", r"(?-u:\b)[rs]k_(?:live|test)_[A-Za-z0-9]{10,}"),
+    ("aws-key", r"(?-u:\b)(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}"),
+    ("github-token", r"(?-u:\b)(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,})"),
+    ("gitlab-token", r"(?-u:\b)glpat-[A-Za-z0-9_-]{16,}"),
+    ("slack-token", r"(?-u:\b)xox[abceoprs]-[A-Za-z0-9-]{10,}"),
+    ("google-key", r"(?-u:\b)(?:AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,})"),
+    (
+        "registry-token",
+        r"(?-u:\b)(?:npm_[A-Za-z0-9]{16,}|pypi-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,})",
+    ),
+    ("jwt", r"(?-u:\b)eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"),
+    ("bearer", r"(?i)(?-u:\b)bearer\s+([A-Za-z0-9._~+/=-]{8,})"),
     (
         "authorization",
-        r#"(?i)\bauthorization\\?["']?\s*[:=]\s*\\?["']?(?:(?:basic|bearer|digest|token)\s+)?([^\s"'\\,;]+)"#,
+        r#"(?i)(?-u:\b)authorization\\?["']?\s*[:=]\s*\\?["']?(?:(?:basic|bearer|digest|token)\s+)?([^\s"'\\,;]+)"#,
     ),
-    ("url-password", r"(?i)\b[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@"),
+    ("url-password", r"(?i)(?-u:\b)[a-z][a-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@"),
     (
         "private-key",
         r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\z)",
@@ -87,7 +90,7 @@ pub enum Error {
     Unknown(String),
     #[error("more than {MOST_PATTERNS} patterns")]
     TooMany,
-    #[error("output: {0} is more than {MOST} bytes")]
+    #[error("output_bytes: {0} is more than {MOST} bytes")]
     Output(usize),
     #[error("the patterns together: {0}")]
     Together(String),

@@ -33,23 +33,39 @@ const SECRETS: [(&str, &str, &str); 24] = [
     ("xoxb-123456789012-abcdef", "slack-token", "[redacted:slack-token]"),
     ("AIzaSyA0123456789abcdefghijklmnopqrstuv", "google-key", "[redacted:google-key]"),
     ("hf_0123456789abcdefghij", "registry-token", "[redacted:registry-token]"),
-    ("curl -H 'Authorization: Bearer abcdefgh12345678'", "authorization",
-        "curl -H 'Authorization: Bearer [redacted:authorization]'"),
-    ("authorization: Basic dXNlcjpwYXNz\r\n", "authorization",
-        "authorization: Basic [redacted:authorization]\r\n"),
+    (
+        "curl -H 'Authorization: Bearer abcdefgh12345678'",
+        "authorization",
+        "curl -H 'Authorization: Bearer [redacted:authorization]'",
+    ),
+    (
+        "authorization: Basic dXNlcjpwYXNz\r\n",
+        "authorization",
+        "authorization: Basic [redacted:authorization]\r\n",
+    ),
     ("sent bearer 0123456789abcdef.", "bearer", "sent bearer [redacted:bearer]"),
     ("postgres://me:hunter2@db/x", "url-password", "postgres://me:[redacted:url-password]@db/x"),
-    ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest", "private-key",
-        "[redacted:private-key]\nrest"),
+    (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nrest",
+        "private-key",
+        "[redacted:private-key]\nrest",
+    ),
     ("-----BEGIN PRIVATE KEY-----\nMIIEvQ cut off here", "private-key", "[redacted:private-key]"),
     ("password=hunter2&user=me", "assignment", "password=[redacted:assignment]&user=me"),
     ("DB_PASSWORD: 'correct horse' # x", "assignment", "DB_PASSWORD: '[redacted:assignment]' # x"),
     (r#"{"password":"a b","n":1}"#, "assignment", r#"{"password":"[redacted:assignment]","n":1}"#),
     (r#"{\"token\": \"abc\"}"#, "assignment", r#"{\"token\": \"[redacted:assignment]\"}"#),
-    ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7", "assignment",
-        "AWS_SECRET_ACCESS_KEY=[redacted:assignment]"),
+    (
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7",
+        "assignment",
+        "AWS_SECRET_ACCESS_KEY=[redacted:assignment]",
+    ),
     ("my-secret = s3cr3t\n", "assignment", "my-secret = [redacted:assignment]\n"),
-    ("login --password hunter2 --user me", "option", "login --password [redacted:option] --user me"),
+    (
+        "login --password hunter2 --user me",
+        "option",
+        "login --password [redacted:option] --user me",
+    ),
     ("login --token 'a b' x", "option", "login --token '[redacted:option]' x"),
 ];
 
@@ -94,7 +110,8 @@ fn what_is_none_stays() {
 
 #[test]
 fn several_in_a_text_are_each_replaced_and_none_twice() {
-    let text = format!("a password=x&token=y b ghp_0123456789abcdefghij Authorization: Bearer {JWT}");
+    let text =
+        format!("a password=x&token=y b ghp_0123456789abcdefghij Authorization: Bearer {JWT}");
     assert_eq!(
         cleaned(&text),
         "a password=[redacted:assignment]&token=[redacted:assignment] b [redacted:github-token] \
@@ -142,11 +159,14 @@ fn an_event_is_scrubbed_and_cut_wherever_it_has_a_text() {
     let mut what = What::ToolInvoked { tool_name: "t".into(), tool_args: args, agent_id: None };
     scrub.clean(&mut what);
     let What::ToolInvoked { tool_args, .. } = what else { panic!() };
-    assert_eq!(tool_args, json!({
-        "password": "[redacted:assignment]",
-        "n": [1, "[redacted:openai-key]"],
-        "a": {"api_key": "[redacted:assignment]"},
-    }));
+    assert_eq!(
+        tool_args,
+        json!({
+            "password": "[redacted:assignment]",
+            "n": [1, "[redacted:openai-key]"],
+            "a": {"api_key": "[redacted:assignment]"},
+        })
+    );
 }
 
 #[test]
@@ -162,7 +182,7 @@ fn patterns_are_added_replaced_and_left_out() {
         (rules(&[("A b", "x")], &[]), "pattern \"A b\""),
         (rules(&[("a", r"(\w{1000}){1000}")], &[]), "pattern a: "),
         (rules(&[], &["nothing"]), "there is no pattern \"nothing\""),
-        (Rules { output: MOST + 1, ..Rules::default() }, "output: "),
+        (Rules { output: MOST + 1, ..Rules::default() }, "output_bytes: "),
     ] {
         let error = Scrub::new(&wrong).err().unwrap().to_string();
         assert!(error.starts_with(why), "{error}");
@@ -172,7 +192,8 @@ fn patterns_are_added_replaced_and_left_out() {
 #[test]
 fn a_hostile_text_takes_little_time() {
     let began = std::time::Instant::now();
-    for piece in ["password=", "-----BEGIN PRIVATE KEY-----", "a://:", "eyJ", "\"token\":\"", "=>"] {
+    for piece in ["password=", "-----BEGIN PRIVATE KEY-----", "a://:", "eyJ", "\"token\":\"", "=>"]
+    {
         let mut text = piece.repeat(64 * 1024 / piece.len());
         OURS.text(&mut text, usize::MAX);
     }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     backend::{self, Cell, CellSpec},
+    events::trace,
     metrics::Denied,
     template::{FindError, Template},
 };
@@ -95,7 +96,7 @@ impl Sandboxes {
         self.is_not_too_often(&wanted.owner, 1)?;
         let sandboxes = self.clone();
         let began = Instant::now();
-        let task = self.0.tasks.spawn(async move {
+        let task = self.0.tasks.spawn(trace::carried(async move {
             let made = sandboxes.make(wanted).await;
             match &made {
                 Ok(_) => sandboxes.0.metrics.create_succeeded(began.elapsed()),
@@ -107,7 +108,7 @@ impl Sandboxes {
                 ticket.settle(sandbox.id());
             }
             Ok(sandbox)
-        });
+        }));
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 

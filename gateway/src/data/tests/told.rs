@@ -72,8 +72,12 @@ fn the_end_of_a_command_follows_its_beginning_and_none_takes_longer_than_its_san
         let events = heard.events();
         let [first, second, third] = &events[..] else { panic!("{events:?}") };
         let What::ExecStarted { command, cwd, pid, .. } = &first.what else { panic!() };
-        assert_eq!((command.as_str(), cwd.as_deref(), *pid), ("npm test", Some("/home/user"), Some(7)));
-        let What::ExecCompleted { command, exit_code, duration_ms, stdout, .. } = &second.what else {
+        assert_eq!(
+            (command.as_str(), cwd.as_deref(), *pid),
+            ("npm test", Some("/home/user"), Some(7))
+        );
+        let What::ExecCompleted { command, exit_code, duration_ms, stdout, .. } = &second.what
+        else {
             panic!()
         };
         assert_eq!((command.as_deref(), *exit_code), (Some("npm test"), 3));
@@ -177,9 +181,8 @@ fn the_kernels_that_are_left_end_with_their_sandbox() {
         let kinds: Vec<_> = heard.events().iter().map(|event| event.what.clone()).collect();
         let started = What::KernelStarted { language: Some("\u{fffd}python".into()) };
         let exited = |died| What::KernelExited { died };
-        let expected = [
-            started.clone(), started.clone(), started, exited(true), exited(false), exited(false),
-        ];
+        let expected =
+            [started.clone(), started.clone(), started, exited(true), exited(false), exited(false)];
         assert_eq!(kinds, expected);
     });
 }
