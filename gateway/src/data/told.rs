@@ -34,7 +34,8 @@ pub(super) struct Told<'a> {
     /// Their pids and the events of their beginnings, the oldest first; some may have ended.
     order: VecDeque<(u32, EventId)>,
     words: usize,
-    kernels: u64,
+    /// That live, as is said last.
+    kernels: u32,
 }
 
 struct Command {
@@ -67,7 +68,7 @@ impl<'a> Told<'a> {
     pub(super) fn forget(&mut self) {
         self.commands.clear();
         self.order.clear();
-        (self.words, self.kernels) = (0, 0);
+        self.words = 0;
     }
 
     /// What is not `fresh` has been told by the gateway before.
@@ -79,6 +80,7 @@ impl<'a> Told<'a> {
             Some(Detail { trace, of }) => (trace.and_then(|trace| TraceId::new(trace.bytes())), of),
             None => (None, Of::Other),
         };
+        self.kernels = report.kernels.min(MAX_CONTEXTS as u32);
         let made = Made { at, seq: report.seq, trace };
         let longest = u64::try_from((at - started).num_milliseconds()).unwrap_or_default();
         match (&report.what, of) {
@@ -92,13 +94,11 @@ impl<'a> Told<'a> {
                 }
             }
             (Said::KernelStarted { language }, _) => {
-                self.kernels = self.kernels.saturating_add(1).min(MAX_CONTEXTS as u64);
                 if fresh {
                     self.tell(&made, 0, What::KernelStarted { language: Some(name(language)) });
                 }
             }
             (Said::KernelDied { .. } | Said::KernelStopped { .. }, _) => {
-                self.kernels = self.kernels.saturating_sub(1);
                 if fresh {
                     let died = matches!(report.what, Said::KernelDied { .. });
                     self.tell(&made, 0, What::KernelExited { died });
@@ -234,9 +234,13 @@ impl<'a> Told<'a> {
     }
 }
 
-/// The sandbox has ended, and its kernels with it.
+/// Where the sandbox has ended, its kernels have with it.
 impl Drop for Told<'_> {
     fn drop(&mut self) {
+        // Or it is the gateway that ends.
+        if !self.sandbox.gone().is_cancelled() {
+            return;
+        }
         let facts = self.sandbox.facts();
         for _ in 0..self.kernels {
             let what = What::KernelExited { died: false };

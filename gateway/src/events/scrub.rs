@@ -158,15 +158,15 @@ impl Scrub {
     /// Takes what looks like a secret out of all that the event says, and then what is too long.
     pub(super) fn clean(&self, what: &mut What) {
         let (short, output) = (MOST, self.output);
-        let mut each = |text: &mut String, most: usize| self.text(text, most);
-        let mut some = |text: &mut Option<String>, most: usize| {
+        let each = |text: &mut String, most: usize| self.text(text, most);
+        let some = |text: &mut Option<String>, most: usize| {
             if let Some(text) = text {
                 each(text, most);
             }
         };
         match what {
             What::SandboxCreated { metadata, .. } => {
-                metadata.values_mut().for_each(|value| each(value, usize::MAX));
+                metadata.iter_mut().for_each(|(name, value)| self.named(name, value));
             }
             What::ExecStarted { command, cwd, .. } => {
                 some(cwd, short);
@@ -242,6 +242,10 @@ impl Scrub {
 
     /// Of the first `most` bytes what is no secret.
     fn text(&self, text: &mut String, most: usize) {
+        // Which databases do not take.
+        if text.contains('\0') {
+            *text = text.replace('\0', "\u{fffd}");
+        }
         let found = self.found(text);
         let most = text.floor_char_boundary(most);
         if found.is_empty() {

@@ -10,20 +10,21 @@ struct Heard<'a> {
     told: Told<'a>,
     all: Subscription,
     seq: u64,
+    kernels: u32,
 }
 
 impl<'a> Heard<'a> {
     fn of(sandbox: &'a Sandbox) -> Self {
         let events = Events::default();
         let all = events.subscribe("all", Types::all(), Room::default());
-        Self { told: Told::new(sandbox, &events), all, seq: 0 }
+        Self { told: Told::new(sandbox, &events), all, seq: 0, kernels: 0 }
     }
 
     fn take(&mut self, what: Said, of: Of, fresh: bool) {
         self.seq += 1;
         let at = u64::try_from(Utc::now().timestamp_millis()).unwrap();
         let (seq, more, part) = (self.seq, false, String::new());
-        let report = Report { seq, at, kernels: 0, commands: 0, what, more, part };
+        let report = Report { seq, at, kernels: self.kernels, commands: 0, what, more, part };
         self.told.take(&report, Some(Detail { trace: None, of }), fresh);
     }
 
@@ -176,7 +177,14 @@ fn the_kernels_that_are_left_end_with_their_sandbox() {
         for _ in 0..3 {
             heard.take(Said::KernelStarted { language: "\u{1b}python".into() }, Of::Other, true);
         }
+        heard.kernels = 2;
         heard.take(Said::KernelDied { language: "x".into(), exit_code: 1 }, Of::Other, true);
+        // A gateway that ends says nothing of them.
+        let mut other = Told::new(sandbox, &heard.told.events);
+        other.kernels = 2;
+        drop(other);
+        assert_eq!(heard.all.waiting(), 4);
+        sandbox.gone().cancel();
         drop(std::mem::replace(&mut heard.told, Told::new(sandbox, &Events::default())));
         let kinds: Vec<_> = heard.events().iter().map(|event| event.what.clone()).collect();
         let started = What::KernelStarted { language: Some("\u{fffd}python".into()) };
