@@ -1,10 +1,10 @@
 """What clients do in a sandbox becomes events, by the file that a gateway keeps of them."""
 
 import json
-import os
 
 import pytest
 from e2b import CommandExitException, NotFoundException, Sandbox, TimeoutException
+from e2b.connection_config import ConnectionConfig
 
 from inside import serve
 
@@ -26,9 +26,13 @@ class Told:
     def __init__(self, gateway):
         self.gateway = gateway
 
+    def text(self):
+        file = self.gateway.data_dir / "events" / "events.jsonl"
+        return file.read_text() if file.exists() else ""
+
     def of(self, sandbox, *types):
-        lines = (self.gateway.data_dir / "events" / "events.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
+        # What is behind the last line's end is being written.
+        events = [json.loads(line) for line in self.text().split("\n")[:-1]]
         own = [event for event in events if event["sandboxId"] == sandbox.sandbox_id]
         return [event for event in own if event["type"] in types]
 
@@ -76,7 +80,7 @@ def test_secrets_are_in_no_event_and_are_counted(told, eventually):
         assert end["data"]["stderr"].strip() == "[redacted:openai-key]"
         (made,) = told.of(box, "file.created")
         assert made["data"] == {"path": "/tmp/[redacted:openai-key]", "sizeBytes": 1}
-        assert "sk-0" not in (told.gateway.data_dir / "events" / "events.jsonl").read_text()
+        assert "sk-0" not in told.text()
     with told.gateway.http() as http:
         metrics = http.get("/metrics").text
     hits = next(line for line in metrics.splitlines() if 'hits_total{pattern="openai-key"}' in line)
@@ -107,17 +111,34 @@ def test_files_are_told_by_what_became_of_them(told, eventually):
         ]
 
 
-def test_a_trace_goes_through_to_the_program_and_its_events(told, eventually):
+@pytest.fixture
+def traced(monkeypatch):
+    """All requests of sandboxes made from then on have that header, as instrumented ones do."""
+    own = ConnectionConfig.sandbox_headers
+
+    def by(traceparent):
+        def headers(config):
+            return {**own.fget(config), "traceparent": traceparent}
+
+        monkeypatch.setattr(ConnectionConfig, "sandbox_headers", property(headers))
+        return {"headers": {"traceparent": traceparent}}
+
+    return by
+
+
+def test_a_trace_goes_through_to_the_program_and_its_events(told, traced, eventually):
     opts = told.gateway.opts
-    with Sandbox.create(timeout=120, headers={"traceparent": TRACEPARENT}, **opts) as box:
+    with Sandbox.create(timeout=120, **traced(TRACEPARENT), **opts) as box:
         assert box.commands.run("echo $TRACEPARENT").stdout == f"{TRACEPARENT}\n"
         mine = box.commands.run("echo $TRACEPARENT", envs={"TRACEPARENT": "mine"}).stdout
         assert mine == "mine\n"
-        eventually(lambda: len(told.of(box, "exec.completed")) == 2)
-        events = told.of(box, "exec.started", "exec.completed", "sandbox.created")
-        assert {e.get("traceId") for e in events} == {TRACE}
-    wrong = {"traceparent": TRACEPARENT.upper()}
-    with Sandbox.create(timeout=120, headers=wrong, **opts) as box:
+        box.files.write("/tmp/a", "x")
+        eventually(lambda: told.of(box, "file.created"))
+        types = ("sandbox.created", "exec.started", "exec.completed", "file.created")
+        events = told.of(box, *types)
+        assert len(events) == 6
+        assert {event.get("traceId") for event in events} == {TRACE}
+    with Sandbox.create(timeout=120, **traced(TRACEPARENT.upper()), **opts) as box:
         assert box.commands.run("echo $TRACEPARENT").stdout == "\n"
         eventually(lambda: told.of(box, "exec.completed"))
         assert not any("traceId" in e for e in told.of(box, "exec.completed", "sandbox.created"))
@@ -145,12 +166,11 @@ def test_what_ended_while_no_gateway_ran_is_told_by_the_next(told, eventually):
     box = Sandbox.create(timeout=120, **told.gateway.opts)
     box.commands.run("sleep 2; echo done", background=True)
     eventually(lambda: told.of(box, "exec.started"))
-    told.gateway.stop()
+    told.gateway.end()
     told.gateway.start()
     eventually(lambda: told.of(box, "exec.completed"), timeout=20)
     (started,) = told.of(box, "exec.started")
     (end,) = told.of(box, "exec.completed")
     assert end["parentId"] == started["id"] and end["data"]["stdout"] == "done\n"
     assert end["data"]["command"] == "sleep 2; echo done"
-    assert os.path.exists(told.gateway.data_dir)
     box.kill()
