@@ -259,7 +259,6 @@ pub struct Report {
     pub part: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_false(value: &bool) -> bool {
     !value
 }
