@@ -110,6 +110,9 @@ pub enum What {
         cwd: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
+        /// It was begun again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
     },
     #[serde(rename = "exec.completed")]
     ExecCompleted {
@@ -221,6 +224,12 @@ pub enum What {
         error: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         duration_ms: Option<u64>,
+        /// It was run again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
+        /// Cut off after 4 KiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
 }
 
@@ -331,6 +340,7 @@ impl What {
             Self::ExecCompleted { command, stdout, stderr, .. } => {
                 of(command) + of(stdout) + of(stderr)
             }
+            Self::CodeExecuted { language, code, .. } => language.len() + of(code),
             Self::ExecFailed { error, command } => error.len() + of(command),
             Self::FileCreated { path, .. }
             | Self::FileModified { path, .. }
