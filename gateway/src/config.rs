@@ -17,22 +17,26 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
+    events::export::Settings as Exporter,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
 };
 
 mod domain;
+mod events;
+mod file;
 mod jail;
 mod network;
 mod pool;
 mod resolvers;
 mod tls;
 
+use file::text_of;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "listen",
     "data-dir",
     "backend",
@@ -62,6 +66,7 @@ const NAMES: [&str; 30] = [
     "dns",
     "jail",
     "templates",
+    events::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -110,6 +115,7 @@ pub struct Config {
     pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
+    pub exporters: Vec<Exporter>,
 }
 
 impl Config {
@@ -267,6 +273,7 @@ impl Flags {
             self.dns,
             self.jail,
             self.templates,
+            None,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -352,6 +359,7 @@ fn read(
         },
         jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
+        exporters: given.exporters()?,
     })
 }
 
@@ -454,6 +462,7 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
                 pool::text_of(numbers)
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
+            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
             value => text_of(value),
         };
         match text {
@@ -465,19 +474,6 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
         }
     });
     entries.collect()
-}
-
-fn text_of(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(yes) => Some(yes.to_string()),
-        toml::Value::Array(list) => {
-            let texts: Option<Vec<&str>> = list.iter().map(toml::Value::as_str).collect();
-            Some(texts?.join(","))
-        }
-        _ => None,
-    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
