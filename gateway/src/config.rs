@@ -18,6 +18,7 @@ use crate::{
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
     events::Tariff,
+    events::export::Settings as Exporter,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
@@ -26,6 +27,7 @@ use crate::{
 mod addresses;
 mod cost;
 mod domain;
+mod events;
 mod file;
 mod jail;
 mod network;
@@ -38,7 +40,7 @@ use file::text_of;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "listen",
     "data-dir",
     "backend",
@@ -70,6 +72,7 @@ const NAMES: [&str; 32] = [
     "templates",
     cost::NAME,
     cost::RESOURCE_EVENTS,
+    events::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -121,6 +124,7 @@ pub struct Config {
     pub tariff: Tariff,
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
+    pub exporters: Vec<Exporter>,
 }
 
 impl Config {
@@ -287,6 +291,7 @@ impl Flags {
             self.templates,
             self.cost,
             self.resource_events,
+            None,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -374,6 +379,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
+        exporters: given.exporters()?,
     })
 }
 
@@ -477,6 +483,7 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
             toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
+            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
             value => text_of(value),
         };
         match text {

@@ -11,6 +11,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
+    events::export::Exporters,
     front_door::FrontDoor,
     limits::Limit,
     metrics::Metrics,
@@ -34,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FINISH: Duration = Duration::from_millis(2500);
 /// For the lines of the last requests.
 const AUDIT: Duration = Duration::from_millis(250);
+/// For the last events to get into the spools of exporters, and out of them where that is quick.
+const EXPORT: Duration = AUDIT;
 /// Between one look at the files of the certificate, or of the keys, and the next.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,8 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
+    let exporters =
+        Exporters::start(&config.exporters, data_dir, sandboxes.events(), sandboxes.metrics())?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -173,7 +178,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    audit.settle(AUDIT).await;
+    tokio::join!(audit.settle(AUDIT), exporters.stop(EXPORT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@
 mod bus;
 mod cost;
 mod event;
+pub mod export;
 mod kind;
 mod scrub;
 pub mod trace;
