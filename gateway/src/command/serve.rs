@@ -9,6 +9,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
+    events::store::{self, History},
     front_door::FrontDoor,
     limits::Limit,
     sandbox::Sandboxes,
@@ -96,6 +97,9 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
+    let kept = store::Settings::of(data_dir);
+    let history = History::open(&kept, sandboxes.events(), stop.clone())
+        .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -110,6 +114,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         }),
         keys: config.keys,
         audit: audit.clone(),
+        history: history.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
@@ -170,7 +175,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    audit.settle(AUDIT).await;
+    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }

@@ -8,10 +8,13 @@
 //! The bus has the order of what happened: all subscribers see it, and of one sandbox it is the
 //! order in which it came about. What is told while nobody subscribes is counted and gone.
 
+mod agents;
 mod bus;
 mod cost;
+pub(crate) mod e2b;
 mod event;
 mod kind;
+pub mod store;
 mod types;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};

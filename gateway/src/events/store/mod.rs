@@ -49,7 +49,7 @@ use packing::Packing;
 use roll::Roll;
 use shelf::Shelf;
 
-use super::{Batch, Events, Room, Subscription, Types};
+use super::{Batch, Events, Room, Subscription, Types, agents::Rates};
 
 pub use line::Line;
 pub use query::{Filter, Page, Place, Query, Start};
@@ -103,6 +103,7 @@ struct Inner {
     found: [CancellationToken; 2],
     looks: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    rates: Rates,
     /// Those who watch are to hear the end.
     stop: CancellationToken,
     closing: CancellationToken,
@@ -129,6 +130,7 @@ impl History {
             found: Default::default(),
             looks: Arc::new(Semaphore::new(LOOKS)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            rates: Rates::default(),
             stop,
             closing: CancellationToken::new(),
         };
@@ -138,12 +140,14 @@ impl History {
             most: settings.files.max(1),
             numbers: Vec::new(),
             closing: inner.closing.clone(),
+            _lock: roll.lock(),
         };
         let [known, packed] = inner.found.clone();
         thread::Builder::new()
             .name("events-pack".into())
             .spawn(move || packing.run(found, &put_aside, &packed))?;
-        let (from, closing) = (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
+        let (from, closing) =
+            (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
         let writer = Writer { roll, from, aside, failing: false, closing };
         // A runtime of its own: it outlives the other, to write what that has told last.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -188,6 +192,11 @@ impl History {
             work(&shelf, &given_up)
         });
         looked.await.unwrap_or_default()
+    }
+
+    /// How often agents may tell of each sandbox.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.0.rates
     }
 
     /// From `start` on, and then what happens; `None`: as many watch as may.
@@ -264,8 +273,10 @@ impl Writer {
         batch.events.iter().for_each(|event| self.roll.add(event));
         loop {
             let aside = &self.aside;
-            // It ends after this one.
-            let written = self.roll.write(|number| drop(aside.send(number)));
+            let written = self.roll.write(|number| {
+                // Where nothing compresses any more the next start does.
+                let _ = aside.send(number);
+            });
             match written {
                 Ok(()) if self.failing => {
                     self.failing = false;
