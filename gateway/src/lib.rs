@@ -34,6 +34,7 @@ use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
+use events::store::History;
 use limits::Limits;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
@@ -48,6 +49,7 @@ pub struct Parts {
     pub templates: ListTemplates,
     pub keys: Keys,
     pub audit: Audit,
+    pub history: History,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -75,6 +77,11 @@ impl Gateway {
 
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// What happened.
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     pub fn domain(&self) -> &str {

@@ -31,6 +31,9 @@ enum Command {
     /// API keys: who may use the gateway, as whom and for what
     #[command(subcommand)]
     Key(command::key::Key),
+    /// What happens to sandboxes and has happened, asked of a gateway that runs
+    #[command(subcommand)]
+    Events(command::events::Events),
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Down(flags) => command::down::run(flags),
         Command::Template(template) => command::template::run(template),
         Command::Key(key) => command::key::run(key),
+        Command::Events(events) => command::events::run(events),
         Command::Tls(tls) => command::tls::run(tls),
         Command::Envd => Ok(envd::run()),
     };

@@ -1,7 +1,9 @@
 //! What each command wires together.
 
+pub(crate) mod api;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod serve;
 pub(crate) mod template;

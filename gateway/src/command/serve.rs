@@ -11,7 +11,10 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::export::Exporters,
+    events::{
+        export::Exporters,
+        store::{self, History},
+    },
     front_door::FrontDoor,
     limits::Limit,
     metrics::Metrics,
@@ -104,6 +107,9 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
     let exporters =
         Exporters::start(&config.exporters, data_dir, sandboxes.events(), sandboxes.metrics())?;
+    let kept = store::Settings::of(data_dir);
+    let history = History::open(&kept, sandboxes.events(), stop.clone())
+        .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -118,6 +124,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         }),
         keys: config.keys,
         audit: audit.clone(),
+        history: history.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
@@ -178,7 +185,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    tokio::join!(audit.settle(AUDIT), exporters.stop(EXPORT));
+    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }

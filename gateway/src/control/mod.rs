@@ -5,6 +5,7 @@
 
 mod connect;
 mod create;
+mod events;
 mod extract;
 mod figures;
 mod list;
@@ -52,6 +53,7 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(status::routes())
         .merge(snapshots::routes())
         .merge(templates::routes())
+        .merge(events::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

@@ -68,6 +68,13 @@ groups! {
     TooMany {
         TOO_MANY => "the tenant has as many as it may, or has made as many in a minute",
     }
+    /// Of what agents tell.
+    TooManyTold {
+        TOO_MANY => "more was told of the sandbox than may be in a second",
+    }
+    TooManyWatch {
+        TOO_MANY => "as many watch as may",
+    }
     /// Of whoever copies a sandbox's files.
     NotCopied {
         Status::Conflict => "it is paused, or about to be, or a template has that name",

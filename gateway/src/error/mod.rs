@@ -31,7 +31,7 @@ pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
     BeingKilled, InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate,
     NotCopied, NotFenced, NotImplemented, NotNow, NotPaused, NotReady, NotResumed, Resumed,
-    TooMany, guarded,
+    TooMany, TooManyTold, TooManyWatch, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -124,6 +124,12 @@ impl ApiError {
     /// Not now, but after so many seconds.
     pub fn unavailable(retry_after: u32, message: impl Into<String>) -> Self {
         Self::new(Status::Unavailable { retry_after }, message)
+    }
+
+    /// More than there may be, until then.
+    pub(crate) fn too_many(again: Duration, message: impl Into<String>) -> Self {
+        let retry_after = again.as_secs_f64().ceil().max(1.0) as u32;
+        Self::new(Status::TooMany { retry_after }, message)
     }
 
     /// Until there is a template to make sandboxes from.

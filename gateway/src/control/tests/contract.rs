@@ -151,6 +151,7 @@ async fn every_status_of_the_document_can_come() {
     ends(&bed).await;
     copies(&bed).await;
     networks(&bed).await;
+    super::events::every_status(&bed).await;
     everything_else(&bed, &document).await;
     seen.extend(bed.document.seen.lock().iter().cloned());
 
