@@ -15,6 +15,7 @@ use std::{
 };
 
 use crate::{
+    agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
     limits::Bounds,
@@ -22,6 +23,8 @@ use crate::{
     template::Recipe,
 };
 
+mod agents;
+mod amounts;
 mod domain;
 mod jail;
 mod network;
@@ -32,7 +35,7 @@ mod tls;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "listen",
     "data-dir",
     "backend",
@@ -62,6 +65,7 @@ const NAMES: [&str; 30] = [
     "dns",
     "jail",
     "templates",
+    agents::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -110,6 +114,7 @@ pub struct Config {
     pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
+    pub agents: Agents,
 }
 
 impl Config {
@@ -230,6 +235,9 @@ pub struct Flags {
     /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
     #[arg(long, value_name = "NAME,NAME")]
     templates: Option<String>,
+    /// Agents whose sandboxes are counted together, by ids; tables in the file [env: COPPICE_AGENTS]
+    #[arg(long, value_name = "ID,ID")]
+    agents: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -267,6 +275,7 @@ impl Flags {
             self.dns,
             self.jail,
             self.templates,
+            self.agents,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -336,8 +345,8 @@ fn read(
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
-        max_timeout: given.take("max-timeout", "none", hours)?,
-        disk_headroom: given.take("disk-headroom", "auto", headroom)?,
+        max_timeout: given.take("max-timeout", "none", amounts::hours)?,
+        disk_headroom: given.take("disk-headroom", "auto", amounts::headroom)?,
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
         sandbox_disk: match given.number("sandbox-disk", "0", 0, 1 << 32)? as u64 {
             0 => None,
@@ -352,6 +361,7 @@ fn read(
         },
         jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
+        agents: given.agents()?,
     })
 }
 
@@ -360,23 +370,6 @@ fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
     let named = text.split(',').map(|name| Recipe::named(name.trim()));
     let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
     recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
-}
-
-fn headroom(text: &str) -> Result<Option<u64>, String> {
-    if text == "auto" {
-        return Ok(None);
-    }
-    let mib = text.parse::<u64>().ok().filter(|mib| *mib <= 1 << 32);
-    mib.map(|mib| Some(mib << 20)).ok_or_else(|| "auto, or a whole number of MiB".to_owned())
-}
-
-fn hours(text: &str) -> Result<Option<Duration>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let hours = text.parse().ok().filter(|hours| (1..=8760).contains(hours));
-    let hours: u64 = hours.ok_or("none, or a whole number of hours from 1 to 8760")?;
-    Ok(Some(Duration::from_secs(hours * 3600)))
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -454,6 +447,9 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
                 pool::text_of(numbers)
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
+            toml::Value::Array(tables) if name == agents::NAME => {
+                agents::text_of(tables).or_else(|| text_of(&value))
+            }
             value => text_of(value),
         };
         match text {

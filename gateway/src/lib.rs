@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod backend;
@@ -29,6 +30,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use agents::Agents;
 use audit::Audit;
 use auth::Keys;
 use envd::unread;
@@ -47,6 +49,7 @@ pub struct Parts {
     pub templates: ListTemplates,
     pub keys: Keys,
     pub audit: Audit,
+    pub agents: Agents,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -74,6 +77,10 @@ impl Gateway {
 
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    pub fn agents(&self) -> &Agents {
+        &self.0.agents
     }
 
     pub fn domain(&self) -> &str {
