@@ -14,7 +14,6 @@ use serde::Deserialize;
 use crate::sandbox::{AGENT, Sandbox};
 
 pub use thresholds::keep_watch;
-pub(crate) use thresholds::memory_percent;
 
 /// There are no more than so many, and nothing about one is longer (bytes).
 const MOST: usize = 10_000;

@@ -157,6 +157,23 @@ pub struct Usage {
     pub block: Option<BlockIo>,
 }
 
+impl Usage {
+    /// Of one without processes.
+    pub(crate) fn none() -> Self {
+        Self {
+            at: Instant::now(),
+            cpu: Duration::ZERO,
+            cpu_percent: None,
+            memory_bytes: 0,
+            cache_bytes: 0,
+            disk_bytes: None,
+            processes: 0,
+            network: None,
+            block: None,
+        }
+    }
+}
+
 /// Bytes over a sandbox's link to the host, headers included, since it was made or booted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {

@@ -39,6 +39,7 @@ struct Health {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = HealthCheck)]
 enum Check {
     Ok,
     /// What is there goes on, and nothing more may begin.

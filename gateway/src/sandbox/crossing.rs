@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Level, Sandbox, Sandboxes};
+use crate::events::{New, What};
 
 impl Sandboxes {
     /// Takes note of it. `used` and `threshold` are in percent.
@@ -28,5 +29,15 @@ impl Sandboxes {
         let fields: BTreeMap<_, _> =
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         sandbox.journal().note_with(level, message, fields);
+        let facts = sandbox.facts();
+        let what = What::ResourceThreshold {
+            agent_id: agent.to_owned(),
+            resource: resource.to_owned(),
+            above,
+            percent: (used * 10.0).round() / 10.0,
+            threshold,
+        };
+        let template = facts.template.id.as_str();
+        self.events().emit(New::of(facts.id, facts.tenant.clone(), template, what));
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Error, Sandbox, SandboxId, Sandboxes};
+use crate::events::{New, What};
 
 /// Keys and values together (bytes), as much as a create can bring.
 const MOST: usize = 1 << 20;
@@ -20,6 +21,10 @@ impl Sandboxes {
             return Ok(sandbox);
         }
         sandbox.change_metadata(|before| patched(before, patch))?;
+        let facts = sandbox.facts();
+        let what = What::SandboxUpdated { changed: "metadata".to_owned(), end_at: None };
+        let template = facts.template.id.as_str();
+        self.events().emit(New::of(id, facts.tenant.clone(), template, what));
         // This gateway keeps to it all the same.
         if let Err(error) = self.record(&sandbox).await
             && !sandbox.gone().is_cancelled()

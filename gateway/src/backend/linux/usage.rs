@@ -191,7 +191,7 @@ impl Known {
         let moved = self.usage.is_none_or(|before| before.cpu != cpu);
         (self.ran, self.wrote) = (self.ran || moved, self.wrote || moved);
         let (before, turn) = match self.usage {
-            None => (nothing(at), Turn::ALL),
+            None => (Usage::none(), Turn::ALL),
             Some(before) => (before, Turn::of(number, moved, self.ran)),
         };
         let mut usage = Usage { at, cpu, ..before };
@@ -248,20 +248,6 @@ impl Known {
             bytes = bytes.saturating_add(cached(text));
         }
         Ok(Some(bytes))
-    }
-}
-
-fn nothing(at: Instant) -> Usage {
-    Usage {
-        at,
-        cpu: Duration::ZERO,
-        cpu_percent: None,
-        memory_bytes: 0,
-        cache_bytes: 0,
-        disk_bytes: None,
-        processes: 0,
-        network: None,
-        block: None,
     }
 }
 

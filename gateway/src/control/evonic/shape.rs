@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::units;
 use crate::{
-    agents::memory_percent,
+    backend::{self, Traffic, Usage},
     metrics::Latest,
     sandbox::{AGENT, PauseMode, Phase, Sandbox},
 };
@@ -27,14 +27,31 @@ pub(super) struct Container {
     container_name: String,
     #[schema(inline)]
     state: State,
-    /// Those below are left out where there is an `error`.
-    #[serde(flatten)]
-    #[schema(inline)]
-    pub(super) figures: Option<Figures>,
+    /// 100 is one core. Left out, as all that follow, where there is an `error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = f64, required = false, minimum = 0)]
+    pub(super) cpu_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Memory, required = false)]
+    pub(super) memory: Option<Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Network, required = false)]
+    network: Option<Network>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = BlockIo, required = false)]
+    block_io: Option<BlockIo>,
+    /// How many there are, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pids: Option<String>,
+    /// As a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u64, required = false)]
+    pub(super) pids_current: Option<u64>,
     /// Why there are no figures; left out where there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    pub(super) error: Option<&'static str>,
+    error: Option<&'static str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -44,22 +61,9 @@ enum State {
     Paused,
 }
 
-#[derive(Serialize, ToSchema)]
-pub(super) struct Figures {
-    /// 100 is one core.
-    #[schema(minimum = 0)]
-    pub(super) cpu_percent: f64,
-    pub(super) memory: Memory,
-    network: Network,
-    block_io: BlockIo,
-    /// How many there are, as text.
-    pids: String,
-    /// As a number.
-    pub(super) pids_current: u64,
-}
-
 /// Without copies of files.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ContainerMemory)]
 pub(super) struct Memory {
     #[schema(example = "142MiB")]
     used: String,
@@ -73,6 +77,7 @@ pub(super) struct Memory {
 
 /// Since it was made or booted; nothing of one without a network.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ContainerNetwork)]
 struct Network {
     #[schema(example = "2.1MB")]
     input: String,
@@ -84,6 +89,7 @@ struct Network {
 
 /// Since it was made or booted, as far as the host counts it.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ContainerBlockIo)]
 struct BlockIo {
     #[schema(example = "8.3MB")]
     read: String,
@@ -97,72 +103,75 @@ impl Container {
     pub(super) fn of(sandbox: &Sandbox, latest: Option<&Latest>) -> Self {
         let (id, metadata) = (sandbox.id(), sandbox.metadata());
         let phase = sandbox.phase();
-        // One whose files alone are kept uses nothing else, and the kernel knows nothing of it.
-        let rests = phase != Phase::Running && sandbox.pause_mode() == Some(PauseMode::Filesystem);
-        let figures = match latest {
-            Some(latest) => Some(Figures::of(sandbox, latest)),
-            None => rests.then(|| Figures::none(sandbox)),
-        };
-        let error = "nothing is known of what it uses yet; ?fresh=1 has it looked at";
-        Self {
+        let running = phase == Phase::Running;
+        let container = Self {
             session_id: metadata.get(SESSION).cloned().unwrap_or_else(|| id.to_string()),
             external_user_id: metadata.get(USER).cloned(),
             agent_id: metadata.get(AGENT).cloned(),
             container_id: id.to_string(),
             container_name: id.cell_name(),
-            state: if phase == Phase::Running { State::Running } else { State::Paused },
-            error: figures.is_none().then_some(error),
-            figures,
+            state: if running { State::Running } else { State::Paused },
+            cpu_percent: None,
+            memory: None,
+            network: None,
+            block_io: None,
+            pids: None,
+            pids_current: None,
+            error: Some("nothing is known of what it uses yet; ?fresh=1 has it looked at"),
+        };
+        match latest {
+            Some(Latest { usage, cpu_percent }) => {
+                let used = usage.memory_bytes.saturating_sub(usage.cache_bytes);
+                container.with(sandbox, cpu_percent.unwrap_or(0.0), used, usage)
+            }
+            // One whose files alone are kept uses nothing else, and the kernel knows nothing of it.
+            None if !running && sandbox.pause_mode() == Some(PauseMode::Filesystem) => {
+                container.with(sandbox, 0.0, 0, &Usage::none())
+            }
+            None => container,
+        }
+    }
+
+    fn with(self, sandbox: &Sandbox, cpu_percent: f64, used: u64, usage: &Usage) -> Self {
+        Self {
+            cpu_percent: Some(hundredths(cpu_percent)),
+            memory: Some(Memory::new(sandbox, used)),
+            network: Some(Network::of(usage.network.unwrap_or_default())),
+            block_io: Some(BlockIo::of(usage.block.unwrap_or_default())),
+            pids: Some(usage.processes.to_string()),
+            pids_current: Some(usage.processes),
+            error: None,
+            ..self
         }
     }
 }
 
-impl Figures {
-    fn of(sandbox: &Sandbox, latest: &Latest) -> Self {
-        let usage = &latest.usage;
-        let (network, block) = (usage.network.unwrap_or_default(), usage.block.unwrap_or_default());
-        let used = usage.memory_bytes.saturating_sub(usage.cache_bytes);
+impl Network {
+    fn of(traffic: Traffic) -> Self {
         Self {
-            cpu_percent: hundredths(latest.cpu_percent.unwrap_or(0.0)),
-            memory: Memory::new(sandbox, used, memory_percent(sandbox, latest)),
-            network: Network {
-                input: units::decimal(network.received),
-                output: units::decimal(network.sent),
-                input_bytes: network.received,
-                output_bytes: network.sent,
-            },
-            block_io: BlockIo {
-                read: units::decimal(block.read),
-                write: units::decimal(block.written),
-                read_bytes: block.read,
-                write_bytes: block.written,
-            },
-            pids: usage.processes.to_string(),
-            pids_current: usage.processes,
+            input: units::decimal(traffic.received),
+            output: units::decimal(traffic.sent),
+            input_bytes: traffic.received,
+            output_bytes: traffic.sent,
         }
     }
+}
 
-    fn none(sandbox: &Sandbox) -> Self {
-        let nothing = || units::decimal(0);
+impl BlockIo {
+    fn of(block: backend::BlockIo) -> Self {
         Self {
-            cpu_percent: 0.0,
-            memory: Memory::new(sandbox, 0, 0.0),
-            network: Network {
-                input: nothing(),
-                output: nothing(),
-                input_bytes: 0,
-                output_bytes: 0,
-            },
-            block_io: BlockIo { read: nothing(), write: nothing(), read_bytes: 0, write_bytes: 0 },
-            pids: "0".to_owned(),
-            pids_current: 0,
+            read: units::decimal(block.read),
+            write: units::decimal(block.written),
+            read_bytes: block.read,
+            write_bytes: block.written,
         }
     }
 }
 
 impl Memory {
-    fn new(sandbox: &Sandbox, used: u64, percent: f64) -> Self {
+    fn new(sandbox: &Sandbox, used: u64) -> Self {
         let limit = sandbox.facts().limits.memory_bytes;
+        let percent = used as f64 / limit.max(1) as f64 * 100.0;
         Self {
             used: units::binary(used),
             limit: units::binary(limit),

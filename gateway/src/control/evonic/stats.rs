@@ -49,6 +49,7 @@ struct PoolStats {
 
 /// Over those with figures, but for their number.
 #[derive(Serialize, ToSchema)]
+#[schema(as = StatsAggregate)]
 struct Aggregate {
     /// 100 is one core.
     total_cpu_percent: f64,
@@ -59,12 +60,13 @@ struct Aggregate {
 
 impl Aggregate {
     fn of(containers: &[Container]) -> Self {
-        let figures = || containers.iter().filter_map(|container| container.figures.as_ref());
+        let all = || containers.iter();
+        let memory = all().filter_map(|one| Some(one.memory.as_ref()?.used_bytes));
         Self {
-            total_cpu_percent: hundredths(figures().map(|figures| figures.cpu_percent).sum()),
+            total_cpu_percent: hundredths(all().filter_map(|one| one.cpu_percent).sum()),
             active_containers: containers.len(),
-            total_memory_bytes: figures().map(|figures| figures.memory.used_bytes).sum(),
-            total_pids: figures().map(|figures| figures.pids_current).sum(),
+            total_memory_bytes: memory.sum(),
+            total_pids: all().filter_map(|one| one.pids_current).sum(),
         }
     }
 }

@@ -51,6 +51,7 @@ struct DiagnosticContent {
 
 #[derive(Clone, Copy, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DiagnosticKind)]
 enum Kind {
     Logs,
     Events,
@@ -58,6 +59,7 @@ enum Kind {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DiagnosticDelivery)]
 enum Delivery {
     Inline,
 }
@@ -65,6 +67,7 @@ enum Delivery {
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DiagnosticScope)]
 enum Scope {
     /// What the sandbox's envd and processes say.
     Container,

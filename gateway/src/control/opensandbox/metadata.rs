@@ -31,7 +31,6 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 /// Values by keys, both as Kubernetes has them in labels; `null` takes a key away, whatever it is
 /// like.
 #[derive(Deserialize, ToSchema)]
-#[schema(value_type = BTreeMap<String, Option<String>>)]
 struct PatchSandboxMetadata(BTreeMap<String, Option<String>>);
 
 /// Changes what is said of a sandbox, and leaves what is not named. It can be paused meanwhile.

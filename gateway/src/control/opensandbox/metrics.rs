@@ -20,6 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = CurrentMetrics)]
 pub(super) struct Metrics {
     /// CPUs it may use.
     #[schema(minimum = 0)]
