@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod backend;
@@ -30,6 +31,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use agents::Agents;
 use audit::Audit;
 use auth::Keys;
 use envd::unread;
@@ -50,6 +52,7 @@ pub struct Parts {
     pub keys: Keys,
     pub audit: Audit,
     pub history: History,
+    pub agents: Agents,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -82,6 +85,10 @@ impl Gateway {
     /// What happened.
     pub fn history(&self) -> &History {
         &self.0.history
+    }
+
+    pub fn agents(&self) -> &Agents {
+        &self.0.agents
     }
 
     pub fn domain(&self) -> &str {

@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::Context;
 use coppice::{
-    Gateway, Parts,
+    Gateway, Parts, agents,
     audit::Audit,
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
@@ -125,11 +125,13 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         keys: config.keys,
         audit: audit.clone(),
         history: history.clone(),
+        agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
     });
 
+    tokio::spawn(agents::keep_watch(config.agents, sandboxes.clone()));
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
         async move {

@@ -98,6 +98,21 @@ groups! {
     NotNow {
         Status::Conflict => "it is about to be paused, or to go on, or being killed",
     }
+    /// Of what asks the envd of a sandbox.
+    NoAnswer {
+        Status::Conflict => "it is paused, or about to be, or being killed",
+        UNAVAILABLE => "its envd does not answer",
+    }
+    NoFigures {
+        UNAVAILABLE => "nothing is known of what it uses yet",
+    }
+    TooManyStreams {
+        TOO_MANY => "there are as many of them as there may be at once",
+    }
+    NoAgent {
+        Status::BadRequest => "it has no sandboxes, or something in the request is not valid",
+        Status::NotFound => "there is no such agent",
+    }
     /// Of what changes what a sandbox may reach.
     NotFenced {
         Status::Conflict => "it is paused, or about to be, or being killed",

@@ -39,7 +39,7 @@ pub(crate) use families::tell;
 pub(crate) use families::{told_of_exporters, told_of_work};
 pub(crate) use history::{History, Sample};
 pub(crate) use requests::NONE;
-pub(crate) use samples::{Samples, Standing};
+pub(crate) use samples::{Latest, Samples, Standing};
 pub(crate) use text::Format;
 pub(crate) use traffic::{Direction, Meter, Open, Route};
 pub(crate) use work::{Account, Execute};

@@ -41,7 +41,7 @@ impl Sandboxes {
                 ingress: facts.ingress.clone(),
                 // What it has it has of its source.
                 limits: Bounds::default(),
-                metadata: facts.metadata.clone(),
+                metadata: (*source.metadata()).clone(),
                 env_vars: facts.env_vars.clone(),
                 auto_pause: facts.auto_pause,
                 auto_pause_filesystem: facts.auto_pause_filesystem,

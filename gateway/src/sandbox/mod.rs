@@ -21,14 +21,17 @@
 //! settings.
 
 mod adoption;
+mod asking;
 mod claim;
 mod consumption;
 mod copy_turns;
+mod crossing;
 mod deadlines;
 mod ended;
 mod ending;
 mod envd_log;
 mod error;
+mod evicting;
 #[cfg(test)]
 mod exploration;
 mod flushing;
@@ -42,6 +45,7 @@ mod life;
 mod lifecycle;
 mod making;
 mod marks;
+mod metadata;
 mod networking;
 mod order;
 mod outlet;
@@ -65,11 +69,13 @@ mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trash;
+mod vitals;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
+pub(crate) use idle::AGENT;
 pub use idle::Busy;
 pub use inside::Inside;
 pub use journal::{Entry, Journal, Level, Source};
@@ -86,3 +92,4 @@ pub use shelves::Position;
 pub use snapshots::{Among, Named, Snapshot};
 pub use status::Seen;
 pub use tenant::{InvalidTenant, Owner, Quota, Tenant};
+pub(crate) use vitals::Vital;

@@ -69,6 +69,8 @@ pub struct Facts {
     /// To be shown by whoever wants to reach it, where not everybody may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_token: Option<String>,
+    /// What its clients said of it then; [`Sandbox::metadata`](super::Sandbox::metadata) is as
+    /// they have changed it.
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
     pub started_at: DateTime<Utc>,

@@ -282,6 +282,8 @@ impl Backend for TestBackend {
             cache_bytes: 0,
             disk_bytes: None,
             processes: 1,
+            network: None,
+            block: None,
         };
         Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
     }

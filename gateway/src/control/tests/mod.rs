@@ -1,10 +1,12 @@
 //! The protocol, driven through the router: every status and every shape.
 
+mod agents;
 mod contract;
 mod deadlines;
 mod events;
 mod lists;
 mod network;
+mod opensandbox;
 mod pages;
 mod snapshots;
 mod status;
@@ -84,6 +86,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
             vec![Available { template, built_at: "2026-11-22T09:00:00Z".parse().unwrap() }]
         }),
         keys,
+        agents: agents::known(),
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
