@@ -3,6 +3,7 @@
 //! Handlers take a request apart, make one call on [`crate::sandbox::Sandboxes`] and shape the
 //! answer; every refusal is a [`crate::error::ApiError`]. What later versions bring is in [`missing`].
 
+mod batches;
 mod connect;
 mod create;
 mod extract;
@@ -14,6 +15,7 @@ mod name;
 mod network;
 mod page;
 mod pause;
+mod pools;
 mod sandbox;
 mod shape;
 mod snapshots;
@@ -52,6 +54,8 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(status::routes())
         .merge(snapshots::routes())
         .merge(templates::routes())
+        .merge(pools::routes())
+        .merge(batches::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

@@ -22,6 +22,7 @@ mod secured;
 mod server;
 mod signed;
 mod streams;
+mod task;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -29,9 +29,9 @@ use crate::{
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    BeingKilled, InvalidBody, InvalidQuery, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate,
-    NotCopied, NotFenced, NotImplemented, NotNow, NotPaused, NotReady, NotResumed, Resumed,
-    TooMany, guarded,
+    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoBatch, NoBatchMade, NoPool,
+    NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NotCopied, NotFenced, NotImplemented, NotNow,
+    NotPaused, NotReady, NotResumed, PoolNotChanged, PoolNotMade, Resumed, TooMany, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -220,7 +220,15 @@ impl From<sandbox::Error> for ApiError {
                     format!("The envd of sandbox {id} did not answer when it was paused"),
                 )
             },
-            E::NameTaken(_) => Self::new(Status::Conflict, error.to_string()),
+            E::NameTaken(_) | E::PoolNameTaken(_) | E::PoolOfSettings(_) => {
+                Self::new(Status::Conflict, error.to_string())
+            }
+            E::NoPool(_) | E::NoBatch(_) => Self::not_found(error.to_string()),
+            E::TooManyPools(_) => Self::bad_request(error.to_string()),
+            E::TooManyBatches { .. } => {
+                Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
+                    .because(Denied::Limit)
+            }
             E::TooManyLayers(_) | E::SnapshotInUse(..) => Self::bad_request(error.to_string()),
             E::TooMuch(_) | E::NoSuchLimit(_) => {
                 let text = format!("metadata: {}: {error}", crate::limits::ASKED);

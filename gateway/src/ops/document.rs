@@ -40,6 +40,8 @@ headers of more than 128 KiB (HTTP/2: 64 KiB). 429 and 503 always carry `Retry-A
     tags(
         (name = "sandboxes"),
         (name = "templates"),
+        (name = "pools", description = "For operators: takes a key of scope admin"),
+        (name = "batches"),
         (name = "gateway", description = "For operators; without a key"),
         (name = "not yet", description = "What E2B has and this gateway does not"),
     )

@@ -21,6 +21,7 @@
 //! settings.
 
 mod adoption;
+mod batches;
 mod claim;
 mod copy_turns;
 mod deadlines;
@@ -64,6 +65,10 @@ mod tenant;
 pub(crate) mod testing;
 mod trash;
 
+pub use batches::{
+    BatchId, BatchState, MOST_REPLICAS, NewBatch, NotRun, Ran, SeenBatch, SeenMember, Task,
+    TaskState, Tasks, end_of,
+};
 #[cfg(feature = "fuzzing")]
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
@@ -76,7 +81,7 @@ pub use life::{Phase, Status};
 pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
 pub use order::Shelf;
 pub use outlet::{Outflow, Stream};
-pub use pool::{PoolCount, PoolRules};
+pub use pool::{Capacity, NewPool, PoolCount, PoolId, PoolRules, PoolSpec, SeenPool};
 pub use reason::Reason;
 pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};

@@ -5,6 +5,7 @@ mod deadlines;
 mod lists;
 mod network;
 mod pages;
+mod pools;
 mod snapshots;
 mod status;
 mod templates;
