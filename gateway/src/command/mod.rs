@@ -1,5 +1,6 @@
 //! What each command wires together.
 
+pub(crate) mod api;
 pub(crate) mod batch;
 pub(crate) mod columns;
 pub(crate) mod doctor;
