@@ -149,7 +149,8 @@ fn tell(
     let status = ["total", "allocated", "available", "updated"];
     let capacity = ["bufferMin", "bufferMax", "poolMin", "poolMax"];
     let heading = ["NAME", "TOTAL", "ALLOCATED", "AVAILABLE", "UPDATED", "AGE"];
-    let more = ["TEMPLATE", "LIMITS", "BUFFER_MIN", "BUFFER_MAX", "POOL_MIN", "POOL_MAX", "ORIGIN", "ID"];
+    let more =
+        ["TEMPLATE", "LIMITS", "BUFFER_MIN", "BUFFER_MAX", "POOL_MIN", "POOL_MAX", "ORIGIN", "ID"];
     let more = if output == Output::Wide { &more[..] } else { &[] };
     let heading = heading.iter().chain(more).map(|&name| name.to_owned()).collect();
     let rows = items.iter().map(|pool| {

@@ -82,7 +82,7 @@ impl IntoParams for BatchPath {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewTask {
     /// A program and its arguments. No shell reads it, unless it is one: `["sh", "-c", "…"]`.
-    #[schema(min_items = 1, max_items = 1024, schema_with = words)]
+    #[schema(schema_with = words)]
     command: Vec<String>,
     /// Beside those of the sandbox.
     #[schema(schema_with = variables, required = false)]

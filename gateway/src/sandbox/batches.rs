@@ -58,7 +58,7 @@ pub struct NewBatch {
     pub task: Option<Task>,
 }
 
-pub struct Batch {
+pub(super) struct Batch {
     id: BatchId,
     asked: Asked,
     state: Mutex<State>,

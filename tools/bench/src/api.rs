@@ -88,7 +88,8 @@ impl Api {
 
     pub(crate) async fn get(&self, client: &mut Client, path: &str) -> anyhow::Result<Value> {
         let request = self.request(Method::GET, path).body(Payload::empty())?;
-        let answer = client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
         serde_json::from_slice(&answer.body).context(path.to_owned())
     }
 
@@ -100,7 +101,8 @@ impl Api {
     ) -> anyhow::Result<Value> {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         let request = request.body(Payload::of(body.to_string()))?;
-        let answer = client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
         serde_json::from_slice(&answer.body).context(path.to_owned())
     }
 

@@ -68,7 +68,10 @@ pub(super) async fn pools() -> Seen {
         let path = format!("/pools/{name}");
         assert_eq!(bed.get(&path).await.body["id"], *id);
         let changed = put(&bed, &path, json!({LITTLE: whole})).await;
-        assert_eq!((changed.status, &changed.body[LITTLE]["bufferMax"]), (StatusCode::OK, &json!(3)));
+        assert_eq!(
+            (changed.status, &changed.body[LITTLE]["bufferMax"]),
+            (StatusCode::OK, &json!(3))
+        );
     }
     for (name, status) in [("base", 409), ("nosuch", 404), ("A_B", 400), ("%FF", 400)] {
         let path = format!("/pools/{name}");
@@ -98,7 +101,9 @@ pub(super) async fn batches() -> Seen {
     let made = bed.post("/batches?wait=20", body).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
     let id = made.body["batchID"].as_str().unwrap().to_owned();
-    for (name, count) in [("desired", 3), ("total", 3), ("allocated", 3), ("ready", 3), ("ended", 0)] {
+    for (name, count) in
+        [("desired", 3), ("total", 3), ("allocated", 3), ("ready", 3), ("ended", 0)]
+    {
         assert_eq!(made.body[name], count, "{name}");
     }
     let path = format!("/batches/{id}");
@@ -120,7 +125,10 @@ pub(super) async fn batches() -> Seen {
     let spec = bed.backend.specs.lock()[0].clone();
     assert_eq!(spec.init.env_vars.unwrap()["X"], "1");
     let listed = bed.get("/batches").await.body;
-    assert_eq!((&listed["items"][0]["batchID"], listed["items"][0].get("sandboxes")), (&json!(id), None));
+    assert_eq!(
+        (&listed["items"][0]["batchID"], listed["items"][0].get("sandboxes")),
+        (&json!(id), None)
+    );
     for (body, status) in [
         (json!({"templateID": "nosuch", "replicas": 1}), 404),
         (json!({"templateID": "building", "replicas": 1}), 503),
@@ -130,8 +138,14 @@ pub(super) async fn batches() -> Seen {
         (json!({"templateID": "base", "replicas": 1, "autoPause": true}), 400),
         (json!({"templateID": "base", "replicas": 1, "task": {"command": []}}), 400),
         (json!({"templateID": "base", "replicas": 1, "task": {"command": ["\0"]}}), 400),
-        (json!({"templateID": "base", "replicas": 1, "task": {"command": ["a"], "timeoutSeconds": 0}}), 400),
-        (json!({"templateID": "base", "replicas": 1, "metadata": {"coppice.limits": "cpus=9"}}), 400),
+        (
+            json!({"templateID": "base", "replicas": 1, "task": {"command": ["a"], "timeoutSeconds": 0}}),
+            400,
+        ),
+        (
+            json!({"templateID": "base", "replicas": 1, "metadata": {"coppice.limits": "cpus=9"}}),
+            400,
+        ),
     ] {
         let answer = bed.post("/batches", body.clone()).await;
         assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);

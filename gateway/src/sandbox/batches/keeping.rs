@@ -48,9 +48,9 @@ pub(super) struct Asked {
     pub(super) task: Option<Task>,
     /// What the tenant might have when it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    max_sandboxes: Option<usize>,
+    pub(super) max_sandboxes: Option<usize>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    most: String,
+    pub(super) most: String,
     /// The key it came under, with a digest of all that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<(String, String)>,

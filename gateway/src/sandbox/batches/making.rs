@@ -101,12 +101,15 @@ impl Sandboxes {
         }
     }
 
-    async fn forget_batch(&self, batch: &Batch) -> Result<(), Error> {
-        let (id, dir) = (batch.id, self.0.batches.dir.clone());
-        // Nobody writes it any more.
-        batch.over.cancel();
-        self.0.batches.all.write().remove(&id);
-        self.blocking(move || keeping::forget(&dir, id)).await
+    async fn forget_batch(&self, batch: &Arc<Batch>) -> Result<(), Error> {
+        let (forgotten, dir) = (batch.clone(), self.0.batches.dir.clone());
+        self.0.batches.all.write().remove(&batch.id);
+        // So that nobody writes it any more.
+        self.blocking(move || {
+            forgotten.put_aside(&dir)?;
+            keeping::forget(&dir, forgotten.id)
+        })
+        .await
     }
 
     /// Makes what lacks of a batch, until nothing does.
@@ -217,11 +220,13 @@ impl Sandboxes {
         let of_it = |sandbox: &Arc<Sandbox>| {
             sandbox.facts().batch == Some(id) && sandbox.facts().tenant == *tenant
         };
-        let kill = async |sandbox: Arc<Sandbox>| {
-            // It may have ended meanwhile.
-            let _ = self.kill(sandbox.id()).await;
-        };
-        stream::iter(all.into_iter().filter(of_it)).for_each_concurrent(AT_ONCE, kill).await;
+        let all: Vec<_> = all.into_iter().filter(of_it).collect();
+        stream::iter(all)
+            .for_each_concurrent(AT_ONCE, |sandbox| async move {
+                // It may have ended meanwhile.
+                let _ = self.kill(sandbox.id()).await;
+            })
+            .await;
     }
 
     /// Reads the batches of the gateway before. To be called before any sandbox is adopted.

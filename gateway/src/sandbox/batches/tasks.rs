@@ -12,7 +12,7 @@ use super::Batch;
 use crate::sandbox::{Sandbox, SandboxId, Sandboxes};
 
 /// Kept of what one that failed said last (bytes).
-pub const MOST_SAID: usize = 256;
+pub(super) const MOST_SAID: usize = 256;
 /// How often its sandbox is asked again for one that was lost sight of.
 const TRIES: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -65,7 +65,7 @@ impl TaskState {
 pub struct Ran {
     /// `None`: a signal ended it.
     pub exit_code: Option<i32>,
-    /// The end of what it said, no longer than [`MOST_SAID`].
+    /// The end of what it said, as [`end_of`] has it.
     pub said: String,
 }
 

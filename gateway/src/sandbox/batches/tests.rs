@@ -1,9 +1,6 @@
 //! Batches with a backend without a kernel: what comes about, and what races and restarts leave.
 
-use std::{
-    sync::atomic::Ordering::SeqCst,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use super::{BatchId, BatchState, NewBatch, SeenBatch, Task, TaskState, end_of, tasks::MOST_SAID};
 use crate::sandbox::{

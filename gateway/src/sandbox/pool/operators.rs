@@ -127,7 +127,8 @@ impl Pool {
     /// By its name or its id; of two of a name that of the settings.
     fn named(&self, name: &str) -> Option<Arc<PoolSpec>> {
         let specs = self.specs();
-        let by_id = name.parse().ok().and_then(|id| specs.iter().find(|spec| spec.id == id));
+        let by_id = name.parse::<PoolId>().ok();
+        let by_id = by_id.and_then(|id| specs.iter().find(|spec| spec.id == id));
         let mut named = specs.iter().filter(|spec| spec.name == name);
         let named = || named.clone().find(|spec| spec.of_settings).or_else(|| named.next());
         by_id.or_else(named).cloned()

@@ -429,7 +429,10 @@ async fn a_pool_that_is_made_at_run_time_is_filled_beside_that_of_the_settings()
     let bed = bed(pooled(1));
     let made = bed.sandboxes.make_pool(new_pool("mine", capacity(2, 3))).await.unwrap();
     assert_eq!(tended(&bed.sandboxes).await, 3);
-    assert_eq!((seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")), ((1, 0, 1), (2, 0, 2)));
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((1, 0, 1), (2, 0, 2))
+    );
     assert_eq!(bed.sandboxes.pool()["base"], count(3, 0, 3));
     assert_eq!(seen(&bed.sandboxes, &made.spec.id.to_string()), (2, 0, 2));
     let names: Vec<_> = bed.sandboxes.pools().iter().map(|it| it.spec.name.clone()).collect();
@@ -438,9 +441,15 @@ async fn a_pool_that_is_made_at_run_time_is_filled_beside_that_of_the_settings()
     for _ in 0..3 {
         bed.sandboxes.create(testing::wanted(), None).await.unwrap();
     }
-    assert_eq!((seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")), ((1, 1, 0), (2, 2, 0)));
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((1, 1, 0), (2, 2, 0))
+    );
     assert_eq!(tended(&bed.sandboxes).await, 2);
-    assert_eq!((seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")), ((2, 1, 1), (3, 2, 1)));
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((2, 1, 1), (3, 2, 1))
+    );
     let mine = bed.sandboxes.see_pool("mine").unwrap();
     assert_eq!(mine.updated, 3);
     assert_eq!(mine.revision.unwrap().len(), 16);
@@ -553,7 +562,9 @@ async fn pools_of_operators_are_there_after_a_restart_and_those_of_the_settings_
     let of = |name: &str| after.see_pool(name).unwrap();
     assert_eq!(of("base").count.allocated + of("mine").count.allocated, 1);
     assert!(taken.facts().pool.is_some());
-    for change in [after.set_pool("base", capacity(0, 1)).await.map(drop), after.remove_pool("base").await] {
+    for change in
+        [after.set_pool("base", capacity(0, 1)).await.map(drop), after.remove_pool("base").await]
+    {
         assert!(matches!(change, Err(Error::PoolOfSettings(_))));
     }
     assert!(tended(&after).await >= 2);

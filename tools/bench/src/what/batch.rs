@@ -68,8 +68,8 @@ async fn rounds(
     // One for nothing.
     round(api, client, size, &mut Tallies::default()).await?;
     let mut tallies = Tallies::default();
-    for round_ in 0..stage.rounds(ROUNDS, 1).rounds {
-        eprintln!("    batch {}", round_ + 1);
+    for n in 0..stage.rounds(ROUNDS, 1).rounds {
+        eprintln!("    batch {}", n + 1);
         round(api, client, size, &mut tallies).await?;
     }
     Ok(tallies)
@@ -85,9 +85,7 @@ async fn round(
     let pooled = json!({ "replicas": size, "templateID": "base", "timeout": 3600 });
     let mut alone = pooled.clone();
     alone["allow_internet_access"] = false.into();
-    for (wanted, wait, tally) in
-        [(&pooled, 60, ready), (&pooled, 0, told), (&alone, 60, cold)]
-    {
+    for (wanted, wait, tally) in [(&pooled, 60, ready), (&pooled, 0, told), (&alone, 60, cold)] {
         until_available(api, client, AVAILABLE, size as f64).await?;
         let start = Instant::now();
         let made = api.post(client, &format!("/batches?wait={wait}"), wanted).await?;
