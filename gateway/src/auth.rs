@@ -158,6 +158,16 @@ pub(crate) async fn take_open_sandbox_key(mut request: Request, next: Next) -> R
     next.run(request).await
 }
 
+/// Middleware, within [`require_key`]: what concerns the gateway itself takes a key of scope admin.
+pub async fn require_admin(
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    require(&caller, Scope::Admin)?;
+    Ok(next.run(request).await)
+}
+
 fn caller(keys: &Keys, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let Some(key) = presented(headers) else {
         let missing = "authorization header is missing";

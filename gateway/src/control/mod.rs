@@ -3,6 +3,7 @@
 //! Handlers take a request apart, make one call on [`crate::sandbox::Sandboxes`] and shape the
 //! answer; every refusal is a [`crate::error::ApiError`]. What later versions bring is in [`missing`].
 
+mod batches;
 mod connect;
 mod create;
 mod events;
@@ -17,6 +18,7 @@ mod network;
 mod opensandbox;
 mod page;
 mod pause;
+mod pools;
 mod sandbox;
 mod shape;
 mod snapshots;
@@ -56,6 +58,8 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(templates::routes())
         .merge(events::routes())
         .merge(evonic::routes())
+        .merge(pools::routes())
+        .merge(batches::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

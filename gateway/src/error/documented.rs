@@ -87,6 +87,32 @@ groups! {
         Status::BadRequest => "the name is not valid, or there are sandboxes made from it",
         Status::NotFound => "there is no such snapshot",
     }
+    NoPool {
+        Status::BadRequest => "the name, or something else in the request, is not valid",
+        Status::NotFound => "there is no such pool",
+    }
+    PoolNotMade {
+        Status::NotFound => "there is no such template",
+        Status::Conflict => "there is a pool of that name",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    PoolNotChanged {
+        Status::Conflict => "it is one of the gateway's settings",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    NoBatch {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such batch",
+    }
+    NoBatchMade {
+        Status::NotFound => "there is no such template",
+        Status::Unprocessable => "the Idempotency-Key came before with a different request",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "the template is being built, or could not be",
+    }
+    BatchNotDeleted {
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
     Resumed {
         Status::Conflict => "it is running, or being killed",
     }

@@ -29,9 +29,10 @@ use crate::{
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoFigures, NoSandbox, NoSandboxMade,
-    NoSnapshot, NoTemplate, NotCopied, NotFenced, NotImplemented, NotNow, NotPaused, NotReady,
-    NotResumed, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch, guarded,
+    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch,
+    NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NotCopied,
+    NotFenced, NotImplemented, NotNow, NotPaused, NotReady, NotResumed, PoolNotChanged,
+    PoolNotMade, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -242,7 +243,15 @@ impl From<sandbox::Error> for ApiError {
                     format!("The envd of sandbox {id} did not answer when it was paused"),
                 )
             },
-            E::NameTaken(_) => Self::new(Status::Conflict, error.to_string()),
+            E::NameTaken(_) | E::PoolNameTaken(_) | E::PoolOfSettings(_) => {
+                Self::new(Status::Conflict, error.to_string())
+            }
+            E::NoPool(_) | E::NoBatch(_) => Self::not_found(error.to_string()),
+            E::TooManyPools(_) => Self::bad_request(error.to_string()),
+            E::TooManyBatches { .. } => {
+                Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
+                    .because(Denied::Limit)
+            }
             E::TooManyLayers(_) | E::SnapshotInUse(..) | E::TooMuchMetadata(_) => {
                 Self::bad_request(error.to_string())
             }

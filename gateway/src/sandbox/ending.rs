@@ -210,6 +210,7 @@ impl Sandboxes {
             self.sweep(),
             self.keep_flushed(),
             self.keep_snapshots(),
+            self.keep_batches(),
             self.0.trash.keep_empty(trash::RETRY)
         );
     }

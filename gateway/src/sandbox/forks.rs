@@ -46,6 +46,7 @@ impl Sandboxes {
                 auto_pause: facts.auto_pause,
                 auto_pause_filesystem: facts.auto_pause_filesystem,
                 auto_resume: facts.auto_resume,
+                batch: None,
             };
             let network = wanted.policy.mode(sandboxes.0.rules.network);
             let limits = sandboxes.0.rules.limits.bound(facts.limits);

@@ -22,6 +22,7 @@
 
 mod adoption;
 mod asking;
+mod batches;
 mod claim;
 mod consumption;
 mod copy_turns;
@@ -71,6 +72,10 @@ pub(crate) mod testing;
 mod trash;
 mod vitals;
 
+pub use batches::{
+    BatchId, BatchState, MOST_REPLICAS, NewBatch, NotRun, Ran, SeenBatch, SeenMember, Task,
+    TaskState, Tasks, end_of,
+};
 #[cfg(feature = "fuzzing")]
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
@@ -84,7 +89,7 @@ pub use life::{Phase, Status};
 pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
 pub use order::Shelf;
 pub use outlet::{Outflow, Stream};
-pub use pool::{PoolCount, PoolRules};
+pub use pool::{Capacity, NewPool, PoolCount, PoolId, PoolRules, PoolSpec, SeenPool};
 pub use reason::Reason;
 pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};

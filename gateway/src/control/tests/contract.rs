@@ -9,7 +9,7 @@ use super::{tenants::bed_of_tenants, *};
 use crate::template::FindError;
 
 /// `GET /path`, and a status.
-type Seen = BTreeSet<(String, u16)>;
+pub(super) type Seen = BTreeSet<(String, u16)>;
 
 /// The document of a bed, and what the bed has answered.
 #[derive(Default)]
@@ -25,6 +25,10 @@ impl Document {
             bed.answer(request).await.body
         };
         self.document.get_or_init(fetch).await
+    }
+
+    pub(super) fn into_seen(self) -> Seen {
+        self.seen.into_inner()
     }
 
     /// Fails where the document does not say that this may be answered.
@@ -145,6 +149,8 @@ async fn every_status_of_the_document_can_come() {
     seen.extend(by_a_foreign_name(&document).await);
     seen.extend(before_there_is_a_template().await);
     seen.extend(too_often().await);
+    seen.extend(pools::pools().await);
+    seen.extend(pools::batches().await);
     bodies_that_are_late_or_large(&bed, &document).await;
     creates(&bed).await;
     pauses(&bed).await;
@@ -214,6 +220,8 @@ async fn too_often() -> Seen {
     ] {
         bed.by("a", Method::POST, path, base()).await;
     }
+    let batch = json!({"templateID": "base", "replicas": 1});
+    bed.by("a", Method::POST, "/batches", batch).await;
     bed.document.seen.into_inner()
 }
 

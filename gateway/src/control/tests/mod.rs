@@ -8,6 +8,7 @@ mod lists;
 mod network;
 mod opensandbox;
 mod pages;
+mod pools;
 mod snapshots;
 mod status;
 mod templates;
