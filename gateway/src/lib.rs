@@ -15,6 +15,7 @@ pub mod front_door;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod network;
 pub mod ops;
@@ -34,6 +35,7 @@ use auth::Keys;
 use envd::unread;
 use error::ApiError;
 use limits::Limits;
+use logging::Log;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
 
@@ -53,10 +55,12 @@ pub struct Parts {
     pub max_timeout: Option<Duration>,
     /// Size of the file system that sandboxes write to.
     pub disk_bytes: u64,
+    pub log: Log,
 }
 
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
+        parts.sandboxes.metrics().logged_by(&parts.log);
         Self(Arc::new(parts))
     }
 
@@ -74,6 +78,10 @@ impl Gateway {
 
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.0.log
     }
 
     pub fn domain(&self) -> &str {

@@ -32,6 +32,7 @@ use crate::{
     Gateway, Parts,
     audit::Audit,
     auth::Keys,
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -82,6 +83,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }
