@@ -53,7 +53,7 @@ impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
     pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        let data = DataPlane::new(sandboxes.metrics().clone());
+        let data = DataPlane::new(&sandboxes);
         Self { sandboxes, domain, control, data, control_alone: false }
     }
 

@@ -10,6 +10,7 @@ pub mod control;
 pub mod data;
 pub mod data_dir;
 pub mod error;
+pub mod events;
 pub mod front_door;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -17,9 +17,10 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use crate::events::{TraceId, trace};
+
 /// By which a client names its request, and is told how it is named here.
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest name that a client may give (bytes).
 const LONGEST: usize = 64;
@@ -32,15 +33,19 @@ tokio::task_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ids {
     request: RequestId,
-    trace: Option<Trace>,
+    trace: Option<TraceId>,
 }
 
 impl Ids {
     /// As its headers have it; one without a name gets one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let request = text(&REQUEST_ID).and_then(RequestId::parse).unwrap_or_else(RequestId::new);
-        Self { request, trace: text(&TRACEPARENT).and_then(Trace::parse) }
+        let name = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+        let request = name.and_then(RequestId::parse).unwrap_or_else(RequestId::new);
+        Self { request, trace: trace::of(headers) }
+    }
+
+    pub(crate) fn trace(&self) -> Option<TraceId> {
+        self.trace
     }
 
     /// Does `work` on behalf of the request.
@@ -155,33 +160,6 @@ fn scattered(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// The trace that a `traceparent` names (W3C Trace Context, level 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Trace(u128);
-
-impl Trace {
-    fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('-');
-        let (version, trace) = (parts.next()?, parts.next()?);
-        let (parent, flags) = (parts.next()?, parts.next()?);
-        let hex = |part: &str, digits: usize| {
-            let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-            part.len() == digits && part.bytes().all(lower)
-        };
-        // Of a version to come only the beginning is known.
-        let known = version != "ff" && (version != "00" || parts.next().is_none());
-        let whole = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-        let id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0 && known && whole)?;
-        (parent.bytes().any(|b| b != b'0')).then_some(Self(id))
-    }
-}
-
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -209,30 +187,11 @@ mod tests {
         assert_eq!(many.len(), 10_000);
     }
 
-    #[test]
-    fn a_trace_is_what_a_whole_traceparent_names() {
-        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let of = |text: String| ids(&[("traceparent", &text)]).trace.map(|id| id.to_string());
-        let parent = "00f067aa0ba902b7";
-        assert_eq!(of(format!("00-{TRACE}-{parent}-01")).as_deref(), Some(TRACE));
-        assert_eq!(of(format!("01-{TRACE}-{parent}-01-more")).as_deref(), Some(TRACE));
-        for wrong in [
-            String::new(),
-            format!("00-{TRACE}-{parent}"),
-            format!("00-{TRACE}-{parent}-01-more"),
-            format!("ff-{TRACE}-{parent}-01"),
-            format!("00-{}-{parent}-01", TRACE.to_uppercase()),
-            format!("00-{}-{parent}-01", "0".repeat(32)),
-            format!("00-{TRACE}-{}-01", "0".repeat(16)),
-            format!("00-+{}-{parent}-01", &TRACE[1..]),
-        ] {
-            assert_eq!(of(wrong.clone()), None, "{wrong}");
-        }
-    }
-
     #[tokio::test]
     async fn work_goes_on_for_its_request_in_tasks_and_threads() {
-        let ours = ids(&[("x-request-id", "ours")]);
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let ours = ids(&[("x-request-id", "ours"), ("traceparent", parent)]);
+        assert_eq!(ours.trace.unwrap().to_string(), parent[3..35]);
         assert_eq!(current(), None);
         ours.scope(async {
             assert_eq!(current(), Some(ours));

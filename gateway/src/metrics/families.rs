@@ -30,6 +30,7 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
     log(&mut text, metrics);
+    scrubbed(&mut text, sandboxes);
     certificate(&mut text, metrics);
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
@@ -39,6 +40,18 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     let text = text.finish();
     view.length = text.len();
     text
+}
+
+/// What was taken out of events.
+fn scrubbed(text: &mut Text, sandboxes: &Sandboxes) {
+    let scrub = sandboxes.events().scrub();
+    let name = "coppice_scrub_hits_total";
+    text.counters(name, "What looked like a secret in events, by the pattern that found it.");
+    for (pattern, hits) in scrub.hits() {
+        text.sample(name, &[("pattern", pattern)], hits);
+    }
+    let name = "coppice_scrub_bytes_redacted_total";
+    text.counter(name, "Bytes of those.", scrub.bytes());
 }
 
 /// What sandboxes have done, alone.

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, NetworkMode},
+    events::Events,
     limits::{self, Bounds, Limit, Limits},
     logging::Tasks,
     metrics::Metrics,
@@ -86,6 +87,7 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Events,
     /// `<data-dir>/sandboxes`.
     pub(super) home: PathBuf,
     pub(super) deadlines: Deadlines,
@@ -124,6 +126,7 @@ impl Sandboxes {
             boot: backend.boot(),
             backend,
             metrics: Arc::default(),
+            events: Events::default(),
             home: data_dir.join("sandboxes"),
             deadlines: Deadlines::default(),
             ended: Ended::default(),
@@ -155,6 +158,11 @@ impl Sandboxes {
     /// What happens to them is counted there.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// What happens to them is told there.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     pub fn running(&self, id: SandboxId) -> Result<Arc<Sandbox>, Error> {

@@ -264,7 +264,7 @@ impl Sandboxes {
         if let Some(cell) = cell {
             self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         }
-        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics, &self.0.events);
         self.0.pool.stir();
     }
 }

@@ -311,7 +311,8 @@ pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
 
 #[async_trait]
 impl Inside for Listening {
-    fn follow(&self, _sandbox: Arc<Sandbox>, _metrics: &Arc<crate::metrics::Metrics>) {}
+    fn follow(&self, _: Arc<Sandbox>, _: &Arc<crate::metrics::Metrics>, _: &crate::events::Events) {
+    }
 
     async fn answers(&self, _dir: &Path) -> bool {
         !self.0.mute.load(Ordering::SeqCst)

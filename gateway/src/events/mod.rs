@@ -1,0 +1,24 @@
+//! What happens to sandboxes, as it happens: one event for each, told to whoever wants it.
+//!
+//! [`Events`] is the bus. Whoever sees something happen [tells](Events::emit) it; whoever wants to
+//! know [subscribes](Events::subscribe) and reads at their own pace, from a ring of their own. One
+//! that is too slow loses the oldest of its own events, which is counted, and keeps nobody waiting:
+//! neither what happens nor the others.
+//!
+//! The bus has the order of what happened: all subscribers see it, and of one sandbox it is the
+//! order in which it came about. What is told while nobody subscribes is counted and gone.
+
+mod bus;
+mod cost;
+mod event;
+mod kind;
+mod scrub;
+pub mod trace;
+mod types;
+
+pub use bus::{Batch, Events, Next, Room, Subscription};
+pub use cost::Cost;
+pub use event::{Event, EventId, InvalidEventId, InvalidTraceId, New, TraceId};
+pub use kind::{Kind, Period, Resources, What};
+pub use scrub::{Error as ScrubError, Rules as ScrubRules, Scrub};
+pub use types::{InvalidTypes, Types};
