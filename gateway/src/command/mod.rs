@@ -1,5 +1,6 @@
 //! What each command wires together.
 
+pub(crate) mod api;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod key;
