@@ -34,6 +34,8 @@ enum Command {
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
+    /// All sandboxes and what they use, live
+    Top(command::top::Top),
     /// What runs inside a sandbox; the gateway starts it
     #[command(hide = true)]
     Envd,
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Template(template) => command::template::run(template),
         Command::Key(key) => command::key::run(key),
         Command::Tls(tls) => command::tls::run(tls),
+        Command::Top(top) => command::top::run(top),
         Command::Envd => Ok(envd::run()),
     };
     done.unwrap_or_else(|error| {

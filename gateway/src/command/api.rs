@@ -166,7 +166,8 @@ impl Api {
         let told = Limited::new(answer.into_body(), LONGEST).collect();
         let told = timeout(PATIENCE, told).await.ok().and_then(Result::ok);
         let told = told.and_then(|told| serde_json::from_slice::<Value>(&told.to_bytes()).ok());
-        let message = told.as_ref().and_then(|told| told["message"].as_str()).unwrap_or("it says no more");
+        let message =
+            told.as_ref().and_then(|told| told["message"].as_str()).unwrap_or("it says no more");
         Err(Refused { status, message: message.to_owned() }.into())
     }
 }

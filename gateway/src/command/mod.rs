@@ -7,6 +7,7 @@ pub(crate) mod key;
 pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tls;
+pub(crate) mod top;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
