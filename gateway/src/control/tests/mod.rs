@@ -39,6 +39,7 @@ use crate::{
     audit::Audit,
     auth::Keys,
     events::store::{History, Settings},
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -91,6 +92,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }
