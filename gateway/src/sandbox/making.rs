@@ -212,7 +212,8 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), error.reason());
             return Err(error);
         }
-        let tell = || self.tell_begun(&sandbox, asked);
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
         if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
