@@ -29,11 +29,13 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     metrics.denials.tell(&mut text);
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
+    scrubbed(&mut text, sandboxes);
     certificate(&mut text, metrics);
     events(&mut text, sandboxes.events());
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
+    metrics.exporters.tell(&mut text);
     process(&mut text, metrics, &backend::own_process());
     view.forget();
     let text = text.finish();
@@ -41,11 +43,31 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     text
 }
 
+/// What was taken out of events.
+fn scrubbed(text: &mut Text, sandboxes: &Sandboxes) {
+    let scrub = sandboxes.events().scrub();
+    let name = "coppice_scrub_hits_total";
+    text.counters(name, "What looked like a secret in events, by the pattern that found it.");
+    for (pattern, hits) in scrub.hits() {
+        text.sample(name, &[("pattern", pattern)], hits);
+    }
+    let name = "coppice_scrub_bytes_redacted_total";
+    text.counter(name, "Bytes of those.", scrub.bytes());
+}
+
 /// What sandboxes have done, alone.
 #[cfg(test)]
 pub(crate) fn told_of_work(metrics: &Metrics) -> String {
     let mut text = Text::new(Format::Plain, 0);
     metrics.work.tell(&mut text);
+    text.finish()
+}
+
+/// What exporters have done, alone.
+#[cfg(test)]
+pub(crate) fn told_of_exporters(metrics: &Metrics) -> String {
+    let mut text = Text::new(Format::Plain, 0);
+    metrics.exporters.tell(&mut text);
     text.finish()
 }
 

@@ -26,7 +26,7 @@ use super::{
     steps::{CREATE, STEP, STOPPING, step},
     trash,
 };
-use crate::backend::Cause;
+use crate::{backend::Cause, events::trace};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl Sandboxes {
     ) -> oneshot::Receiver<()> {
         let id = sandbox.id();
         // Before it is hidden: whoever asks for it finds it in one place or the other.
-        self.0.ended.remember(id, Remembered::new(&sandbox.life, sandbox.facts()));
+        self.0.ended.remember(id, Remembered::of(sandbox));
         self.0.registry.hide(id, &sandbox.facts().tenant);
         sandbox.gone().cancel();
         self.watch(sandbox);
@@ -78,7 +78,7 @@ impl Sandboxes {
         self.tell_ended(sandbox.facts(), &sandbox.life);
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
-        self.0.tasks.spawn(async move {
+        self.0.tasks.spawn(trace::carried(async move {
             if sandbox.is_being_saved() {
                 let saved = sandbox.clone();
                 let saved = task::spawn_blocking(move || saved.await_last_save());
@@ -92,7 +92,7 @@ impl Sandboxes {
             }
             sandboxes.remove_telling(id, sandbox.dir(), Some(&sandbox.life), tried).await;
             sandbox.between.settle(None, None);
-        });
+        }));
         first_try
     }
 
@@ -210,6 +210,7 @@ impl Sandboxes {
             self.sweep(),
             self.keep_flushed(),
             self.keep_snapshots(),
+            self.keep_batches(),
             self.0.trash.keep_empty(trash::RETRY)
         );
     }
