@@ -221,7 +221,8 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
-        let tell = || self.tell_begun(&sandbox, asked);
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
         if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
