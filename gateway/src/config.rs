@@ -17,22 +17,28 @@ use std::{
 use crate::{
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
+    events::Tariff,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
 };
 
+mod addresses;
+mod cost;
 mod domain;
+mod file;
 mod jail;
 mod network;
 mod pool;
 mod resolvers;
 mod tls;
 
+use addresses::{address, addresses};
+use file::text_of;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 32] = [
     "listen",
     "data-dir",
     "backend",
@@ -62,6 +68,8 @@ const NAMES: [&str; 30] = [
     "dns",
     "jail",
     "templates",
+    cost::NAME,
+    cost::RESOURCE_EVENTS,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -110,6 +118,9 @@ pub struct Config {
     pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
+    pub tariff: Tariff,
+    /// Seconds between two events of what a sandbox uses; 0 is none.
+    pub resource_events: u32,
 }
 
 impl Config {
@@ -230,6 +241,13 @@ pub struct Flags {
     /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
     #[arg(long, value_name = "NAME,NAME")]
     templates: Option<String>,
+    /// What sandboxes cost, for events of it: core-second=N,gib-second=N,paused-gib-hour=N; a table
+    /// in the file [env: COPPICE_COST] [default: none]
+    #[arg(long, value_name = "NAME=N,...")]
+    cost: Option<String>,
+    /// Between two events of what a sandbox uses; 0 is none [env: COPPICE_RESOURCE_EVENTS] [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    resource_events: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -267,6 +285,8 @@ impl Flags {
             self.dns,
             self.jail,
             self.templates,
+            self.cost,
+            self.resource_events,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -352,6 +372,8 @@ fn read(
         },
         jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
+        tariff: given.tariff()?,
+        resource_events: given.resource_events()?,
     })
 }
 
@@ -454,41 +476,18 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
                 pool::text_of(numbers)
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
+            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
             value => text_of(value),
         };
         match text {
             Some(text) => Ok((name, text)),
             None => Err(wrong(&format!(
                 "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool and limits a table of numbers, and for jail one of numbers and true or false"
+                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
             ))),
         }
     });
     entries.collect()
-}
-
-fn text_of(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(yes) => Some(yes.to_string()),
-        toml::Value::Array(list) => {
-            let texts: Option<Vec<&str>> = list.iter().map(toml::Value::as_str).collect();
-            Some(texts?.join(","))
-        }
-        _ => None,
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
-}
-
-fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
-    parts
-        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
-        .collect()
 }
 
 #[cfg(test)]

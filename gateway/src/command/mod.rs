@@ -112,6 +112,8 @@ fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -
         max_life: config.max_timeout,
         network: config.network,
         pool: config.pool.clone(),
+        tariff: config.tariff,
+        resource_events: config.resource_events,
     };
     Sandboxes::new(data_dir, Arc::new(host), rules, find, Box::new(Envds))
 }

@@ -26,6 +26,9 @@ const MOST_NAMES: usize = 64;
 /// Of all that come after those.
 const OTHERS: &str = "others";
 
+/// Of what may wait for a subscriber, whatever it asks for.
+const LEAST_BYTES: usize = 1 << 10;
+
 /// How much may wait for a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -167,6 +170,7 @@ impl Events {
         let known = bus.lost.contains_key(&name) || bus.lost.len() < MOST_NAMES;
         let name = if known { name } else { OTHERS.to_owned() };
         let lost = bus.lost.entry(name).or_default().clone();
+        let room = Room { events: room.events.max(1), bytes: room.bytes.max(LEAST_BYTES) };
         let waiting = Waiting { closed: bus.closed, wake_at: 1, ..Waiting::default() };
         let ring =
             Arc::new(Ring { types, room, lost, waiting: Mutex::new(waiting), more: Notify::new() });

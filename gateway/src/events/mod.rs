@@ -17,7 +17,7 @@ pub mod trace;
 mod types;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};
-pub use cost::Cost;
+pub use cost::{Cost, Price, Tariff};
 pub use event::{Event, EventId, InvalidEventId, InvalidTraceId, New, TraceId};
 pub use kind::{Kind, Period, Resources, What};
 pub use scrub::{Error as ScrubError, Rules as ScrubRules, Scrub};

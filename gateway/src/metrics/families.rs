@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     backend::{self, OwnProcess},
+    events::Events,
     sandbox::{PoolCount, Reason, Sandboxes},
 };
 
@@ -30,6 +31,7 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
     scrubbed(&mut text, sandboxes);
     certificate(&mut text, metrics);
+    events(&mut text, sandboxes.events());
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
@@ -125,6 +127,19 @@ fn certificate(text: &mut Text, metrics: &Metrics) {
     text.counters(name, "Attempts to get a new certificate from the authority, by how they ended.");
     for (result, count) in ["done", "failed"].into_iter().zip(metrics.renewals.values()) {
         text.sample(name, &[("result", result)], count);
+    }
+}
+
+fn events(text: &mut Text, events: &Events) {
+    let name = "coppice_events_total";
+    text.counters(name, "Events, whether or not anybody wanted them, by type.");
+    for (kind, count) in events.told() {
+        text.sample(name, &[("type", kind.name())], count);
+    }
+    let name = "coppice_events_lost_total";
+    text.counters(name, "Events that a subscriber was too slow for, by subscriber.");
+    for (subscriber, count) in events.lost() {
+        text.sample(name, &[("subscriber", &subscriber)], count);
     }
 }
 

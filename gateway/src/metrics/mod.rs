@@ -182,12 +182,16 @@ impl Metrics {
         &self.samples
     }
 
-    pub(crate) fn create_succeeded(&self, took: Duration) {
+    /// A sandbox was made, and is about to be seen.
+    pub(crate) fn sandbox_begun(&self, took: Duration) {
         self.creates.observe(took);
     }
 
-    pub(crate) fn create_failed(&self, error: &Error) {
-        self.create_failures.raise(CreateFailure::of(error).row());
+    /// Returns what the failure is counted by.
+    pub(crate) fn create_failed(&self, error: &Error) -> &'static str {
+        let row = CreateFailure::of(error).row();
+        self.create_failures.raise(row);
+        CREATE_FAILURES[row].1
     }
 
     /// Because a client wanted it so.

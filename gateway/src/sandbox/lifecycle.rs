@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, NetworkMode},
-    events::Events,
+    events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
@@ -74,6 +74,10 @@ pub struct Rules {
     pub network: NetworkMode,
     /// What is kept ready.
     pub pool: PoolRules,
+    /// What sandboxes that are made from now on cost.
+    pub tariff: Tariff,
+    /// Between two events of what a sandbox uses (seconds); 0: there are none.
+    pub resource_events: u32,
 }
 
 /// Which template a name means at present.

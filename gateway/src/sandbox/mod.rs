@@ -22,6 +22,7 @@
 
 mod adoption;
 mod claim;
+mod consumption;
 mod copy_turns;
 mod deadlines;
 mod ended;
@@ -59,6 +60,7 @@ mod snapshots;
 mod snapshotting;
 mod status;
 mod steps;
+mod telling;
 mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Cause, Cell, CellSpec, Check, Copied, Error, NetworkMode, Usage},
+    events::Tariff,
     limits::{Bounds, Limit, Limits},
     network::{Filter, Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -362,6 +363,7 @@ pub(crate) fn facts() -> Facts {
         auto_resume: false,
         auto_pause_filesystem: false,
         timeout: 60,
+        tariff: Tariff::default(),
     }
 }
 
@@ -412,6 +414,8 @@ pub(crate) fn rules() -> Rules {
         max_life: Some(Duration::from_secs(24 * 3600)),
         network: NetworkMode::Nat,
         pool: PoolRules::default(),
+        tariff: Tariff::default(),
+        resource_events: 1,
     }
 }
 
