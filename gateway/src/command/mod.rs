@@ -1,8 +1,13 @@
 //! What each command wires together.
 
+pub(crate) mod api;
+pub(crate) mod batch;
+pub(crate) mod columns;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod key;
+pub(crate) mod pool;
 pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tls;

@@ -23,6 +23,7 @@ mod secured;
 mod server;
 mod signed;
 mod streams;
+mod task;
 #[cfg(test)]
 mod tests;
 mod told;

@@ -368,6 +368,13 @@ pub(super) mod tests {
             What::ResourceCpu { cpu_percent: 99.5, cores: 2 },
             What::ResourceMemory { memory_used_mb: 1.5, memory_limit_mb: 512 },
             What::ResourceDisk { disk_used_mb: 0.0, disk_limit_mb: None },
+            What::ResourceThreshold {
+                agent_id: text(),
+                resource: text(),
+                above: true,
+                percent: 99.5,
+                threshold: 80.0,
+            },
             What::CostRuntime { duration_ms: 1, rate: cost, cost },
             What::CostStorage { duration_ms: 1, rate: cost, cost },
             What::CostTotal { sandbox_cost: cost, period: period() },

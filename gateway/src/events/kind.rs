@@ -185,6 +185,18 @@ pub enum What {
         disk_limit_mb: Option<u64>,
     },
 
+    /// What it uses has come to its agent's threshold, or has fallen well below it again.
+    #[serde(rename = "resource.threshold")]
+    ResourceThreshold {
+        agent_id: String,
+        /// `cpu` or `memory`.
+        resource: String,
+        above: bool,
+        /// 100 is one core, or all the memory it may have; the threshold's too.
+        percent: f64,
+        threshold: f64,
+    },
+
     /// Of a time that it ran.
     #[serde(rename = "cost.runtime")]
     CostRuntime {
@@ -301,6 +313,7 @@ kinds! {
     ResourceCpu "resource.cpu",
     ResourceMemory "resource.memory",
     ResourceDisk "resource.disk",
+    ResourceThreshold "resource.threshold",
     CostRuntime "cost.runtime",
     CostStorage "cost.storage",
     CostTotal "cost.total",
@@ -353,6 +366,7 @@ impl What {
             Self::ToolFailed { tool_name, error } => tool_name.len() + error.len(),
             Self::PortExposed { url, .. } => url.len(),
             Self::NetworkEgress { host, .. } => host.len(),
+            Self::ResourceThreshold { agent_id, .. } => agent_id.len(),
             _ => 0,
         }
     }

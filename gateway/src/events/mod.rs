@@ -8,11 +8,15 @@
 //! The bus has the order of what happened: all subscribers see it, and of one sandbox it is the
 //! order in which it came about. What is told while nobody subscribes is counted and gone.
 
+mod agents;
 mod bus;
 mod cost;
+pub(crate) mod e2b;
 mod event;
+pub mod export;
 mod kind;
 mod scrub;
+pub mod store;
 pub mod trace;
 mod types;
 

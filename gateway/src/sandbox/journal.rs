@@ -147,6 +147,11 @@ impl Journal {
         self.0.lock().note(level, message, BTreeMap::new());
     }
 
+    /// The same, with more about it.
+    pub(super) fn note_with(&self, level: Level, message: &str, fields: BTreeMap<String, String>) {
+        self.0.lock().note(level, message, fields);
+    }
+
     /// What a sandbox reports, if it is for people; what it has reported before is not taken
     /// twice. Whether it was taken.
     pub(crate) fn report(&self, report: &Report) -> bool {

@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    batches::Batches,
     copy_turns::CopyTurns,
     deadlines::Deadlines,
     ended::Ended,
@@ -53,6 +54,8 @@ pub struct Wanted {
     pub auto_pause_filesystem: bool,
     /// To be woken, when it is paused, by whoever sends it something.
     pub auto_resume: bool,
+    /// To be one of that.
+    pub batch: Option<BatchId>,
 }
 
 /// What the operator allows.
@@ -101,6 +104,7 @@ pub(super) struct Shared {
     pub(super) inside: Box<dyn Inside>,
     pub(super) rules: Rules,
     pub(super) pool: Pool,
+    pub(super) batches: Batches,
     pub(super) repeats: Arc<Repeats>,
     pub(super) rates: Rates,
     pub(super) flushes: Flushes,
@@ -125,6 +129,7 @@ impl Sandboxes {
         find_template: FindTemplate,
         inside: Box<dyn Inside>,
     ) -> Self {
+        let pool = Pool::new(data_dir.join("pools"), &rules.pool.sizes);
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             boot: backend.boot(),
@@ -138,7 +143,8 @@ impl Sandboxes {
             find_template,
             inside,
             rules,
-            pool: Pool::default(),
+            pool,
+            batches: Batches::new(data_dir.join("batches")),
             repeats: Arc::default(),
             rates: Rates::default(),
             flushes: Flushes::default(),

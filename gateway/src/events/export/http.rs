@@ -309,3 +309,7 @@ impl rt::Write for Stream {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -49,25 +49,25 @@ struct Segment {
 
 /// Lines that are under way, until [`Spool::sent`] is told of them.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) lines: Vec<Vec<u8>>,
+pub(in crate::events) struct Taken {
+    pub(in crate::events) lines: Vec<Vec<u8>>,
     /// So many could not be read.
-    pub(super) lost: u64,
+    pub(in crate::events) lost: u64,
     end: Place,
     counted: u64,
 }
 
 /// What has become of lines that were to be kept.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(in crate::events) struct Kept {
     /// Of them or of older ones, so many will never be sent.
-    pub(super) lost: u64,
+    pub(in crate::events) lost: u64,
     /// Why, if it was not for want of room.
-    pub(super) error: Option<io::Error>,
+    pub(in crate::events) error: Option<io::Error>,
 }
 
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(in crate::events) struct Spool {
     dir: PathBuf,
     /// Bytes that all segments may have, and each of them.
     room: u64,
@@ -87,7 +87,7 @@ pub(super) struct Spool {
 impl Spool {
     /// Takes up what is there, which may be as a crash has left it; says how many lines had to go as
     /// there is less room now.
-    pub(super) fn open(dir: &Path, room: u64) -> io::Result<(Self, u64)> {
+    pub(in crate::events) fn open(dir: &Path, room: u64) -> io::Result<(Self, u64)> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -158,17 +158,17 @@ impl Spool {
     }
 
     /// Lines that wait to be sent, and those under way.
-    pub(super) fn waiting(&self) -> u64 {
+    pub(in crate::events) fn waiting(&self) -> u64 {
         self.counted() - self.sent
     }
 
     /// Bytes of them.
-    pub(super) fn waiting_bytes(&self) -> u64 {
+    pub(in crate::events) fn waiting_bytes(&self) -> u64 {
         self.bytes() - if self.segments.is_empty() { 0 } else { self.head.offset }
     }
 
     /// Lines that could be taken.
-    pub(super) fn ready(&self) -> u64 {
+    pub(in crate::events) fn ready(&self) -> u64 {
         self.counted() - self.taken
     }
 
@@ -181,7 +181,10 @@ impl Spool {
     }
 
     /// Takes lines in, none of which has an end of line in it.
-    pub(super) fn keep(&mut self, lines: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Kept {
+    pub(in crate::events) fn keep(
+        &mut self,
+        lines: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Kept {
         let mut kept = Kept::default();
         let mut text = Vec::new();
         let mut count = 0;
@@ -267,7 +270,7 @@ impl Spool {
     }
 
     /// The next lines, at most so many and, but for the first, of so many bytes.
-    pub(super) fn take(&mut self, most: usize, most_bytes: usize) -> Taken {
+    pub(in crate::events) fn take(&mut self, most: usize, most_bytes: usize) -> Taken {
         let mut taken = Taken { end: self.head, counted: self.sent, ..Taken::default() };
         let mut bytes = 0;
         let mut line = Vec::new();
@@ -315,7 +318,7 @@ impl Spool {
     }
 
     /// These have arrived, or are given up.
-    pub(super) fn sent(&mut self, taken: &Taken) -> io::Result<()> {
+    pub(in crate::events) fn sent(&mut self, taken: &Taken) -> io::Result<()> {
         self.taken = self.taken.max(taken.counted);
         self.sent = self.sent.max(taken.counted);
         if taken.end <= self.head {
