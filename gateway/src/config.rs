@@ -7,8 +7,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::Display,
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,8 +16,7 @@ use crate::{
     agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
-    events::Tariff,
-    events::export::Settings as Exporter,
+    events::{ScrubRules, Tariff, export::Settings as Exporter},
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
@@ -37,10 +34,11 @@ mod logging;
 mod network;
 mod pool;
 mod resolvers;
+mod scrub;
 mod tls;
 
 use addresses::{address, addresses};
-use file::text_of;
+use file::read_file;
 use logging::LogFlags;
 pub use logging::{LogFile, LogFormat, Logging, level_named};
 pub use tls::{Certificate, Tls};
@@ -128,6 +126,7 @@ pub struct Config {
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
     pub exporters: Vec<Exporter>,
+    pub scrub: ScrubRules,
     pub agents: Agents,
 }
 
@@ -371,6 +370,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
+        scrub: given.scrub()?,
         exporters: given.exporters()?,
         agents: given.agents()?,
     })
@@ -444,40 +444,10 @@ impl Given {
     }
 }
 
-fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
-    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
-    let entries = table.into_iter().map(|(name, value)| {
-        if name == "config" || !names().any(|known| known == name) {
-            let known = names().filter(|known| *known != "config").collect::<Vec<_>>();
-            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
-        }
-        let text = match &value {
-            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
-                pool::text_of(numbers)
-            }
-            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
-            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
-            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
-            toml::Value::Array(tables) if name == agents::NAME => {
-                agents::text_of(tables).or_else(|| text_of(&value))
-            }
-            value => text_of(value),
-        };
-        match text {
-            Some(text) => Ok((name, text)),
-            None => Err(wrong(&format!(
-                "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
-            ))),
-        }
-    });
-    entries.collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     type Pairs<'a> = &'a [(&'static str, &'a str)];

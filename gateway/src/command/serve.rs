@@ -12,6 +12,7 @@ use coppice::{
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
     events::{
+        Scrub,
         export::Exporters,
         store::{self, History},
     },
@@ -112,6 +113,7 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
+    sandboxes.events().scrub_by(Scrub::new(&config.scrub)?);
     let exporters =
         Exporters::start(&config.exporters, data_dir, sandboxes.events(), sandboxes.metrics())?;
     let kept = store::Settings::of(data_dir);

@@ -1,11 +1,14 @@
-//! `[events]`, which only a file can have: where events go.
+//! `[events]`, which only a file can have: where events go, and what is taken out of them.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Error, Given};
-use crate::events::export::{Kind, Settings, axiom, postgres, program};
+use super::{Error, Given, scrub};
+use crate::events::{
+    ScrubRules,
+    export::{Kind, Settings, axiom, postgres, program},
+};
 
 pub(super) const NAME: &str = "events";
 /// Of a spool (MiB), where nothing is said, and at most.
@@ -21,6 +24,8 @@ const LONGEST_NAME: usize = 63;
 struct Said {
     #[serde(default)]
     exporters: Vec<SaidExporter>,
+    #[serde(default)]
+    scrub: scrub::Said,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +43,14 @@ struct SaidExporter {
 }
 
 impl Given {
+    /// The same table's; asked for first.
+    pub(super) fn scrub(&self) -> Result<ScrubRules, Error> {
+        let Some((text, place)) = self.0.get(NAME) else { return Ok(ScrubRules::default()) };
+        said(text)
+            .and_then(|said| said.scrub.rules())
+            .map_err(|why| Error(format!("{place}: {why}")))
+    }
+
     /// Of the table `events`.
     pub(super) fn exporters(&mut self) -> Result<Vec<Settings>, Error> {
         let Some((text, place)) = self.0.remove(NAME) else { return Ok(Vec::new()) };
@@ -45,10 +58,13 @@ impl Given {
     }
 }
 
+fn said(text: &str) -> Result<Said, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
+}
+
 /// Fails with what is wrong, and in which of them.
 fn parse(text: &str) -> Result<Vec<Settings>, String> {
-    let said: Said =
-        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let said = said(text)?;
     let mut names = BTreeSet::new();
     let exporters = said.exporters.into_iter().map(|exporter| {
         let name = exporter.name.clone();
@@ -139,6 +155,19 @@ mod tests {
 
     const PROGRAM: &str = "[[events.exporters]]\nname = \"mail\"\nkind = \"program\"\n";
     const TABLE: &str = "[events.exporters.program]\npath = \"/bin/true\"\n";
+
+    #[test]
+    fn what_is_taken_out_of_events_stands_beside_where_they_go() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "[events.scrub]\noutput_bytes = 7\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let read = super::super::tests::config(&[("config", path)], &[]).unwrap();
+        assert_eq!((read.scrub.output, read.exporters.len()), (7, 0));
+        fs::write(file.path(), "[events.scrub]\nwithout = [\"x\"]\n").unwrap();
+        let wrong =
+            super::super::tests::config(&[("config", path)], &[]).err().unwrap().to_string();
+        assert!(wrong.contains("scrub: there is no pattern \"x\""), "{wrong}");
+    }
 
     #[test]
     fn exporters_are_read_with_what_their_kind_has_as_default() {
