@@ -26,6 +26,7 @@ use crate::{
 mod addresses;
 mod cost;
 mod domain;
+mod events;
 mod file;
 mod jail;
 mod network;
@@ -34,11 +35,12 @@ mod resolvers;
 mod tls;
 
 use addresses::{address, addresses};
+pub use events::Events;
 use file::text_of;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "listen",
     "data-dir",
     "backend",
@@ -70,6 +72,7 @@ const NAMES: [&str; 32] = [
     "templates",
     cost::NAME,
     cost::RESOURCE_EVENTS,
+    events::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -121,6 +124,7 @@ pub struct Config {
     pub tariff: Tariff,
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
+    pub events: Events,
 }
 
 impl Config {
@@ -287,6 +291,7 @@ impl Flags {
             self.templates,
             self.cost,
             self.resource_events,
+            None,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -374,6 +379,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
+        events: given.events()?,
     })
 }
 
@@ -477,6 +483,7 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
             toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
+            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
             value => text_of(value),
         };
         match text {
@@ -488,6 +495,17 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
         }
     });
     entries.collect()
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
+}
+
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    parts
+        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ NOT_HERE = {
     "CoppiceCertificateEnds": "there is no TLS",
     "CoppiceRacctOff": "Linux counts by cgroups",
     "CoppiceSeriesDropped": "takes more than a thousand sandboxes",
+    "CoppiceExporterFails": "there are no exporters",
+    "CoppiceEventsLost": "there are no exporters",
 }
 # Those of what the workload does that wait for nothing.
 AT_ONCE = {

@@ -64,7 +64,7 @@ def test_what_happened_is_told_after_the_end_and_by_the_next_gateway(own, eventu
         box.commands.run("echo one")
         with pytest.raises(CommandExitException):
             box.commands.run("exit 3")
-        box.beta_pause()
+        box.pause()
         box.connect()
         ends = eventually(
             lambda: len(found := events(own, path, types="exec.completed")) == 2 and found

@@ -9,7 +9,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::store::{self, History},
+    events::{export::Exporters, store::History},
     front_door::FrontDoor,
     limits::Limit,
     sandbox::Sandboxes,
@@ -32,6 +32,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FINISH: Duration = Duration::from_millis(2500);
 /// For the lines of the last requests.
 const AUDIT: Duration = Duration::from_millis(250);
+/// For the last events to get into the spools of exporters, and out of them where that is quick.
+const EXPORT: Duration = AUDIT;
 /// Between one look at the files of the certificate, or of the keys, and the next.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -97,9 +99,15 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
-    let kept = store::Settings::of(data_dir);
+    let kept = config.events.kept(data_dir);
     let history = History::open(&kept, sandboxes.events(), stop.clone())
         .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
+    let exporters = Exporters::start(
+        &config.events.exporters,
+        data_dir,
+        sandboxes.events(),
+        sandboxes.metrics(),
+    )?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -175,7 +183,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT));
+    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }

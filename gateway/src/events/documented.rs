@@ -44,7 +44,10 @@ fn each_type_is_in_the_schema_and_the_table_with_all_its_fields() {
         assert!(names(&told["data"]).is_subset(&names(known)), "{kind} {told}");
         assert!(names(required).is_subset(&names(&told["data"])), "{kind} {told}");
         for field in names(known) {
-            assert!(row(kind).contains(&format!("`{field}`")), "{kind}: {field} is not in the table");
+            assert!(
+                row(kind).contains(&format!("`{field}`")),
+                "{kind}: {field} is not in the table"
+            );
         }
     }
 }

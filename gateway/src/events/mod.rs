@@ -15,6 +15,7 @@ mod cost;
 mod documented;
 pub(crate) mod e2b;
 mod event;
+pub mod export;
 mod kind;
 pub mod store;
 mod types;

@@ -34,6 +34,7 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
+    metrics.exporters.tell(&mut text);
     process(&mut text, metrics, &backend::own_process());
     view.forget();
     let text = text.finish();
@@ -46,6 +47,14 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
 pub(crate) fn told_of_work(metrics: &Metrics) -> String {
     let mut text = Text::new(Format::Plain, 0);
     metrics.work.tell(&mut text);
+    text.finish()
+}
+
+/// What exporters have done, alone.
+#[cfg(test)]
+pub(crate) fn told_of_exporters(metrics: &Metrics) -> String {
+    let mut text = Text::new(Format::Plain, 0);
+    metrics.exporters.tell(&mut text);
     text.finish()
 }
 

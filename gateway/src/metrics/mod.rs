@@ -6,6 +6,7 @@
 
 mod counts;
 mod denied;
+mod exporters;
 mod families;
 mod history;
 mod requests;
@@ -25,15 +26,17 @@ use parking_lot::Mutex;
 
 use counts::{Counter, Counters, Histogram};
 use denied::Denials;
+use exporters::Exporters;
 use requests::Requests;
 use traffic::Traffic;
 use view::View;
 use work::Work;
 
 pub(crate) use denied::Denied;
+pub(crate) use exporters::Exported;
 pub(crate) use families::tell;
 #[cfg(test)]
-pub(crate) use families::told_of_work;
+pub(crate) use families::{told_of_exporters, told_of_work};
 pub(crate) use history::{History, Sample};
 pub(crate) use requests::NONE;
 pub(crate) use samples::{Samples, Standing};
@@ -68,6 +71,7 @@ pub struct Metrics {
     certificate: OnceLock<Arc<AtomicI64>>,
     /// Done, failed.
     renewals: Counters<2>,
+    exporters: Exporters,
     view: Mutex<View>,
 }
 
@@ -125,6 +129,7 @@ impl Default for Metrics {
             audit_losses: Counter::default(),
             certificate: OnceLock::new(),
             renewals: Counters::default(),
+            exporters: Exporters::default(),
             view: Mutex::default(),
         }
     }
@@ -161,6 +166,11 @@ impl Metrics {
     /// A new certificate was got from the authority, or was not.
     pub(crate) fn certificate_renewed(&self, done: bool) {
         self.renewals.raise(usize::from(!done));
+    }
+
+    /// Where the exporter of that name counts.
+    pub(crate) fn exporter(&self, name: &str) -> Arc<Exported> {
+        self.exporters.add(name)
     }
 
     #[cfg(test)]
