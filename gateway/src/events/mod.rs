@@ -11,6 +11,8 @@
 mod agents;
 mod bus;
 mod cost;
+#[cfg(test)]
+mod documented;
 pub(crate) mod e2b;
 mod event;
 pub mod export;
