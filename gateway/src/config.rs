@@ -15,14 +15,20 @@ use std::{
 };
 
 use crate::{
+    agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
+    events::Tariff,
     events::export::Settings as Exporter,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
 };
 
+mod addresses;
+mod agents;
+mod amounts;
+mod cost;
 mod domain;
 mod events;
 mod file;
@@ -32,11 +38,12 @@ mod pool;
 mod resolvers;
 mod tls;
 
+use addresses::{address, addresses};
 use file::text_of;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 34] = [
     "listen",
     "data-dir",
     "backend",
@@ -66,7 +73,10 @@ const NAMES: [&str; 31] = [
     "dns",
     "jail",
     "templates",
+    cost::NAME,
+    cost::RESOURCE_EVENTS,
     events::NAME,
+    agents::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
@@ -115,7 +125,11 @@ pub struct Config {
     pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
+    pub tariff: Tariff,
+    /// Seconds between two events of what a sandbox uses; 0 is none.
+    pub resource_events: u32,
     pub exporters: Vec<Exporter>,
+    pub agents: Agents,
 }
 
 impl Config {
@@ -236,6 +250,16 @@ pub struct Flags {
     /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
     #[arg(long, value_name = "NAME,NAME")]
     templates: Option<String>,
+    /// What sandboxes cost, for events of it: core-second=N,gib-second=N,paused-gib-hour=N; a table
+    /// in the file [env: COPPICE_COST] [default: none]
+    #[arg(long, value_name = "NAME=N,...")]
+    cost: Option<String>,
+    /// Between two events of what a sandbox uses; 0 is none [env: COPPICE_RESOURCE_EVENTS] [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    resource_events: Option<String>,
+    /// Agents whose sandboxes are counted together, by ids; tables in the file [env: COPPICE_AGENTS]
+    #[arg(long, value_name = "ID,ID")]
+    agents: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -273,7 +297,10 @@ impl Flags {
             self.dns,
             self.jail,
             self.templates,
+            self.cost,
+            self.resource_events,
             None,
+            self.agents,
             self.config,
         ];
         NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
@@ -343,8 +370,8 @@ fn read(
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
-        max_timeout: given.take("max-timeout", "none", hours)?,
-        disk_headroom: given.take("disk-headroom", "auto", headroom)?,
+        max_timeout: given.take("max-timeout", "none", amounts::hours)?,
+        disk_headroom: given.take("disk-headroom", "auto", amounts::headroom)?,
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
         sandbox_disk: match given.number("sandbox-disk", "0", 0, 1 << 32)? as u64 {
             0 => None,
@@ -359,7 +386,10 @@ fn read(
         },
         jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
+        tariff: given.tariff()?,
+        resource_events: given.resource_events()?,
         exporters: given.exporters()?,
+        agents: given.agents()?,
     })
 }
 
@@ -368,23 +398,6 @@ fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
     let named = text.split(',').map(|name| Recipe::named(name.trim()));
     let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
     recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
-}
-
-fn headroom(text: &str) -> Result<Option<u64>, String> {
-    if text == "auto" {
-        return Ok(None);
-    }
-    let mib = text.parse::<u64>().ok().filter(|mib| *mib <= 1 << 32);
-    mib.map(|mib| Some(mib << 20)).ok_or_else(|| "auto, or a whole number of MiB".to_owned())
-}
-
-fn hours(text: &str) -> Result<Option<Duration>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let hours = text.parse().ok().filter(|hours| (1..=8760).contains(hours));
-    let hours: u64 = hours.ok_or("none, or a whole number of hours from 1 to 8760")?;
-    Ok(Some(Duration::from_secs(hours * 3600)))
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -462,29 +475,22 @@ fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
                 pool::text_of(numbers)
             }
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
+            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
             toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
+            toml::Value::Array(tables) if name == agents::NAME => {
+                agents::text_of(tables).or_else(|| text_of(&value))
+            }
             value => text_of(value),
         };
         match text {
             Some(text) => Ok((name, text)),
             None => Err(wrong(&format!(
                 "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool and limits a table of numbers, and for jail one of numbers and true or false"
+                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
             ))),
         }
     });
     entries.collect()
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
-}
-
-fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
-    parts
-        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
-        .collect()
 }
 
 #[cfg(test)]

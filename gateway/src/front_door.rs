@@ -16,6 +16,7 @@ use crate::{
     auth::pages,
     data::{Address, Credential, DataPlane, Domain, Errand, admit, host, is_ambiguous},
     error::DataPlaneError,
+    events::trace,
     metrics::{Metrics, Route},
     sandbox::{SandboxId, Sandboxes},
     serve::{Brief, Line, Received},
@@ -52,7 +53,7 @@ impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
     pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        let data = DataPlane::new(sandboxes.metrics().clone());
+        let data = DataPlane::new(&sandboxes);
         Self { sandboxes, domain, control, data, control_alone: false }
     }
 
@@ -187,6 +188,7 @@ impl Service<Request<Received>> for FrontDoor {
 
     fn call(&self, request: Request<Received>) -> Self::Future {
         let door = self.clone();
-        Box::pin(async move { Ok(door.answer(request).await) })
+        let trace = trace::of(request.headers());
+        Box::pin(async move { Ok(trace::within(trace, door.answer(request)).await) })
     }
 }

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod backend;
@@ -30,10 +31,12 @@ use std::{sync::Arc, time::Duration};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use agents::Agents;
 use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
+use events::store::History;
 use limits::Limits;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
@@ -48,6 +51,8 @@ pub struct Parts {
     pub templates: ListTemplates,
     pub keys: Keys,
     pub audit: Audit,
+    pub history: History,
+    pub agents: Agents,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -75,6 +80,15 @@ impl Gateway {
 
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// What happened.
+    pub fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    pub fn agents(&self) -> &Agents {
+        &self.0.agents
     }
 
     pub fn domain(&self) -> &str {

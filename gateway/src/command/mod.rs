@@ -1,8 +1,13 @@
 //! What each command wires together.
 
+pub(crate) mod api;
+pub(crate) mod batch;
+pub(crate) mod columns;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod key;
+pub(crate) mod pool;
 pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tls;
@@ -112,6 +117,8 @@ fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -
         max_life: config.max_timeout,
         network: config.network,
         pool: config.pool.clone(),
+        tariff: config.tariff,
+        resource_events: config.resource_events,
     };
     Sandboxes::new(data_dir, Arc::new(host), rules, find, Box::new(Envds))
 }

@@ -1,24 +1,30 @@
 //! `coppice serve`.
 
-use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration,
+};
 
 use anyhow::Context;
 use coppice::{
-    Gateway, Parts,
+    Gateway, Parts, agents,
     audit::Audit,
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::export::Exporters,
+    events::{
+        export::Exporters,
+        store::{self, History},
+    },
     front_door::FrontDoor,
     limits::Limit,
+    metrics::Metrics,
     sandbox::Sandboxes,
     serve::{Entrance, Limits},
     template::{Recipe, Store},
     tls::{Acme, Certificates},
 };
 use envd::walls;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -101,6 +107,9 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
     let exporters =
         Exporters::start(&config.exporters, data_dir, sandboxes.events(), sandboxes.metrics())?;
+    let kept = store::Settings::of(data_dir);
+    let history = History::open(&kept, sandboxes.events(), stop.clone())
+        .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -115,11 +124,14 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         }),
         keys: config.keys,
         audit: audit.clone(),
+        history: history.clone(),
+        agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
     });
 
+    tokio::spawn(agents::keep_watch(config.agents, sandboxes.clone()));
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
         async move {
@@ -139,7 +151,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
             if let Some(acme) = acme {
                 let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
                 let asked = stream::poll_fn(move |cx| asked.poll_recv(cx));
-                tokio::spawn(acme.keep(sandboxes.metrics().clone(), asked));
+                keep_certificate(acme, sandboxes.metrics().clone(), asked, stop.clone())?;
             }
             entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
             Some(certificates)
@@ -175,7 +187,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    tokio::join!(audit.settle(AUDIT), exporters.stop(EXPORT));
+    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }
@@ -206,6 +218,23 @@ fn tell_figures(
     let door = FrontDoor::to_control(sandboxes.clone(), coppice::metrics_router(gateway));
     let entrance = vec![Entrance::plain(listener)];
     tokio::spawn(coppice::serve::run_within(Limits::few(), entrance, door, stop));
+}
+
+/// On a thread of its own: it reads and writes files, and nobody is to wait for those.
+fn keep_certificate(
+    acme: Acme,
+    metrics: Arc<Metrics>,
+    asked: impl Stream<Item = ()> + Unpin + Send + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start what gets certificates")?;
+    let keep = move || {
+        // Ends what it has under way, a program of the operator's among that.
+        runtime.block_on(stop.run_until_cancelled(acme.keep(metrics, asked)));
+    };
+    thread::Builder::new().name("acme".into()).spawn(keep).context("cannot start a thread")?;
+    Ok(())
 }
 
 /// Below which clients are told that sandboxes are. Whatever they make of it begins with `https://`.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     backend::{self, OwnProcess},
+    events::Events,
     sandbox::{PoolCount, Reason, Sandboxes},
 };
 
@@ -28,7 +29,9 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     metrics.denials.tell(&mut text);
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
+    scrubbed(&mut text, sandboxes);
     certificate(&mut text, metrics);
+    events(&mut text, sandboxes.events());
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
@@ -38,6 +41,18 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     let text = text.finish();
     view.length = text.len();
     text
+}
+
+/// What was taken out of events.
+fn scrubbed(text: &mut Text, sandboxes: &Sandboxes) {
+    let scrub = sandboxes.events().scrub();
+    let name = "coppice_scrub_hits_total";
+    text.counters(name, "What looked like a secret in events, by the pattern that found it.");
+    for (pattern, hits) in scrub.hits() {
+        text.sample(name, &[("pattern", pattern)], hits);
+    }
+    let name = "coppice_scrub_bytes_redacted_total";
+    text.counter(name, "Bytes of those.", scrub.bytes());
 }
 
 /// What sandboxes have done, alone.
@@ -121,6 +136,19 @@ fn certificate(text: &mut Text, metrics: &Metrics) {
     text.counters(name, "Attempts to get a new certificate from the authority, by how they ended.");
     for (result, count) in ["done", "failed"].into_iter().zip(metrics.renewals.values()) {
         text.sample(name, &[("result", result)], count);
+    }
+}
+
+fn events(text: &mut Text, events: &Events) {
+    let name = "coppice_events_total";
+    text.counters(name, "Events, whether or not anybody wanted them, by type.");
+    for (kind, count) in events.told() {
+        text.sample(name, &[("type", kind.name())], count);
+    }
+    let name = "coppice_events_lost_total";
+    text.counters(name, "Events that a subscriber was too slow for, by subscriber.");
+    for (subscriber, count) in events.lost() {
+        text.sample(name, &[("subscriber", &subscriber)], count);
     }
 }
 

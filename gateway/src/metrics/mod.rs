@@ -39,7 +39,7 @@ pub(crate) use families::tell;
 pub(crate) use families::{told_of_exporters, told_of_work};
 pub(crate) use history::{History, Sample};
 pub(crate) use requests::NONE;
-pub(crate) use samples::{Samples, Standing};
+pub(crate) use samples::{Latest, Samples, Standing};
 pub(crate) use text::Format;
 pub(crate) use traffic::{Direction, Meter, Open, Route};
 pub(crate) use work::{Account, Execute};
@@ -192,12 +192,16 @@ impl Metrics {
         &self.samples
     }
 
-    pub(crate) fn create_succeeded(&self, took: Duration) {
+    /// A sandbox was made, and is about to be seen.
+    pub(crate) fn sandbox_begun(&self, took: Duration) {
         self.creates.observe(took);
     }
 
-    pub(crate) fn create_failed(&self, error: &Error) {
-        self.create_failures.raise(CreateFailure::of(error).row());
+    /// Returns what the failure is counted by.
+    pub(crate) fn create_failed(&self, error: &Error) -> &'static str {
+        let row = CreateFailure::of(error).row();
+        self.create_failures.raise(row);
+        CREATE_FAILURES[row].1
     }
 
     /// Because a client wanted it so.

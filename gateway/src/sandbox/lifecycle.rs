@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    batches::Batches,
     copy_turns::CopyTurns,
     deadlines::Deadlines,
     ended::Ended,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, NetworkMode},
-    events::Events,
+    events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
@@ -53,6 +54,8 @@ pub struct Wanted {
     pub auto_pause_filesystem: bool,
     /// To be woken, when it is paused, by whoever sends it something.
     pub auto_resume: bool,
+    /// To be one of that.
+    pub batch: Option<BatchId>,
 }
 
 /// What the operator allows.
@@ -74,6 +77,10 @@ pub struct Rules {
     pub network: NetworkMode,
     /// What is kept ready.
     pub pool: PoolRules,
+    /// What sandboxes that are made from now on cost.
+    pub tariff: Tariff,
+    /// Between two events of what a sandbox uses (seconds); 0: there are none.
+    pub resource_events: u32,
 }
 
 /// Which template a name means at present.
@@ -97,6 +104,7 @@ pub(super) struct Shared {
     pub(super) inside: Box<dyn Inside>,
     pub(super) rules: Rules,
     pub(super) pool: Pool,
+    pub(super) batches: Batches,
     pub(super) repeats: Arc<Repeats>,
     pub(super) rates: Rates,
     pub(super) flushes: Flushes,
@@ -121,6 +129,7 @@ impl Sandboxes {
         find_template: FindTemplate,
         inside: Box<dyn Inside>,
     ) -> Self {
+        let pool = Pool::new(data_dir.join("pools"), &rules.pool.sizes);
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             boot: backend.boot(),
@@ -134,7 +143,8 @@ impl Sandboxes {
             find_template,
             inside,
             rules,
-            pool: Pool::default(),
+            pool,
+            batches: Batches::new(data_dir.join("batches")),
             repeats: Arc::default(),
             rates: Rates::default(),
             flushes: Flushes::default(),
