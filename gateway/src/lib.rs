@@ -36,7 +36,7 @@ use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
-use events::store::History;
+use events::{store::History, webhooks::Webhooks};
 use limits::Limits;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
@@ -53,6 +53,7 @@ pub struct Parts {
     pub audit: Audit,
     pub history: History,
     pub agents: Agents,
+    pub webhooks: Webhooks,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -89,6 +90,10 @@ impl Gateway {
 
     pub fn agents(&self) -> &Agents {
         &self.0.agents
+    }
+
+    pub(crate) fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
     }
 
     pub fn domain(&self) -> &str {
