@@ -18,7 +18,9 @@ mod kind;
 mod scrub;
 pub mod store;
 pub mod trace;
+pub mod otlp;
 mod types;
+pub mod webhooks;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};
 pub use cost::{Cost, Price, Tariff};
