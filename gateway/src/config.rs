@@ -16,7 +16,7 @@ use crate::{
     agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
-    events::{ScrubRules, Tariff, export::Settings as Exporter},
+    events::Tariff,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
@@ -38,6 +38,7 @@ mod scrub;
 mod tls;
 
 use addresses::{address, addresses};
+pub use events::Events;
 use file::read_file;
 use logging::LogFlags;
 pub use logging::{LogFile, LogFormat, Logging, level_named};
@@ -125,8 +126,7 @@ pub struct Config {
     pub tariff: Tariff,
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
-    pub exporters: Vec<Exporter>,
-    pub scrub: ScrubRules,
+    pub events: Events,
     pub agents: Agents,
 }
 
@@ -370,8 +370,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
-        scrub: given.scrub()?,
-        exporters: given.exporters()?,
+        events: given.events()?,
         agents: given.agents()?,
     })
 }
