@@ -117,6 +117,7 @@ have_tools() {
     # shellcheck disable=SC2086
     debian $wanted
     have_prometheus
+    have_postgres
     PATH=$PATH:$(cd "$target" && pwd)/tools/bin
 }
 

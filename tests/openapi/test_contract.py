@@ -24,7 +24,9 @@ def gateway_with():
 
     def make(key):
         env = {"COPPICE_API_KEYS": key} if key else {}
-        flags = ["--max-sandboxes", str(MOST_SANDBOXES), "--agents", "admin"]
+        # Nothing ever waits in the pools that it makes up.
+        flags = ["--max-sandboxes", str(MOST_SANDBOXES), "--pool-memory", "1"]
+        flags += ["--agents", "admin"]
         made.append(Gateway(*flags, env=env))
         return made[-1].start(patience=600)
 
@@ -52,6 +54,18 @@ def drive(gateway, directory, key, *options):
         path = f"/sandboxes/{ids['running'][0]}/snapshots"
         made = [http.post(path).raise_for_status().json() for _ in range(12)]
         ids["snapshots"] = [snapshot["snapshotID"] for snapshot in made]
+        empty = {"bufferMin": 0, "bufferMax": 0, "poolMin": 0, "poolMax": 0}
+        for n in range(12):
+            pool = {"name": f"pool-{n}", "templateID": "base", "capacitySpec": empty}
+            http.post("/pools", json=pool).raise_for_status()
+        ids["pools"] = [f"pool-{n}" for n in range(12)]
+        batch = {"replicas": 1, "templateID": "base", "timeout": 60}
+        made = [http.post("/batches", json=batch).raise_for_status().json() for _ in range(12)]
+        ids["batches"] = [batch["batchID"] for batch in made]
+        hook = {"name": "x", "url": "https://hooks.invalid", "events": ["*"], "signatureSecret": "x"}
+        for name, count in (("webhooks", 2), ("unhooked", 6)):
+            made = [http.post("/events/webhooks", json=hook).raise_for_status() for _ in range(count)]
+            ids[name] = [answer.json()["id"] for answer in made]
     # Each can be had once of each sandbox.
     now = datetime.datetime.now(datetime.timezone.utc)
     ids["later"] = [(now + datetime.timedelta(hours=n)).isoformat() for n in range(2, 12)]

@@ -3,8 +3,10 @@
 //! Handlers take a request apart, make one call on [`crate::sandbox::Sandboxes`] and shape the
 //! answer; every refusal is a [`crate::error::ApiError`]. What later versions bring is in [`missing`].
 
+mod batches;
 mod connect;
 mod create;
+mod events;
 mod evonic;
 mod extract;
 mod figures;
@@ -16,6 +18,7 @@ mod network;
 mod opensandbox;
 mod page;
 mod pause;
+mod pools;
 mod sandbox;
 mod shape;
 mod snapshots;
@@ -24,6 +27,7 @@ mod templates;
 mod tests;
 mod timeout;
 mod unasked;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -33,6 +37,8 @@ use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirem
 use utoipa_axum::router::OpenApiRouter;
 #[cfg(feature = "fuzzing")]
 pub(crate) use {create::wanted, list::asked, logs::asked as asked_of_log, network::policy};
+
+pub(crate) use extract::ApiJson;
 
 use crate::{Gateway, auth, error::guarded, ops::document};
 
@@ -53,7 +59,11 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(network::routes())
         .merge(snapshots::routes())
         .merge(templates::routes())
+        .merge(events::routes())
         .merge(evonic::routes())
+        .merge(pools::routes())
+        .merge(batches::routes())
+        .merge(webhooks::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

@@ -68,6 +68,13 @@ groups! {
     TooMany {
         TOO_MANY => "the tenant has as many as it may, or has made as many in a minute",
     }
+    /// Of what agents tell.
+    TooManyTold {
+        TOO_MANY => "more was told of the sandbox than may be in a second",
+    }
+    TooManyWatch {
+        TOO_MANY => "as many watch as may",
+    }
     /// Of whoever copies a sandbox's files.
     NotCopied {
         Status::Conflict => "it is paused, or about to be, or a template has that name",
@@ -79,6 +86,32 @@ groups! {
     NoSnapshot {
         Status::BadRequest => "the name is not valid, or there are sandboxes made from it",
         Status::NotFound => "there is no such snapshot",
+    }
+    NoPool {
+        Status::BadRequest => "the name, or something else in the request, is not valid",
+        Status::NotFound => "there is no such pool",
+    }
+    PoolNotMade {
+        Status::NotFound => "there is no such template",
+        Status::Conflict => "there is a pool of that name",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    PoolNotChanged {
+        Status::Conflict => "it is one of the gateway's settings",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    NoBatch {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such batch",
+    }
+    NoBatchMade {
+        Status::NotFound => "there is no such template",
+        Status::Unprocessable => "the Idempotency-Key came before with a different request",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "the template is being built, or could not be",
+    }
+    BatchNotDeleted {
+        Status::Internal => "something failed inside; the gateway's log has it",
     }
     Resumed {
         Status::Conflict => "it is running, or being killed",
@@ -127,6 +160,14 @@ groups! {
     }
     NotReady {
         UNAVAILABLE => "no sandbox can be made yet",
+    }
+    NoWebhook {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such webhook",
+    }
+    /// Of what is written to a file of its own.
+    NotKept {
+        Status::Internal => "something failed inside; the gateway's log has it",
     }
     NotImplemented {
         Status::NotImplemented => "E2B has it, this gateway does not yet",

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use crate::{
     backend,
+    events::webhooks,
     metrics::Denied,
     sandbox::{self, Phase, SandboxId},
     template::FindError,
@@ -29,9 +30,7 @@ use crate::{
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoFigures, NoSandbox, NoSandboxMade,
-    NoSnapshot, NoTemplate, NotCopied, NotFenced, NotImplemented, NotNow, NotPaused, NotReady,
-    NotResumed, Resumed, TooMany, TooManyStreams, guarded,
+    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch, NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NoWebhook, NotCopied, NotFenced, NotImplemented, NotKept, NotNow, NotPaused, NotReady, PoolNotChanged, PoolNotMade, NotResumed, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch, guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -137,6 +136,12 @@ impl ApiError {
         Self::new(Status::Unavailable { retry_after }, message)
     }
 
+    /// More than there may be, until then.
+    pub(crate) fn too_many(again: Duration, message: impl Into<String>) -> Self {
+        let retry_after = again.as_secs_f64().ceil().max(1.0) as u32;
+        Self::new(Status::TooMany { retry_after }, message)
+    }
+
     /// Until there is a template to make sandboxes from.
     pub fn starting() -> Self {
         Self::unavailable(RETRY_BUILDING, "the gateway is starting")
@@ -236,7 +241,15 @@ impl From<sandbox::Error> for ApiError {
                     format!("The envd of sandbox {id} did not answer when it was paused"),
                 )
             },
-            E::NameTaken(_) => Self::new(Status::Conflict, error.to_string()),
+            E::NameTaken(_) | E::PoolNameTaken(_) | E::PoolOfSettings(_) => {
+                Self::new(Status::Conflict, error.to_string())
+            }
+            E::NoPool(_) | E::NoBatch(_) => Self::not_found(error.to_string()),
+            E::TooManyPools(_) => Self::bad_request(error.to_string()),
+            E::TooManyBatches { .. } => {
+                Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
+                    .because(Denied::Limit)
+            }
             E::TooManyLayers(_) | E::SnapshotInUse(..) | E::TooMuchMetadata(_) => {
                 Self::bad_request(error.to_string())
             }
@@ -271,6 +284,16 @@ impl From<sandbox::Error> for ApiError {
             )
             | E::Io { .. }
             | E::BrokenOff(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<webhooks::Error> for ApiError {
+    fn from(error: webhooks::Error) -> Self {
+        use webhooks::Error as E;
+        match error {
+            E::Invalid(_) | E::TooMany(_) => Self::bad_request(error.to_string()),
+            E::Io { .. } => Self::internal(error.to_string()),
         }
     }
 }

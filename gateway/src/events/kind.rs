@@ -26,12 +26,13 @@ pub struct Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum What {
-    /// Its processes are there and its envd answers; its record is about to be written.
+    /// Its processes are there and its envd answers, and so is its record.
     #[serde(rename = "sandbox.created")]
     SandboxCreated {
         /// The template's name.
         image: String,
         resources: Resources,
+        /// None where there is more than 16 KiB of it.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
         /// It was ready before it was asked for.
@@ -110,6 +111,9 @@ pub enum What {
         cwd: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
+        /// It was begun again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
     },
     #[serde(rename = "exec.completed")]
     ExecCompleted {
@@ -233,6 +237,12 @@ pub enum What {
         error: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         duration_ms: Option<u64>,
+        /// It was run again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
+        /// Cut off after 4 KiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
 }
 
@@ -344,6 +354,7 @@ impl What {
             Self::ExecCompleted { command, stdout, stderr, .. } => {
                 of(command) + of(stdout) + of(stderr)
             }
+            Self::CodeExecuted { language, code, .. } => language.len() + of(code),
             Self::ExecFailed { error, command } => error.len() + of(command),
             Self::FileCreated { path, .. }
             | Self::FileModified { path, .. }

@@ -43,6 +43,8 @@ headers of more than 128 KiB (HTTP/2: 64 KiB). 429 and 503 always carry `Retry-A
         (name = "templates"),
         (name = "opensandbox", description = "In the shapes of OpenSandbox"),
         (name = "agents", description = "What the sandboxes of agents use, in Evonic's shapes"),
+        (name = "pools", description = "For operators: takes a key of scope admin"),
+        (name = "batches"),
         (name = "gateway", description = "For operators; without a key"),
         (name = "not yet", description = "What E2B has and this gateway does not"),
     )

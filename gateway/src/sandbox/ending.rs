@@ -75,6 +75,7 @@ impl Sandboxes {
         self.watch(sandbox);
         tracing::info!(sandbox = %id, %reason, "ending");
         self.0.metrics.sandbox_ended(reason);
+        self.tell_ended(sandbox.facts(), &sandbox.life);
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
@@ -159,8 +160,8 @@ impl Sandboxes {
     ) -> Result<(), Error> {
         // The record first: the client is told that the sandbox has ended, so should the rest
         // fail and this gateway end, the next one must not go on with it.
-        let reason = life.and_then(|life| life.now().reason);
-        let removed = step("the removal of a record", STEP, Record::remove(dir, reason)).await;
+        let why = life.map(Life::now).and_then(|now| Some((now.reason?, now.since)));
+        let removed = step("the removal of a record", STEP, Record::remove(dir, why)).await;
         if let Err(error) = removed {
             // Its processes have to end nevertheless.
             tracing::warn!(sandbox = %id, "{error}");
@@ -209,6 +210,7 @@ impl Sandboxes {
             self.sweep(),
             self.keep_flushed(),
             self.keep_snapshots(),
+            self.keep_batches(),
             self.0.trash.keep_empty(trash::RETRY)
         );
     }

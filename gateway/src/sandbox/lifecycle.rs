@@ -9,10 +9,10 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    batches::Batches,
     copy_turns::CopyTurns,
     deadlines::Deadlines,
     ended::Ended,
@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     backend::{Backend, NetworkMode},
-    events::Events,
+    events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
+    logging::Tasks,
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -53,6 +54,8 @@ pub struct Wanted {
     pub auto_pause_filesystem: bool,
     /// To be woken, when it is paused, by whoever sends it something.
     pub auto_resume: bool,
+    /// To be one of that.
+    pub batch: Option<BatchId>,
 }
 
 /// What the operator allows.
@@ -74,6 +77,10 @@ pub struct Rules {
     pub network: NetworkMode,
     /// What is kept ready.
     pub pool: PoolRules,
+    /// What sandboxes that are made from now on cost.
+    pub tariff: Tariff,
+    /// Between two events of what a sandbox uses (seconds); 0: there are none.
+    pub resource_events: u32,
 }
 
 /// Which template a name means at present.
@@ -97,6 +104,7 @@ pub(super) struct Shared {
     pub(super) inside: Box<dyn Inside>,
     pub(super) rules: Rules,
     pub(super) pool: Pool,
+    pub(super) batches: Batches,
     pub(super) repeats: Arc<Repeats>,
     pub(super) rates: Rates,
     pub(super) flushes: Flushes,
@@ -107,7 +115,7 @@ pub(super) struct Shared {
     /// Turns to be made: more at once only get into each other's way in the kernel.
     pub(super) making: Semaphore,
     /// Transitions and record writes under way.
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) stopping: AtomicBool,
 }
 
@@ -121,6 +129,7 @@ impl Sandboxes {
         find_template: FindTemplate,
         inside: Box<dyn Inside>,
     ) -> Self {
+        let pool = Pool::new(data_dir.join("pools"), &rules.pool.sizes);
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             boot: backend.boot(),
@@ -134,14 +143,15 @@ impl Sandboxes {
             find_template,
             inside,
             rules,
-            pool: Pool::default(),
+            pool,
+            batches: Batches::new(data_dir.join("batches")),
             repeats: Arc::default(),
             rates: Rates::default(),
             flushes: Flushes::default(),
             snapshots: Arc::new(Snapshots::new(data_dir.join("snapshots"))),
             copies: CopyTurns::default(),
             making: turns(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stopping: AtomicBool::new(false),
         }))
     }

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Error, Facts, Owner, Phase, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
-    pool::Shape,
+    pool::{PoolId, Shape},
     registry::{NoPlace, Reservation},
     renewal::after,
     repeats::{Ticket, Turn},
@@ -46,7 +46,17 @@ pub(super) struct Made {
     pub(super) dir: PathBuf,
     pub(super) cell: Cell,
     pub(super) envd_token: String,
-    pub(super) from_pool: bool,
+    /// Where it waited, if it did.
+    pub(super) pool: Option<PoolId>,
+}
+
+/// How a sandbox came to be made.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// When it was asked for.
+    pub(super) began: Instant,
+    /// Whose files it has.
+    pub(super) forked_from: Option<SandboxId>,
 }
 
 /// As many as there are cores: making one is all work and no waiting.
@@ -96,11 +106,10 @@ impl Sandboxes {
         let sandboxes = self.clone();
         let began = Instant::now();
         let task = self.0.tasks.spawn(async move {
-            let made = sandboxes.make(wanted).await;
-            match &made {
-                Ok(_) => sandboxes.0.metrics.create_succeeded(began.elapsed()),
-                Err(error) if error.refuses_the_client() => {}
-                Err(error) => sandboxes.0.metrics.create_failed(error),
+            let (tenant, template) = (wanted.owner.tenant.clone(), wanted.template.clone());
+            let made = sandboxes.make(wanted, Asked { began, forked_from: None }).await;
+            if let Err(error) = &made {
+                sandboxes.tell_not_made(tenant, &template, error);
             }
             let sandbox = made?;
             if let Some(ticket) = ticket {
@@ -111,7 +120,7 @@ impl Sandboxes {
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 
-    async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
+    pub(super) async fn make(&self, wanted: Wanted, asked: Asked) -> Result<Arc<Sandbox>, Error> {
         let template = self.template(&wanted.owner.tenant, &wanted.template)?;
         // Held until the sandbox holds them itself.
         let Some(_hold) = self.0.snapshots.hold(&template.layers) else {
@@ -119,10 +128,10 @@ impl Sandboxes {
             return Err(Error::Template { name: wanted.template, source });
         };
         let shape = self.shape(template, &wanted.policy, &wanted.limits, &wanted.owner.quota)?;
-        if let Some(sandbox) = self.take(&shape, &wanted).await? {
+        if let Some(sandbox) = self.take(&shape, &wanted, asked).await? {
             return Ok(sandbox);
         }
-        self.make_of(&shape, &wanted).await
+        self.make_of(&shape, &wanted, asked).await
     }
 
     /// Makes a sandbox of that shape, of which the snapshots are held.
@@ -130,6 +139,7 @@ impl Sandboxes {
         &self,
         shape: &Shape,
         wanted: &Wanted,
+        asked: Asked,
     ) -> Result<Arc<Sandbox>, Error> {
         let id = SandboxId::random();
         let place = self.admit(id, &wanted.owner).await?;
@@ -145,8 +155,8 @@ impl Sandboxes {
                 return Err(error);
             }
         };
-        let made = Made { dir, cell, envd_token, from_pool: false };
-        self.finish(place, shape, wanted, made).await
+        let made = Made { dir, cell, envd_token, pool: None };
+        self.finish(place, shape, wanted, made, asked).await
     }
 
     pub(super) async fn turn_to_make(&self) -> Result<SemaphorePermit<'_>, Error> {
@@ -172,6 +182,7 @@ impl Sandboxes {
         shape: &Shape,
         wanted: &Wanted,
         made: Made,
+        asked: Asked,
     ) -> Result<Arc<Sandbox>, Error> {
         let id = place.id();
         let started_at = Utc::now();
@@ -187,11 +198,14 @@ impl Sandboxes {
             env_vars: wanted.env_vars.clone(),
             started_at,
             envd_token: made.envd_token,
-            from_pool: made.from_pool,
+            from_pool: made.pool.is_some(),
+            pool: made.pool,
+            batch: wanted.batch,
             auto_pause: wanted.auto_pause,
             auto_resume: wanted.auto_resume,
             auto_pause_filesystem: wanted.auto_pause_filesystem,
             timeout: wanted.timeout.as_secs().max(1),
+            tariff: self.0.rules.tariff,
         };
         place.life().plan(started_at, after(started_at, wanted.timeout));
         let sandbox = Sandbox::planned(facts, made.dir, place.life());
@@ -201,13 +215,21 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), error.reason());
             return Err(error);
         }
-        if let Err(place) = place.fill(&sandbox) {
+        // What was deleted gets no more sandboxes.
+        let unwanted = wanted.batch.is_some_and(|batch| !self.0.batches.goes_on(batch));
+        if unwanted {
+            self.discard(place, sandbox.dir().to_owned(), Reason::User);
+            return Err(Error::EndedInCreation(id));
+        }
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
+        if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
         self.begin(&sandbox, Some(&made.cell));
         let template = &shape.template.id;
-        tracing::info!(sandbox = %id, template, pooled = made.from_pool, "created");
+        tracing::info!(sandbox = %id, template, pooled = made.pool.is_some(), "created");
         Ok(sandbox)
     }
 
@@ -264,7 +286,7 @@ impl Sandboxes {
         if let Some(cell) = cell {
             self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         }
-        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics, &self.0.events);
         self.0.pool.stir();
     }
 }
@@ -463,7 +485,7 @@ mod tests {
         let facts = Facts { id, ..testing::facts() };
         let sandbox = Sandbox::planned(facts, bed.dir.path().join("x"), place.life());
         let sandbox = Arc::new(sandbox);
-        assert!(place.fill(&sandbox).is_err());
+        assert!(place.fill(&sandbox, || {}).is_err());
         kill.await.unwrap().unwrap();
         assert!(bed.sandboxes.running(id).is_err());
     }

@@ -22,7 +22,9 @@
 
 mod adoption;
 mod asking;
+mod batches;
 mod claim;
+mod consumption;
 mod copy_turns;
 mod crossing;
 mod deadlines;
@@ -63,12 +65,17 @@ mod snapshots;
 mod snapshotting;
 mod status;
 mod steps;
+mod telling;
 mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trash;
 mod vitals;
 
+pub use batches::{
+    BatchId, BatchState, MOST_REPLICAS, NewBatch, NotRun, Ran, SeenBatch, SeenMember, Task,
+    TaskState, Tasks, end_of,
+};
 #[cfg(feature = "fuzzing")]
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
@@ -82,7 +89,7 @@ pub use life::{Phase, Status};
 pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
 pub use order::Shelf;
 pub use outlet::{Outflow, Stream};
-pub use pool::{PoolCount, PoolRules};
+pub use pool::{Capacity, NewPool, PoolCount, PoolId, PoolRules, PoolSpec, SeenPool};
 pub use reason::Reason;
 pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};

@@ -32,6 +32,8 @@ use crate::network::NetworkPolicy;
 /// A sandbox that has been visible at least once.
 pub struct Sandbox {
     facts: Facts,
+    /// Its template's name, for whatever is told of it.
+    pub(super) image: Arc<str>,
     /// As it is now; what it was made with is among the facts.
     metadata: RwLock<Arc<BTreeMap<String, String>>>,
     /// What it may reach; changed in its turn.
@@ -84,6 +86,7 @@ impl Sandbox {
             metadata: RwLock::new(Arc::new(facts.metadata.clone())),
             policy: RwLock::default(),
             idle: Idle::of(&facts.metadata, Utc::now()),
+            image: facts.template.id.as_str().into(),
             facts,
             dir,
             run: RwLock::new(gone.child_token()),
@@ -553,14 +556,20 @@ impl Reservation {
         self
     }
 
-    /// Makes the sandbox of that [life](Self::life) visible, unless it was ended meanwhile.
-    pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
+    /// Makes the sandbox of that [life](Self::life) visible, unless it was ended meanwhile;
+    /// `tell`s of it before anybody can do anything with it.
+    pub(super) fn fill(
+        self,
+        sandbox: &Arc<Sandbox>,
+        tell: impl FnOnce(),
+    ) -> Result<(), Reservation> {
         let mut places = self.registry.places.write();
         // Decided under the lock that `abandon` reads under: no kill falls between.
         if self.life.make(Moment::begin).is_err() {
             drop(places);
             return Err(self);
         }
+        tell();
         self.registry.order.add(sandbox);
         places.put(self.id, Place::Present(sandbox.clone()));
         drop(places);

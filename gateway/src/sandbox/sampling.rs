@@ -19,7 +19,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Level, Phase, Sandbox, SandboxId, Sandboxes, journal};
+use super::{Level, Phase, Sandbox, SandboxId, Sandboxes, consumption::Told, journal};
 use crate::metrics::{Denied, History, Samples, Standing};
 
 /// Between two sweeps.
@@ -64,9 +64,11 @@ impl Sandboxes {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused = None;
+        let mut told = Told::default();
         for sweep in 0_u64.. {
             ticks.tick().await;
             self.sample().await;
+            self.tell_consumption(&mut told, sweep);
             self.count_refused(&mut refused).await;
             self.save(move |id| id.spread() % SAVING == sweep % SAVING).await;
         }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::{Entry, Shape};
 use crate::sandbox::{
     Error, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
-    making::{Made, token},
+    making::{Asked, Made, token},
 };
 
 /// What gives way is normally gone in far less.
@@ -21,6 +21,7 @@ impl Sandboxes {
         &self,
         shape: &Shape,
         wanted: &Wanted,
+        asked: Asked,
     ) -> Result<Option<Arc<Sandbox>>, Error> {
         let envd_token = token()?;
         while self.0.pool.available(shape) > 0 {
@@ -45,9 +46,9 @@ impl Sandboxes {
                 self.discard(place, entry.dir, Reason::EnvdDied);
                 continue;
             }
-            let Entry { dir, cell, .. } = entry;
-            let made = Made { dir, cell, envd_token, from_pool: true };
-            return self.finish(place, shape, wanted, made).await.map(Some);
+            let Entry { dir, cell, pool, _hold, .. } = entry;
+            let made = Made { dir, cell, envd_token, pool: Some(pool) };
+            return self.finish(place, shape, wanted, made, asked).await.map(Some);
         }
         Ok(None)
     }
