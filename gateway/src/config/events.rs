@@ -1,5 +1,5 @@
-//! `[events]`, which only a file can have: where events are kept, where else they go, and what is
-//! taken out of them.
+//! `[events]`, which only a file can have: where events are kept, where else they go, and
+//! what is taken out of them.
 
 use std::{
     collections::BTreeSet,
@@ -38,8 +38,8 @@ pub struct Events {
     /// Of a file (bytes).
     size: u64,
     files: usize,
-    pub scrub: ScrubRules,
     pub exporters: Vec<Settings>,
+    pub scrub: ScrubRules,
 }
 
 impl Events {
@@ -88,7 +88,6 @@ impl Given {
 fn parse(text: &str) -> Result<Events, String> {
     let said: Said =
         toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())?;
-    let scrub = said.scrub.rules()?;
     let size = said.size_mb.unwrap_or(store::Settings::SIZE / MB);
     if !(1..=MOST_SIZE).contains(&size) {
         return Err(format!("size_mb is a whole number from 1 to {MOST_SIZE}"));
@@ -100,13 +99,8 @@ fn parse(text: &str) -> Result<Events, String> {
     if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
     }
-    Ok(Events {
-        dir: said.dir,
-        size: size * MB,
-        files,
-        scrub,
-        exporters: exporters(said.exporters)?,
-    })
+    let (exporters, scrub) = (exporters(said.exporters)?, said.scrub.rules()?);
+    Ok(Events { dir: said.dir, size: size * MB, files, exporters, scrub })
 }
 
 fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
@@ -202,19 +196,6 @@ mod tests {
     const TABLE: &str = "[events.exporters.program]\npath = \"/bin/true\"\n";
 
     #[test]
-    fn what_is_taken_out_of_events_stands_beside_where_they_go() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "[events.scrub]\noutput_bytes = 7\n").unwrap();
-        let path = file.path().to_str().unwrap();
-        let read = super::super::tests::config(&[("config", path)], &[]).unwrap();
-        assert_eq!((read.scrub.output, read.exporters.len()), (7, 0));
-        fs::write(file.path(), "[events.scrub]\nwithout = [\"x\"]\n").unwrap();
-        let wrong =
-            super::super::tests::config(&[("config", path)], &[]).err().unwrap().to_string();
-        assert!(wrong.contains("scrub: there is no pattern \"x\""), "{wrong}");
-    }
-
-    #[test]
     fn exporters_are_read_with_what_their_kind_has_as_default() {
         assert!(parsed("").unwrap().is_empty());
         let toml = format!(
@@ -228,6 +209,15 @@ mod tests {
         let of = |n: usize| (&*all[n].name, all[n].batch, all[n].interval.as_millis());
         assert_eq!((of(0), of(1), of(2)), (("db", 100, 5000), ("ax", 7, 0), ("mail", 16, 0)));
         assert_eq!((all[0].spool, all[1].spool), (64 << 20, 2 << 20));
+    }
+
+    #[test]
+    fn what_is_taken_out_of_events_stands_beside_where_they_go() {
+        let scrub = |toml: &str| parse(toml).map(|events| events.scrub);
+        assert_eq!(scrub("").unwrap(), ScrubRules::default());
+        assert_eq!(scrub("[scrub]\noutput_bytes = 7\n").unwrap().output, 7);
+        let wrong = scrub("[scrub]\nwithout = [\"x\"]\n").unwrap_err();
+        assert!(wrong.starts_with("scrub: there is no pattern \"x\""), "{wrong}");
     }
 
     #[test]
