@@ -15,10 +15,10 @@ pub(crate) mod e2b;
 mod event;
 pub mod export;
 mod kind;
+pub mod otlp;
 mod scrub;
 pub mod store;
 pub mod trace;
-pub mod otlp;
 mod types;
 pub mod webhooks;
 
