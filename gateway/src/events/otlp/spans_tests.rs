@@ -34,7 +34,12 @@ impl Bed {
 }
 
 fn started(command: &str) -> What {
-    What::ExecStarted { command: command.into(), cwd: Some("/home".into()), pid: None }
+    What::ExecStarted {
+        command: command.into(),
+        cwd: Some("/home".into()),
+        pid: None,
+        repeated: false,
+    }
 }
 
 fn completed(exit_code: i32, duration_ms: u64) -> What {
