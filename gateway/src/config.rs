@@ -32,6 +32,7 @@ mod file;
 mod jail;
 mod logging;
 mod network;
+mod otlp;
 mod pool;
 mod resolvers;
 mod scrub;
@@ -42,6 +43,7 @@ pub use events::Events;
 use file::read_file;
 use logging::LogFlags;
 pub use logging::{LogFile, LogFormat, Logging, level_named};
+pub use otlp::{Otlp, Protocol, Way};
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.

@@ -37,7 +37,7 @@ use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
-use events::store::History;
+use events::{store::History, webhooks::Webhooks};
 use limits::Limits;
 use logging::Log;
 use sandbox::Sandboxes;
@@ -55,6 +55,7 @@ pub struct Parts {
     pub audit: Audit,
     pub history: History,
     pub agents: Agents,
+    pub webhooks: Webhooks,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
@@ -97,6 +98,10 @@ impl Gateway {
 
     pub fn log(&self) -> &Log {
         &self.0.log
+    }
+
+    pub(crate) fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
     }
 
     pub fn domain(&self) -> &str {

@@ -16,6 +16,7 @@ use std::{
 use anyhow::Context;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::{self, Receiver},
     time::{MissedTickBehavior, interval},
 };
 
@@ -62,7 +63,7 @@ pub(crate) fn run(top: Top) -> anyhow::Result<ExitCode> {
             let lines = table.lines(UNBOUNDED, UNBOUNDED, None);
             writeln!(io::stdout(), "{}", plain(&lines))?;
         } else {
-            watch(&top, &gateway).await?;
+            watch(&top, gateway).await?;
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -74,7 +75,7 @@ fn plain(lines: &[Shown]) -> String {
 }
 
 /// Until the user has had enough, or somebody else has.
-async fn watch(top: &Top, gateway: &Api) -> anyhow::Result<()> {
+async fn watch(top: &Top, gateway: Api) -> anyhow::Result<()> {
     let mut table = Table::new(top.sort, top.filter.clone());
     // Before the terminal is taken: what is wrong from the start is said where it stays.
     table.take(gateway.get(PATH).await?, Instant::now());
@@ -82,30 +83,21 @@ async fn watch(top: &Top, gateway: &Api) -> anyhow::Result<()> {
     let mut resized = signal(SignalKind::window_change()).context("cannot catch SIGWINCH")?;
     let mut keys = Keys::read();
     let mut screen = Screen::take().context("the terminal cannot be taken; give --once")?;
-    let mut looks = interval(Duration::from_secs(top.interval));
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    looks.reset();
+    let mut found = looks(gateway, Duration::from_secs(top.interval));
     let mut trouble = None;
     loop {
         screen.show(|rows, columns| table.lines(rows, columns, trouble.as_deref()))?;
         tokio::select! {
             () = ends.any() => return Ok(()),
             _ = resized.recv() => {}
-            _ = looks.tick() => {
-                // A gateway that is started anew is waited for.
-                let found = gateway.get::<Overview>(PATH);
-                let found = tokio::select! {
-                    () = ends.any() => return Ok(()),
-                    found = found => found,
-                };
-                match found {
-                    Ok(found) => {
-                        table.take(found, Instant::now());
-                        trouble = None;
-                    }
-                    Err(error) => trouble = Some(format!("{error:#}")),
+            Some(found) = found.recv() => match found {
+                Ok(found) => {
+                    table.take(found, Instant::now());
+                    trouble = None;
                 }
-            }
+                // A gateway that is started anew is waited for.
+                Err(error) => trouble = Some(format!("{error:#}")),
+            },
             key = keys.next() => match key {
                 Some(Key::Interrupt) | None => return Ok(()),
                 Some(Key::Suspend) => {
@@ -119,6 +111,23 @@ async fn watch(top: &Top, gateway: &Api) -> anyhow::Result<()> {
             },
         }
     }
+}
+
+/// What there is, again and again, by a task of its own: keys are heard while a gateway is slow.
+fn looks(gateway: Api, every: Duration) -> Receiver<anyhow::Result<Overview>> {
+    let (tell, told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut looks = interval(every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks.reset();
+        loop {
+            looks.tick().await;
+            if tell.send(gateway.get(PATH).await).await.is_err() {
+                return;
+            }
+        }
+    });
+    told
 }
 
 /// Signals that end a program, so that the terminal is given back.

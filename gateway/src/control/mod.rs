@@ -27,6 +27,7 @@ mod templates;
 mod tests;
 mod timeout;
 mod unasked;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(evonic::routes())
         .merge(pools::routes())
         .merge(batches::routes())
+        .merge(webhooks::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

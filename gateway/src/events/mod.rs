@@ -17,10 +17,12 @@ pub(crate) mod e2b;
 mod event;
 pub mod export;
 mod kind;
+pub mod otlp;
 mod scrub;
 pub mod store;
 pub mod trace;
 mod types;
+pub mod webhooks;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};
 pub use cost::{Cost, Price, Tariff};

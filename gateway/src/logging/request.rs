@@ -125,10 +125,10 @@ impl RequestId {
     fn new() -> Self {
         static FIRST: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one("first"));
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let number = FIRST.wrapping_add(MADE.fetch_add(1, Ordering::Relaxed));
+        let number = scattered(FIRST.wrapping_add(MADE.fetch_add(1, Ordering::Relaxed)));
         let mut digits = [0; 16];
         for (at, digit) in digits.iter_mut().enumerate() {
-            let nibble = scattered(number) >> (60 - 4 * at) & 0xf;
+            let nibble = number >> (60 - 4 * at) & 0xf;
             *digit = b"0123456789abcdef"[nibble as usize];
         }
         Self::holding(&digits)

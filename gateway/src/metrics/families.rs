@@ -32,6 +32,7 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
     log(&mut text, metrics);
     scrubbed(&mut text, sandboxes);
+    webhooks(&mut text, metrics);
     certificate(&mut text, metrics);
     events(&mut text, sandboxes.events());
     series::tell(&mut text, &view);
@@ -160,6 +161,18 @@ fn events(text: &mut Text, events: &Events) {
     for (subscriber, count) in events.lost() {
         text.sample(name, &[("subscriber", &subscriber)], count);
     }
+}
+
+fn webhooks(text: &mut Text, metrics: &Metrics) {
+    let name = "coppice_webhook_deliveries_total";
+    text.counters(name, "Attempts to deliver an event to a webhook, by how they ended.");
+    for (result, count) in ["success", "failed"].into_iter().zip(metrics.webhook_attempts.values())
+    {
+        text.sample(name, &[("result", result)], count);
+    }
+    let name = "coppice_webhook_events_lost_total";
+    let lost = metrics.webhook_losses.value();
+    text.counter(name, "Events that a webhook wanted and never gets.", lost);
 }
 
 fn pool(text: &mut Text, pool: &BTreeMap<String, PoolCount>) {

@@ -68,6 +68,9 @@ pub struct Metrics {
     requests: Requests,
     denials: Denials,
     audit_losses: Counter,
+    /// Delivered, failed.
+    webhook_attempts: Counters<2>,
+    webhook_losses: Counter,
     /// See [`Metrics::certificate`].
     certificate: OnceLock<Arc<AtomicI64>>,
     /// See [`Metrics::logged_by`].
@@ -130,6 +133,8 @@ impl Default for Metrics {
             requests: Requests::default(),
             denials: Denials::default(),
             audit_losses: Counter::default(),
+            webhook_attempts: Counters::default(),
+            webhook_losses: Counter::default(),
             certificate: OnceLock::new(),
             log: OnceLock::new(),
             renewals: Counters::default(),
@@ -158,6 +163,16 @@ impl Metrics {
     /// So many lines of the audit trail are lost.
     pub(crate) fn audit_lost(&self, count: u64) {
         self.audit_losses.add(count);
+    }
+
+    /// A delivery to a webhook was taken, or was not.
+    pub(crate) fn webhook_attempted(&self, taken: bool) {
+        self.webhook_attempts.raise(usize::from(!taken));
+    }
+
+    /// So many events never come to a webhook that wanted them.
+    pub(crate) fn webhook_events_lost(&self, count: u64) {
+        self.webhook_losses.add(count);
     }
 
     /// Where the end of the certificate that is served can be read, in seconds since the epoch; 0 as
