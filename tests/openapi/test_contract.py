@@ -62,6 +62,10 @@ def drive(gateway, directory, key, *options):
         batch = {"replicas": 1, "templateID": "base", "timeout": 60}
         made = [http.post("/batches", json=batch).raise_for_status().json() for _ in range(12)]
         ids["batches"] = [batch["batchID"] for batch in made]
+        hook = {"name": "x", "url": "https://hooks.invalid", "events": ["*"], "signatureSecret": "x"}
+        for name, count in (("webhooks", 2), ("unhooked", 6)):
+            made = [http.post("/events/webhooks", json=hook).raise_for_status() for _ in range(count)]
+            ids[name] = [answer.json()["id"] for answer in made]
     # Each can be had once of each sandbox.
     now = datetime.datetime.now(datetime.timezone.utc)
     ids["later"] = [(now + datetime.timedelta(hours=n)).isoformat() for n in range(2, 12)]

@@ -27,6 +27,7 @@ mod templates;
 mod tests;
 mod timeout;
 mod unasked;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirem
 use utoipa_axum::router::OpenApiRouter;
 #[cfg(feature = "fuzzing")]
 pub(crate) use {create::wanted, list::asked, logs::asked as asked_of_log, network::policy};
+
+pub(crate) use extract::ApiJson;
 
 use crate::{Gateway, auth, error::guarded, ops::document};
 
@@ -60,6 +63,7 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(evonic::routes())
         .merge(pools::routes())
         .merge(batches::routes())
+        .merge(webhooks::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());

@@ -161,6 +161,14 @@ groups! {
     NotReady {
         UNAVAILABLE => "no sandbox can be made yet",
     }
+    NoWebhook {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such webhook",
+    }
+    /// Of what is written to a file of its own.
+    NotKept {
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
     NotImplemented {
         Status::NotImplemented => "E2B has it, this gateway does not yet",
     }

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use crate::{
     backend,
+    events::webhooks,
     metrics::Denied,
     sandbox::{self, Phase, SandboxId},
     template::FindError,
@@ -30,9 +31,10 @@ use crate::{
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
     BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch,
-    NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NotCopied,
-    NotFenced, NotImplemented, NotNow, NotPaused, NotReady, NotResumed, PoolNotChanged,
-    PoolNotMade, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch, guarded,
+    NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NoWebhook,
+    NotCopied, NotFenced, NotImplemented, NotKept, NotNow, NotPaused, NotReady, NotResumed,
+    PoolNotChanged, PoolNotMade, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch,
+    guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -286,6 +288,16 @@ impl From<sandbox::Error> for ApiError {
             )
             | E::Io { .. }
             | E::BrokenOff(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<webhooks::Error> for ApiError {
+    fn from(error: webhooks::Error) -> Self {
+        use webhooks::Error as E;
+        match error {
+            E::Invalid(_) | E::TooMany(_) => Self::bad_request(error.to_string()),
+            E::Io { .. } => Self::internal(error.to_string()),
         }
     }
 }

@@ -11,14 +11,18 @@
 mod agents;
 mod bus;
 mod cost;
+#[cfg(test)]
+mod documented;
 pub(crate) mod e2b;
 mod event;
 pub mod export;
 mod kind;
+pub mod otlp;
 mod scrub;
 pub mod store;
 pub mod trace;
 mod types;
+pub mod webhooks;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};
 pub use cost::{Cost, Price, Tariff};

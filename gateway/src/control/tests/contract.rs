@@ -160,6 +160,7 @@ async fn every_status_of_the_document_can_come() {
     super::events::every_status(&bed).await;
     opensandbox::answers(&bed).await;
     agents::answers(&bed).await;
+    super::webhooks::statuses(&bed).await;
     everything_else(&bed, &document).await;
     seen.extend(bed.document.seen.lock().iter().cloned());
 
@@ -227,11 +228,13 @@ async fn too_often() -> Seen {
 
 async fn bodies_that_are_late_or_large(bed: &Bed, document: &Value) {
     let id = bed.create(base()).await;
+    let hook = super::webhooks::made(bed).await;
     for (method, path, operation) in operations(document) {
         if operation.get("requestBody").is_none() {
             continue;
         }
-        let path = path.replace("{id}", &id);
+        let of = if path.starts_with("/events/webhooks") { &hook } else { &id };
+        let path = path.replace("{id}", of);
         let large = "x".repeat(super::super::MAX_BODY + 1);
         bed.call(method.clone(), &path, large).await;
         tokio::time::pause();
@@ -405,6 +408,10 @@ async fn everything_else(bed: &Bed, document: &Value) {
                     bed.call(method.clone(), &path, Body::empty()).await;
                 }
                 path.replace("{id}", "base").replace("{alias}", "base")
+            }
+            "/admin/log-level" => {
+                bed.call(method.clone(), path, json!({"level": "debug"}).to_string()).await;
+                path.to_owned()
             }
             "/sandboxes/metrics" => {
                 bed.call(method.clone(), path, Body::empty()).await;

@@ -13,6 +13,7 @@ mod snapshots;
 mod status;
 mod templates;
 mod tenants;
+mod webhooks;
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +39,11 @@ use crate::{
     Gateway, Parts,
     audit::Audit,
     auth::Keys,
-    events::store::{History, Settings},
+    events::{
+        store::{History, Settings},
+        webhooks::{Reach, Webhooks},
+    },
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -81,6 +86,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
     let gateway = Gateway::new(Parts {
         audit: Audit::open(dir.path(), sandboxes.metrics()).unwrap(),
         history: history(dir.path(), &sandboxes),
+        webhooks: Webhooks::open(dir.path(), Reach::default()).unwrap(),
         sandboxes,
         templates: Box::new(|| {
             let template = Arc::new(testing::template());
@@ -91,6 +97,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }
