@@ -19,7 +19,6 @@ use crate::{
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
     events::Tariff,
-    events::export::Settings as Exporter,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
@@ -34,12 +33,15 @@ mod events;
 mod file;
 mod jail;
 mod network;
+mod otlp;
 mod pool;
 mod resolvers;
 mod tls;
 
 use addresses::{address, addresses};
+pub use events::Events;
 use file::text_of;
+pub use otlp::{Otlp, Protocol, Way};
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
@@ -128,7 +130,7 @@ pub struct Config {
     pub tariff: Tariff,
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
-    pub exporters: Vec<Exporter>,
+    pub events: Events,
     pub agents: Agents,
 }
 
@@ -388,7 +390,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
-        exporters: given.exporters()?,
+        events: given.events(&variable)?,
         agents: given.agents()?,
     })
 }

@@ -11,10 +11,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::{
-        export::Exporters,
-        store::{self, History},
-    },
+    events::{export::Exporters, store::History},
     front_door::FrontDoor,
     limits::Limit,
     metrics::Metrics,
@@ -105,11 +102,15 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
-    let exporters =
-        Exporters::start(&config.exporters, data_dir, sandboxes.events(), sandboxes.metrics())?;
-    let kept = store::Settings::of(data_dir);
+    let kept = config.events.kept(data_dir);
     let history = History::open(&kept, sandboxes.events(), stop.clone())
         .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
+    let exporters = Exporters::start(
+        &config.events.exporters,
+        data_dir,
+        sandboxes.events(),
+        sandboxes.metrics(),
+    )?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 

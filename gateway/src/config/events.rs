@@ -1,11 +1,18 @@
-//! `[events]`, which only a file can have: where events go.
+//! `[events]`, which only a file can have: where events are kept, and where else they go.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 
 use super::{Error, Given};
-use crate::events::export::{Kind, Settings, axiom, postgres, program};
+use crate::events::{
+    export::{Kind, Settings, axiom, postgres, program},
+    store,
+};
 
 pub(super) const NAME: &str = "events";
 /// Of a spool (MiB), where nothing is said, and at most.
@@ -16,9 +23,36 @@ const LONGEST_WAIT: u64 = 3_600_000;
 /// Of a name (bytes).
 const LONGEST_NAME: usize = 63;
 
+const MB: u64 = 1_000_000;
+/// Of files (MB), and how many of them.
+const MOST_SIZE: u64 = 10_000;
+const MOST_FILES: usize = 1000;
+
+/// What becomes of events.
+#[derive(Clone, Debug)]
+pub struct Events {
+    /// Where they are kept; `None` is below the data directory.
+    dir: Option<PathBuf>,
+    /// Of a file (bytes).
+    size: u64,
+    files: usize,
+    pub exporters: Vec<Settings>,
+}
+
+impl Events {
+    /// Of a gateway with that data directory.
+    pub fn kept(&self, data_dir: &Path) -> store::Settings {
+        let dir = self.dir.clone().unwrap_or_else(|| data_dir.join("events"));
+        store::Settings { dir, size: self.size, files: self.files }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Said {
+    dir: Option<PathBuf>,
+    size_mb: Option<u64>,
+    files: Option<usize>,
     #[serde(default)]
     exporters: Vec<SaidExporter>,
 }
@@ -38,19 +72,34 @@ struct SaidExporter {
 }
 
 impl Given {
-    /// Of the table `events`.
-    pub(super) fn exporters(&mut self) -> Result<Vec<Settings>, Error> {
-        let Some((text, place)) = self.0.remove(NAME) else { return Ok(Vec::new()) };
+    /// The table `events`.
+    pub(super) fn events(&mut self) -> Result<Events, Error> {
+        let (text, place) = self.0.remove(NAME).unwrap_or_default();
         parse(&text).map_err(|why| Error(format!("{place}: {why}")))
     }
 }
 
 /// Fails with what is wrong, and in which of them.
-fn parse(text: &str) -> Result<Vec<Settings>, String> {
+fn parse(text: &str) -> Result<Events, String> {
     let said: Said =
         toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let size = said.size_mb.unwrap_or(store::Settings::SIZE / MB);
+    if !(1..=MOST_SIZE).contains(&size) {
+        return Err(format!("size_mb is a whole number from 1 to {MOST_SIZE}"));
+    }
+    let files = said.files.unwrap_or(store::Settings::FILES);
+    if !(2..=MOST_FILES).contains(&files) {
+        return Err(format!("files is a whole number from 2 to {MOST_FILES}"));
+    }
+    if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
+    }
+    Ok(Events { dir: said.dir, size: size * MB, files, exporters: exporters(said.exporters)? })
+}
+
+fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
     let mut names = BTreeSet::new();
-    let exporters = said.exporters.into_iter().map(|exporter| {
+    let exporters = said.into_iter().map(|exporter| {
         let name = exporter.name.clone();
         let wrong = |why: String| format!("exporter {name:?}: {why}");
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
@@ -128,13 +177,13 @@ fn kind(said: &mut SaidExporter) -> Result<Kind, String> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::config;
+    use super::{super::tests::config, *};
 
     fn parsed(toml: &str) -> Result<Vec<super::Settings>, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), toml).unwrap();
         let read = config(&[("config", file.path().to_str().unwrap())], &[]);
-        read.map(|config| config.exporters).map_err(|error| error.to_string())
+        read.map(|config| config.events.exporters).map_err(|error| error.to_string())
     }
 
     const PROGRAM: &str = "[[events.exporters]]\nname = \"mail\"\nkind = \"program\"\n";
@@ -154,6 +203,25 @@ mod tests {
         let of = |n: usize| (&*all[n].name, all[n].batch, all[n].interval.as_millis());
         assert_eq!((of(0), of(1), of(2)), (("db", 100, 5000), ("ax", 7, 0), ("mail", 16, 0)));
         assert_eq!((all[0].spool, all[1].spool), (64 << 20, 2 << 20));
+    }
+
+    #[test]
+    fn events_are_kept_below_the_data_directory_where_nothing_else_is_said() {
+        let kept = |toml: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), toml).unwrap();
+            let read = config(&[("config", file.path().to_str().unwrap())], &[]);
+            read.map(|config| config.events.kept(Path::new("/d")))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(kept("").unwrap(), store::Settings::of(Path::new("/d")));
+        let own = kept("[events]\ndir = \"/e\"\nsize_mb = 7\nfiles = 3\n").unwrap();
+        assert_eq!(own, store::Settings { dir: "/e".into(), size: 7_000_000, files: 3 });
+        for wrong in ["dir = \"e\"", "size_mb = 0", "size_mb = 10001", "files = 1", "files = 1001"]
+        {
+            let error = kept(&format!("[events]\n{wrong}\n")).unwrap_err();
+            assert!(error.contains(wrong.split(' ').next().unwrap()), "{error}");
+        }
     }
 
     #[test]

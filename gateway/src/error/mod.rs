@@ -30,7 +30,11 @@ use crate::{
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch, NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NoWebhook, NotCopied, NotFenced, NotImplemented, NotKept, NotNow, NotPaused, NotReady, PoolNotChanged, PoolNotMade, NotResumed, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch, guarded,
+    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch,
+    NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NoWebhook,
+    NotCopied, NotFenced, NotImplemented, NotKept, NotNow, NotPaused, NotReady, NotResumed,
+    PoolNotChanged, PoolNotMade, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch,
+    guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;

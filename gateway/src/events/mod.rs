@@ -11,14 +11,16 @@
 mod agents;
 mod bus;
 mod cost;
+#[cfg(test)]
+mod documented;
 pub(crate) mod e2b;
 mod event;
 pub mod export;
 mod kind;
+pub mod otlp;
 mod scrub;
 pub mod store;
 pub mod trace;
-pub mod otlp;
 mod types;
 pub mod webhooks;
 

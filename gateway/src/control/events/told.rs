@@ -13,7 +13,7 @@ use crate::{
     Gateway,
     control::extract::{ApiJson, SandboxPath},
     error::{ApiError, InvalidBody, NoSandbox, TooManyTold},
-    events::{EventId, New, What},
+    events::{EventId, What},
     metrics::Denied,
 };
 
@@ -165,8 +165,8 @@ async fn tell(
         let text = format!("more was told of sandbox {id} than may be in a second");
         ApiError::too_many(again, text).because(Denied::Rate)
     })?;
-    let facts = sandbox.facts();
-    let new = New::of(id, facts.tenant.clone(), facts.template.id.as_str(), what);
-    let told = gateway.sandboxes().events().emit(new.parent(parent));
+    let new = sandbox.event(what);
+    let new = if parent.is_some() { new.parent(parent) } else { new };
+    let told = gateway.sandboxes().events().emit(new);
     Ok((StatusCode::CREATED, Json(Told { id: told.to_string() })))
 }
