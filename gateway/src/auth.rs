@@ -115,13 +115,35 @@ fn without_port(host: &str) -> &str {
 /// handlers whose it is.
 pub async fn require_key(
     State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let scope = if looks(&request) { Scope::Read } else { Scope::Exec };
+    require_scope(&gateway, scope, request, next).await
+}
+
+/// Middleware, of what concerns the gateway itself: [`require_key`] of one that is for that.
+pub async fn require_admin(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    require_scope(&gateway, Scope::Admin, request, next).await
+}
+
+fn looks(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+async fn require_scope(
+    gateway: &Gateway,
+    scope: Scope,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = caller(gateway.keys(), request.headers())?;
-    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut noted = (!looks).then(|| Noted::new(&gateway, &caller, &request));
-    let may = require(&caller, if looks { Scope::Read } else { Scope::Exec });
+    let mut noted = (!looks(&request)).then(|| Noted::new(gateway, &caller, &request));
+    let may = require(&caller, scope);
     request.extensions_mut().insert(caller);
     let answer = match may {
         Ok(()) => next.run(request).await,
@@ -159,7 +181,7 @@ pub(crate) async fn take_open_sandbox_key(mut request: Request, next: Next) -> R
 }
 
 /// Middleware, within [`require_key`]: what concerns the gateway itself takes a key of scope admin.
-pub async fn require_admin(
+pub(crate) async fn require_admin_too(
     caller: Caller,
     request: Request,
     next: Next,

@@ -7,8 +7,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::Display,
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -32,20 +30,24 @@ mod domain;
 mod events;
 mod file;
 mod jail;
+mod logging;
 mod network;
 mod otlp;
 mod pool;
 mod resolvers;
+mod scrub;
 mod tls;
 
 use addresses::{address, addresses};
 pub use events::Events;
-use file::text_of;
+use file::read_file;
+use logging::LogFlags;
+pub use logging::{LogFile, LogFormat, Logging, level_named};
 pub use otlp::{Otlp, Protocol, Way};
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 34] = [
+const NAMES: [&str; 32] = [
     "listen",
     "data-dir",
     "backend",
@@ -59,8 +61,6 @@ const NAMES: [&str; 34] = [
     "acme-contact",
     "acme-ca",
     "api-keys-file",
-    "log-level",
-    "log-format",
     "stop-sandboxes-on-exit",
     "max-sandboxes",
     "max-timeout",
@@ -82,18 +82,17 @@ const NAMES: [&str; 34] = [
     "config",
 ];
 const LIMITS: &str = "limits";
+
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(logging::NAMES)
+}
+
 /// Only from the environment: a command line is seen by every user of the host.
 const KEYS_VARIABLE: &str = "COPPICE_API_KEYS";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
 
 /// All a gateway is told.
 #[derive(Clone)]
@@ -106,8 +105,7 @@ pub struct Config {
     /// Where `/metrics` is without a key, and nothing else is.
     pub metrics_listen: Option<SocketAddr>,
     pub keys: Keys,
-    pub log_level: tracing::Level,
-    pub log_format: LogFormat,
+    pub log: Logging,
     pub stop_sandboxes_on_exit: bool,
     pub max_sandboxes: usize,
     /// `None`: as long as clients like.
@@ -201,12 +199,8 @@ pub struct Flags {
     /// more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
-    /// error, warn, info, debug or trace; taken up anew on SIGHUP [env: COPPICE_LOG_LEVEL] [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json [env: COPPICE_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
+    #[command(flatten)]
+    log: LogFlags,
     /// End all sandboxes when the gateway stops [env: COPPICE_STOP_SANDBOXES_ON_EXIT] [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     stop_sandboxes_on_exit: Option<String>,
@@ -283,8 +277,6 @@ impl Flags {
             self.acme_contact,
             self.acme_ca,
             self.api_keys_file,
-            self.log_level,
-            self.log_format,
             self.stop_sandboxes_on_exit,
             self.max_sandboxes,
             self.max_timeout,
@@ -305,7 +297,9 @@ impl Flags {
             self.agents,
             self.config,
         ];
-        NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+        let named = NAMES.into_iter().zip(values);
+        let named = named.chain(logging::NAMES.into_iter().zip(self.log.values()));
+        named.filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -355,19 +349,7 @@ fn read(
         keys,
         data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
         domain: given.take("domain", "", domain::parse)?,
-        log_level: given.take("log-level", "info", |text| match text {
-            "error" => Ok(tracing::Level::ERROR),
-            "warn" => Ok(tracing::Level::WARN),
-            "info" => Ok(tracing::Level::INFO),
-            "debug" => Ok(tracing::Level::DEBUG),
-            "trace" => Ok(tracing::Level::TRACE),
-            _ => Err("error, warn, info, debug or trace".to_owned()),
-        })?,
-        log_format: given.take("log-format", "text", |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("text or json".to_owned()),
-        })?,
+        log: given.logging()?,
         stop_sandboxes_on_exit: given.take("stop-sandboxes-on-exit", "false", |text| {
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
@@ -411,7 +393,7 @@ impl Given {
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let mut given = BTreeMap::new();
-        for name in NAMES {
+        for name in names() {
             let of_env = format!("COPPICE_{}", name.replace('-', "_").to_uppercase());
             if let Some(value) = variable(&of_env).filter(|value| !value.is_empty()) {
                 given.insert(name.to_owned(), (value, of_env));
@@ -463,40 +445,10 @@ impl Given {
     }
 }
 
-fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
-    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
-    let entries = table.into_iter().map(|(name, value)| {
-        if name == "config" || !NAMES.contains(&name.as_str()) {
-            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
-            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
-        }
-        let text = match &value {
-            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
-                pool::text_of(numbers)
-            }
-            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
-            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
-            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
-            toml::Value::Array(tables) if name == agents::NAME => {
-                agents::text_of(tables).or_else(|| text_of(&value))
-            }
-            value => text_of(value),
-        };
-        match text {
-            Some(text) => Ok((name, text)),
-            None => Err(wrong(&format!(
-                "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
-            ))),
-        }
-    });
-    entries.collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     type Pairs<'a> = &'a [(&'static str, &'a str)];

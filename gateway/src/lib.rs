@@ -17,6 +17,7 @@ pub mod front_door;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod network;
 pub mod ops;
@@ -38,6 +39,7 @@ use envd::unread;
 use error::ApiError;
 use events::{store::History, webhooks::Webhooks};
 use limits::Limits;
+use logging::Log;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
 
@@ -60,10 +62,12 @@ pub struct Parts {
     pub max_timeout: Option<Duration>,
     /// Size of the file system that sandboxes write to.
     pub disk_bytes: u64,
+    pub log: Log,
 }
 
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
+        parts.sandboxes.metrics().logged_by(&parts.log);
         Self(Arc::new(parts))
     }
 
@@ -90,6 +94,10 @@ impl Gateway {
 
     pub fn agents(&self) -> &Agents {
         &self.0.agents
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.0.log
     }
 
     pub(crate) fn webhooks(&self) -> &Webhooks {

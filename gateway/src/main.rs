@@ -43,6 +43,8 @@ enum Command {
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
+    /// All sandboxes and what they use, live
+    Top(command::top::Top),
     /// What runs inside a sandbox; the gateway starts it
     #[command(hide = true)]
     Envd,
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Pool(pool) => command::pool::run(pool),
         Command::Batch(batch) => command::batch::run(batch),
         Command::Tls(tls) => command::tls::run(tls),
+        Command::Top(top) => command::top::run(top),
         Command::Envd => Ok(envd::run()),
     };
     done.unwrap_or_else(|error| {

@@ -207,5 +207,5 @@ def test_their_key_is_one_of_ours(new_gateway):
     with gateway.http(**{"X-API-Key": None}) as http:
         assert http.get("/health").text == '{"status":"healthy"}'
         checks = ok(http.get("/health?verbose=1"))["checks"]
-        assert checks.keys() == {"template", "disk", "memory", "kernel"}
+        assert checks.keys() == {"template", "disk", "memory", "kernel", "events"}
         assert set(checks.values()) <= {"ok", "low"}, checks

@@ -11,9 +11,10 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::{export::Exporters, store::History},
+    events::{Scrub, export::Exporters, otlp, store::History, webhooks::Webhooks},
     front_door::FrontDoor,
     limits::Limit,
+    logging::Log,
     metrics::Metrics,
     sandbox::Sandboxes,
     serve::{Entrance, Limits},
@@ -46,17 +47,23 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags.clone())?;
     config.check_for_serving()?;
     let down = walls::check().map_err(anyhow::Error::msg)?;
-    let set_level = super::adjustable_log(&config);
+    let log = Log::begin(&config.log)?;
+    let done = begin(flags, config, &log, &down);
+    log.settle();
+    done
+}
+
+fn begin(flags: Flags, config: Config, log: &Log, down: &[&str]) -> anyhow::Result<ExitCode> {
     if !down.is_empty() {
         tracing::warn!(?down, "no code of others may run here: walls are down");
     }
-    let log = Log { flags, level: config.log_level, set_level };
+    let log = Settings { flags, level: config.log.level, log: log.clone() };
     let data_dir = DataDir::claim(&config.data_dir)?;
     let path = data_dir.path().to_owned();
     super::run_in(data_dir, serve(config, log, &path))
 }
 
-async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
     // From here on, and with nothing to take up anew too: left alone it would end the process.
     let asked_anew = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
@@ -102,6 +109,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
+    sandboxes.events().scrub_by(Scrub::new(&config.events.scrub)?);
     let kept = config.events.kept(data_dir);
     let history = History::open(&kept, sandboxes.events(), stop.clone())
         .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
@@ -111,6 +119,12 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         sandboxes.events(),
         sandboxes.metrics(),
     )?;
+    let pushes = otlp::push_metrics(&config.events.exporters, &sandboxes, &stop);
+    let webhooks = Webhooks::open(data_dir, config.events.webhooks.clone()).context("webhooks")?;
+    webhooks.deliver(&sandboxes);
+    if !config.events.enabled {
+        sandboxes.events().close();
+    }
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -126,10 +140,12 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         keys: config.keys,
         audit: audit.clone(),
         history: history.clone(),
+        webhooks,
         agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
+        log: log.log.clone(),
     });
 
     tokio::spawn(agents::keep_watch(config.agents, sandboxes.clone()));
@@ -188,7 +204,12 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
+    tokio::join!(
+        audit.settle(AUDIT),
+        history.settle(AUDIT),
+        exporters.stop(EXPORT),
+        pushes.join_all()
+    );
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }
@@ -253,7 +274,7 @@ fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -
 }
 
 /// Takes a new certificate up when its files change, and that and the log level when asked.
-async fn follow(certificates: Option<Arc<Certificates>>, mut log: Log, mut asked: Signal) {
+async fn follow(certificates: Option<Arc<Certificates>>, mut log: Settings, mut asked: Signal) {
     if let Some(certificates) = certificates {
         let asked = stream::poll_fn(|cx| asked.poll_recv(cx)).inspect(|()| log.take_up());
         certificates.follow(LOOK, asked).await;
@@ -265,36 +286,30 @@ async fn follow(certificates: Option<Arc<Certificates>>, mut log: Log, mut asked
     }
 }
 
-/// How much is said, and where that is set.
-struct Log {
+/// What the log is told on SIGHUP.
+struct Settings {
     flags: Flags,
+    /// As they had it last. A call may have set another since, which stays until they have a new one:
+    /// whoever only puts log files aside changes nothing else.
     level: Level,
-    set_level: super::SetLevel,
+    log: Log,
 }
 
-impl Log {
+impl Settings {
     /// Reads the settings anew, of which all but this one wait for the next start.
     fn take_up(&mut self) {
+        self.log.reopen();
         let level = match config::load(self.flags.clone()) {
-            Ok(config) => config.log_level,
+            Ok(config) => config.log.level,
             Err(error) => {
                 tracing::error!(%error, "SIGHUP: the settings cannot be read; the log level stays");
                 return;
             }
         };
-        if level == self.level {
-            return;
-        }
-        let before = std::mem::replace(&mut self.level, level);
-        let say = || tracing::info!("SIGHUP: the log level was {before} and is {level}");
-        // Said while it can be heard.
-        if level < before {
-            say();
-        }
-        match (self.set_level)(level) {
-            Err(error) => tracing::error!("SIGHUP: the log level cannot be set: {error}"),
-            Ok(()) if level > before => say(),
-            Ok(()) => {}
+        if level != std::mem::replace(&mut self.level, level)
+            && let Err(error) = self.log.set_level(level)
+        {
+            tracing::error!(%error, "SIGHUP");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `[events]`, which only a file can have: where events are kept, and where else they go.
+//! `[events]`, which only a file can have: where events are kept, where else they go, and
+//! what is taken out of them.
 
 use std::{
     collections::BTreeSet,
@@ -8,10 +9,12 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Error, Given};
+use super::{Error, Given, otlp, scrub};
 use crate::events::{
+    ScrubRules, Types,
     export::{Kind, Settings, axiom, postgres, program},
     store,
+    webhooks::{Range, Reach},
 };
 
 pub(super) const NAME: &str = "events";
@@ -20,6 +23,8 @@ const SPOOL: u64 = 64;
 const MOST_SPOOL: u64 = 1 << 20;
 const MOST_AT_ONCE: usize = 10_000;
 const LONGEST_WAIT: u64 = 3_600_000;
+/// Of the exporter that OpenTelemetry's own variables ask for.
+const OTEL: &str = "otel";
 /// Of a name (bytes).
 const LONGEST_NAME: usize = 63;
 
@@ -37,6 +42,11 @@ pub struct Events {
     size: u64,
     files: usize,
     pub exporters: Vec<Settings>,
+    pub scrub: ScrubRules,
+    /// Where webhooks may lead.
+    pub webhooks: Reach,
+    /// Nothing that happens is told to anybody where it is false.
+    pub enabled: bool,
 }
 
 impl Events {
@@ -53,8 +63,14 @@ struct Said {
     dir: Option<PathBuf>,
     size_mb: Option<u64>,
     files: Option<usize>,
+    enabled: Option<bool>,
+    /// Ranges of addresses that are not public, and that webhooks may lead to nevertheless.
+    #[serde(default)]
+    webhooks_allow: Vec<String>,
     #[serde(default)]
     exporters: Vec<SaidExporter>,
+    #[serde(default)]
+    scrub: scrub::Said,
 }
 
 #[derive(Deserialize)]
@@ -69,13 +85,28 @@ struct SaidExporter {
     postgres: Option<postgres::Said>,
     axiom: Option<axiom::Said>,
     program: Option<program::Said>,
+    otlp: Option<otlp::Said>,
 }
 
 impl Given {
-    /// The table `events`.
-    pub(super) fn events(&mut self) -> Result<Events, Error> {
+    /// The table `events`, and what OpenTelemetry's variables ask for.
+    pub(super) fn events(
+        &mut self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Events, Error> {
         let (text, place) = self.0.remove(NAME).unwrap_or_default();
-        parse(&text).map_err(|why| Error(format!("{place}: {why}")))
+        let mut events = parse(&text).map_err(|why| Error(format!("{place}: {why}")))?;
+        if let Some(otlp) = otlp::of_environment(variable) {
+            if events.exporters.iter().any(|exporter| exporter.name == OTEL) {
+                let why = "has the name of what OTEL_EXPORTER_OTLP_ENDPOINT asks for: take another";
+                return Err(Error(format!("{place}: exporter {OTEL:?} {why}")));
+            }
+            let kind = Kind::Otlp(Box::new(otlp));
+            let (batch, interval) = kind.batching();
+            let (name, types, spool) = (OTEL.to_owned(), Types::all(), SPOOL << 20);
+            events.exporters.push(Settings { name, types, batch, interval, spool, kind });
+        }
+        Ok(events)
     }
 }
 
@@ -94,7 +125,24 @@ fn parse(text: &str) -> Result<Events, String> {
     if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
     }
-    Ok(Events { dir: said.dir, size: size * MB, files, exporters: exporters(said.exporters)? })
+    let (exporters, scrub) = (exporters(said.exporters)?, said.scrub.rules()?);
+    Ok(Events {
+        dir: said.dir,
+        size: size * MB,
+        files,
+        exporters,
+        scrub,
+        webhooks: reach(&said.webhooks_allow)?,
+        enabled: said.enabled.unwrap_or(true),
+    })
+}
+
+fn reach(allowed: &[String]) -> Result<Reach, String> {
+    let range = |text: &String| {
+        let wrong = |()| format!("webhooks_allow: {text:?} is not a range such as \"10.0.0.0/8\"");
+        text.parse::<Range>().map_err(wrong)
+    };
+    Ok(Reach { allowed: allowed.iter().map(range).collect::<Result<_, _>>()? })
 }
 
 fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
@@ -160,12 +208,17 @@ fn kind(said: &mut SaidExporter) -> Result<Kind, String> {
             let table = said.program.take().ok_or_else(missing)?;
             Kind::Program(table.settings().map_err(of)?)
         }
-        _ => return Err(format!("kind is postgres, axiom or program, and not {name:?}")),
+        "otlp" => {
+            let table = said.otlp.take().ok_or_else(missing)?;
+            Kind::Otlp(Box::new(table.settings().map_err(of)?))
+        }
+        _ => return Err(format!("kind is postgres, axiom, program or otlp, and not {name:?}")),
     };
     let others = [
         ("postgres", said.postgres.is_some()),
         ("axiom", said.axiom.is_some()),
         ("program", said.program.is_some()),
+        ("otlp", said.otlp.is_some()),
     ];
     match others.into_iter().find(|(_, given)| *given) {
         Some((other, _)) => Err(format!("it is of kind {name}, and has a table {other}")),
@@ -206,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_out_of_events_stands_beside_where_they_go() {
+        let scrub = |toml: &str| parse(toml).map(|events| events.scrub);
+        assert_eq!(scrub("").unwrap(), ScrubRules::default());
+        assert_eq!(scrub("[scrub]\noutput_bytes = 7\n").unwrap().output, 7);
+        let wrong = scrub("[scrub]\nwithout = [\"x\"]\n").unwrap_err();
+        assert!(wrong.starts_with("scrub: there is no pattern \"x\""), "{wrong}");
+    }
+
+    #[test]
     fn events_are_kept_below_the_data_directory_where_nothing_else_is_said() {
         let kept = |toml: &str| {
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -229,6 +291,7 @@ mod tests {
         for (toml, why) in [
             ("events = 1".to_owned(), "events in "),
             ("[events]\nexporter = []".to_owned(), "unknown field `exporter`"),
+            ("[events]\nwebhooks_allow = [\"10/8\"]".to_owned(), "webhooks_allow: \"10/8\""),
             (format!("{PROGRAM}batchsize = 1\n{TABLE}"), "unknown field `batchsize`"),
             (PROGRAM.to_owned(), "exporter \"mail\": kind program takes a table"),
             (format!("{PROGRAM}{TABLE}{PROGRAM}{TABLE}"), "another one of that name"),
@@ -242,7 +305,10 @@ mod tests {
                 format!("{PROGRAM}{TABLE}[events.exporters.axiom]\ndataset = \"d\"\n"),
                 "it is of kind program, and has a table axiom",
             ),
-            (PROGRAM.replace("\"program\"", "\"pager\""), "kind is postgres, axiom or program"),
+            (
+                PROGRAM.replace("\"program\"", "\"pager\""),
+                "kind is postgres, axiom, program or otlp",
+            ),
             (PROGRAM.replace("\"mail\"", "\"../x\"") + TABLE, "a name is 1 to 63"),
         ] {
             let error = parsed(&toml).expect_err(&toml);

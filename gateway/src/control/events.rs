@@ -90,7 +90,10 @@ impl SandboxEvent {
         Some(Self {
             version: "v2",
             id: id.to_owned(),
-            kind: known.map_or(kind, e2b::name).to_owned(),
+            kind: match known {
+                Some(known) => e2b::name(known).to_owned(),
+                None => kind.to_owned(),
+            },
             timestamp: timestamp.to_owned(),
             event_data: data,
             sandbox_id: sandbox.to_owned(),

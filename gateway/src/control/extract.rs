@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The body, a JSON object, whatever its content type and however it was framed.
 ///
 /// As `Option`, for bodies that may be absent, or null.
-pub(super) struct ApiJson<T>(pub(super) T);
+pub(crate) struct ApiJson<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;

@@ -38,6 +38,8 @@ use utoipa_axum::router::OpenApiRouter;
 #[cfg(feature = "fuzzing")]
 pub(crate) use {create::wanted, list::asked, logs::asked as asked_of_log, network::policy};
 
+pub(crate) use extract::ApiJson;
+
 use crate::{Gateway, auth, error::guarded, ops::document};
 
 /// The largest request body (bytes).

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    events::{EventId, Events, New, What},
+    events::{EventId, Events, What},
     sandbox::{Sandbox, SandboxId},
 };
 
@@ -61,7 +61,7 @@ impl Exposed {
             before.ports.into_iter().for_each(|port| self.closed(sandbox, port));
         }
         if run.ports.len() < MOST && !run.ports.contains_key(&port) {
-            let id = self.events.emit(new(sandbox, What::PortExposed { port, url }));
+            let id = self.events.emit(sandbox.event(What::PortExposed { port, url }));
             run.ports.insert(port, id);
         }
     }
@@ -92,13 +92,8 @@ impl Exposed {
     }
 
     fn closed(&self, sandbox: &Sandbox, (port, exposed): (u16, EventId)) {
-        self.events.emit(new(sandbox, What::PortClosed { port }).parent(exposed));
+        self.events.emit(sandbox.event(What::PortClosed { port }).parent(exposed));
     }
-}
-
-fn new(sandbox: &Sandbox, what: What) -> New {
-    let facts = sandbox.facts();
-    New::of(facts.id, facts.tenant.clone(), facts.template.id.as_str(), what)
 }
 
 /// Where clients reach it, as the request says that came by `host`.

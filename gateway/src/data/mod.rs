@@ -105,6 +105,7 @@ impl DataPlane {
         errand: Errand<'_>,
     ) -> Result<Response<Body>, DataPlaneError> {
         let busy = matches!(errand, Errand::Use(_)).then(|| sandbox.busy());
+        sandbox.is_asked();
         let route = Route::of(port, request.uri().path());
         let passage = self.metrics.passage(route);
         let multiplexed = request.version() == Version::HTTP_2;

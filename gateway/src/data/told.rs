@@ -4,16 +4,13 @@
 //! lies between the sandbox's beginning and now, nothing took longer than the sandbox has lived,
 //! and of commands that never end only so many are remembered.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 use chrono::{DateTime, Utc};
 use envd::wire::{self, Detail, MAX_CONTEXTS, MAX_TEXT, Of, Report, What as Said};
 
 use crate::{
-    events::{EventId, Events, Kind, New, TraceId, What},
+    events::{EventId, Events, Kind, TraceId, What},
     sandbox::Sandbox,
 };
 
@@ -29,7 +26,6 @@ const KILLED: &str = "SIGKILL";
 pub(super) struct Told<'a> {
     events: Events,
     sandbox: &'a Sandbox,
-    template: Arc<str>,
     commands: HashMap<u32, Command>,
     /// Their pids and the events of their beginnings, the oldest first; some may have ended.
     order: VecDeque<(u32, EventId)>,
@@ -56,7 +52,6 @@ impl<'a> Told<'a> {
         Self {
             events: events.clone(),
             sandbox,
-            template: sandbox.facts().template.id.as_str().into(),
             commands: HashMap::new(),
             order: VecDeque::new(),
             words: 0,
@@ -227,10 +222,12 @@ impl<'a> Told<'a> {
 
     /// `rank` tells the events of one report apart.
     fn tell_after(&self, made: &Made, rank: u8, parent: Option<EventId>, what: What) -> EventId {
-        let facts = self.sandbox.facts();
-        let id = EventId::reported(facts.id, made.at, made.seq, rank);
-        let new = New::of(facts.id, facts.tenant.clone(), self.template.clone(), what);
-        self.events.emit(new.parent(parent).trace(made.trace).at(made.at).id(id))
+        let id = EventId::reported(self.sandbox.id(), made.at, made.seq, rank);
+        let new = self.sandbox.event(what).trace(made.trace).at(made.at).id(id);
+        self.events.emit(match parent {
+            Some(parent) => new.parent(parent),
+            None => new,
+        })
     }
 }
 
@@ -241,13 +238,9 @@ impl Drop for Told<'_> {
         if !self.sandbox.gone().is_cancelled() {
             return;
         }
-        let facts = self.sandbox.facts();
         for _ in 0..self.kernels {
-            let what = What::KernelExited { died: false };
-            let kind = Kind::KernelExited;
-            self.events.tell(kind, || {
-                New::of(facts.id, facts.tenant.clone(), self.template.clone(), what)
-            });
+            let exited = || self.sandbox.event(What::KernelExited { died: false });
+            self.events.tell(Kind::KernelExited, exited);
         }
     }
 }

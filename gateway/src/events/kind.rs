@@ -26,12 +26,13 @@ pub struct Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum What {
-    /// Its processes are there and its envd answers; its record is about to be written.
+    /// Its processes are there and its envd answers, and so is its record.
     #[serde(rename = "sandbox.created")]
     SandboxCreated {
         /// The template's name.
         image: String,
         resources: Resources,
+        /// None where there is more than 16 KiB of it.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
         /// It was ready before it was asked for.

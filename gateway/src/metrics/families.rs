@@ -10,6 +10,7 @@ use super::{
 use crate::{
     backend::{self, OwnProcess},
     events::Events,
+    logging::Log,
     sandbox::{PoolCount, Reason, Sandboxes},
 };
 
@@ -29,6 +30,7 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     metrics.denials.tell(&mut text);
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
+    log(&mut text, metrics);
     scrubbed(&mut text, sandboxes);
     webhooks(&mut text, metrics);
     certificate(&mut text, metrics);
@@ -124,6 +126,14 @@ fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes, view:
     text.histogram(name, "How long pauses took.", &metrics.pauses);
     let name = "coppice_sandbox_resume_duration_seconds";
     text.histogram(name, "How long resumes took.", &metrics.resumes);
+}
+
+fn log(text: &mut Text, metrics: &Metrics) {
+    let name = "coppice_log_lost_total";
+    text.counters(name, "Lines that the log lacks, by where they were to go.");
+    for (to, lost) in metrics.log.get().into_iter().flat_map(Log::lost) {
+        text.sample(name, &[("to", to)], lost);
+    }
 }
 
 fn certificate(text: &mut Text, metrics: &Metrics) {

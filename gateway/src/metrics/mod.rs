@@ -45,6 +45,7 @@ pub(crate) use traffic::{Direction, Meter, Open, Route};
 pub(crate) use work::{Account, Execute};
 
 use crate::{
+    logging::Log,
     sandbox::{Error, Reason},
     template::FindError,
 };
@@ -72,6 +73,8 @@ pub struct Metrics {
     webhook_losses: Counter,
     /// See [`Metrics::certificate`].
     certificate: OnceLock<Arc<AtomicI64>>,
+    /// See [`Metrics::logged_by`].
+    log: OnceLock<Log>,
     /// Done, failed.
     renewals: Counters<2>,
     exporters: Exporters,
@@ -133,6 +136,7 @@ impl Default for Metrics {
             webhook_attempts: Counters::default(),
             webhook_losses: Counter::default(),
             certificate: OnceLock::new(),
+            log: OnceLock::new(),
             renewals: Counters::default(),
             exporters: Exporters::default(),
             view: Mutex::default(),
@@ -176,6 +180,12 @@ impl Metrics {
     pub fn certificate(&self, until: Arc<AtomicI64>) {
         // There is one listener that takes one.
         let _ = self.certificate.set(until);
+    }
+
+    /// Where the lines that the log lacks are counted.
+    pub(crate) fn logged_by(&self, log: &Log) {
+        // There is one log in a process.
+        let _ = self.log.set(log.clone());
     }
 
     /// A new certificate was got from the authority, or was not.

@@ -31,7 +31,7 @@ struct Health {
     /// `healthy`.
     status: &'static str,
     /// `template`: there is one to make sandboxes from. `disk`: of the data directory. `memory`: of
-    /// the host. `kernel`: sandboxes can be looked at. Left out unless asked for.
+    /// the host. `kernel`: sandboxes can be looked at. `events`: they are written down. Left out unless asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = BTreeMap<String, Check>, required = false)]
     checks: Option<BTreeMap<&'static str, Check>>,
@@ -85,7 +85,9 @@ async fn health(
     }
     let vitals = gateway.sandboxes().vitals().await.map(|(name, vital)| (name, vital.into()));
     let mut checks = BTreeMap::from(vitals);
-    checks.insert("template", if template.is_ok() { Check::Ok } else { Check::Failed });
+    let or_failed = |ok| if ok { Check::Ok } else { Check::Failed };
+    checks.insert("template", or_failed(template.is_ok()));
+    checks.insert("events", or_failed(gateway.history().writes()));
     Ok(told(checks))
 }
 

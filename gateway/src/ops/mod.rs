@@ -3,6 +3,8 @@
 
 pub(crate) mod document;
 mod health;
+mod log_level;
+mod overview;
 
 use std::{io::Write, time::Instant};
 
@@ -19,6 +21,7 @@ use crate::{
     Gateway, auth,
     control::document_keys,
     error,
+    logging::request::answered,
     metrics::{self as figures, Format},
 };
 
@@ -28,7 +31,20 @@ pub(crate) fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
     let guarded = guarded
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin_if_any))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers));
-    OpenApiRouter::new().merge(health::routes()).routes(routes!(document::show)).merge(guarded)
+    OpenApiRouter::new()
+        .merge(health::routes())
+        .routes(routes!(document::show))
+        .merge(guarded)
+        .merge(admin(gateway))
+}
+
+/// What takes a key of scope admin, also where there are none but that of whoever comes.
+fn admin(gateway: &Gateway) -> OpenApiRouter<Gateway> {
+    let mut guarded = log_level::routes().merge(overview::routes());
+    document_keys(guarded.get_openapi_mut());
+    guarded
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
 }
 
 /// `/metrics`, for whoever asks.
@@ -68,6 +84,7 @@ pub(crate) async fn observe(
     let (status, took) = (answer.status().as_u16(), began.elapsed());
     let metrics = gateway.sandboxes().metrics();
     metrics.request_answered(route, method.as_str(), status, took);
+    answered(route, &method, status, took);
     if let Some(reason) = error::denial(&answer) {
         metrics.denied(reason);
     }

@@ -26,7 +26,7 @@ use super::{
     steps::{CREATE, STEP, STOPPING, step},
     trash,
 };
-use crate::{backend::Cause, events::trace};
+use crate::backend::Cause;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ impl Sandboxes {
         self.tell_ended(sandbox.facts(), &sandbox.life);
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
-        self.0.tasks.spawn(trace::carried(async move {
+        self.0.tasks.spawn(async move {
             if sandbox.is_being_saved() {
                 let saved = sandbox.clone();
                 let saved = task::spawn_blocking(move || saved.await_last_save());
@@ -92,7 +92,7 @@ impl Sandboxes {
             }
             sandboxes.remove_telling(id, sandbox.dir(), Some(&sandbox.life), tried).await;
             sandbox.between.settle(None, None);
-        }));
+        });
         first_try
     }
 

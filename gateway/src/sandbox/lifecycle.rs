@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
     BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
@@ -29,6 +28,7 @@ use crate::{
     backend::{Backend, NetworkMode},
     events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
+    logging::Tasks,
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -115,7 +115,7 @@ pub(super) struct Shared {
     /// Turns to be made: more at once only get into each other's way in the kernel.
     pub(super) making: Semaphore,
     /// Transitions and record writes under way.
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) stopping: AtomicBool,
 }
 
@@ -151,7 +151,7 @@ impl Sandboxes {
             snapshots: Arc::new(Snapshots::new(data_dir.join("snapshots"))),
             copies: CopyTurns::default(),
             making: turns(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stopping: AtomicBool::new(false),
         }))
     }

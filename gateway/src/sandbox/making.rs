@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     backend::{self, Cell, CellSpec},
-    events::trace,
     metrics::Denied,
     template::{FindError, Template},
 };
@@ -106,7 +105,7 @@ impl Sandboxes {
         self.is_not_too_often(&wanted.owner, 1)?;
         let sandboxes = self.clone();
         let began = Instant::now();
-        let task = self.0.tasks.spawn(trace::carried(async move {
+        let task = self.0.tasks.spawn(async move {
             let (tenant, template) = (wanted.owner.tenant.clone(), wanted.template.clone());
             let made = sandboxes.make(wanted, Asked { began, forked_from: None }).await;
             if let Err(error) = &made {
@@ -117,7 +116,7 @@ impl Sandboxes {
                 ticket.settle(sandbox.id());
             }
             Ok(sandbox)
-        }));
+        });
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 
@@ -222,7 +221,8 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
-        let tell = || self.tell_begun(&sandbox, asked);
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
         if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));

@@ -20,7 +20,6 @@ use super::{
     renewal::after,
     steps::{STEP, step},
 };
-use crate::events::trace;
 
 /// For whoever connects, while others pause.
 const TRIES: usize = 3;
@@ -344,11 +343,7 @@ impl Sandboxes {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        self.0
-            .tasks
-            .spawn(trace::carried(work))
-            .await
-            .map_err(|e| Error::BrokenOff(e.to_string()))?
+        self.0.tasks.spawn(work).await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 }
 

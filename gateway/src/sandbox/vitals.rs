@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::Sandboxes;
 use crate::backend;
@@ -13,6 +13,9 @@ const LEAST_DISK: u64 = 64 << 20;
 const LATE: Duration = Duration::from_secs(5);
 /// For a look at what should answer at once.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// At a disk at once: one that does not answer is to keep no more threads than that.
+static LOOKS: Semaphore = Semaphore::const_new(4);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vital {
@@ -29,19 +32,26 @@ impl Sandboxes {
     /// Bounded in time, and cheap as long as all is well.
     pub(crate) async fn vitals(&self) -> Vitals {
         let kernel = timeout(PATIENCE, self.sample_if_older(LATE)).await.unwrap_or(false);
-        let home = self.0.home.clone();
-        let free = spawn_blocking(move || {
-            // Some file systems have as many files as fit.
-            let files = backend::files_free(&home).ok()?.map_or(u64::MAX, |(free, _)| free);
-            Some((backend::disk_free(&home).ok()?, files))
-        });
-        let free = timeout(PATIENCE, free).await.ok().and_then(Result::ok).flatten();
+        let free = timeout(PATIENCE, self.free()).await.ok().flatten();
         let memory = backend::available_memory();
         [
             ("disk", disk(free, self.0.rules.disk_headroom)),
             ("memory", memory_left(memory, self.0.rules.memory_headroom)),
             ("kernel", if kernel { Vital::Ok } else { Vital::Failed }),
         ]
+    }
+
+    /// Bytes and files. May take for ever.
+    async fn free(&self) -> Option<(u64, u64)> {
+        let turn = LOOKS.acquire().await;
+        let home = self.0.home.clone();
+        let free = spawn_blocking(move || {
+            let _turn = turn;
+            // Some file systems have as many files as fit.
+            let files = backend::files_free(&home).ok()?.map_or(u64::MAX, |(free, _)| free);
+            Some((backend::disk_free(&home).ok()?, files))
+        });
+        free.await.ok().flatten()
     }
 }
 

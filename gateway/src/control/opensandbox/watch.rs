@@ -6,7 +6,6 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -115,7 +114,7 @@ async fn watch(
         gateway,
         sandbox,
         left,
-        phase: Phase::Running,
+        runs: true,
         told: None,
         since: Instant::now(),
         begun: false,
@@ -140,8 +139,8 @@ struct Watch {
     swept: watch::Receiver<Option<Instant>>,
     /// Figures that are still to be told; `None` is without end.
     left: Option<u64>,
-    /// As it was told last; without telling, that it runs.
-    phase: Phase,
+    /// As it was told last; without telling, it does.
+    runs: bool,
     /// When figures were told last.
     told: Option<Instant>,
     /// Since when there is no new look, or that was said last.
@@ -184,11 +183,8 @@ impl Watch {
                 self.over = true;
                 Some(self.end())
             }
-            looked = self.swept.changed() => {
-                if looked.is_err() {
-                    // The gateway goes, and the stream with it.
-                    pending::<()>().await;
-                }
+            // Fails when the gateway goes, which keeps what is waited for here.
+            _ = self.swept.changed() => {
                 if self.told.is_some_and(|told| told.elapsed() < LEAST_APART) {
                     return None;
                 }
@@ -196,7 +192,7 @@ impl Watch {
                 Some(self.tell().unwrap_or_else(|| ": heartbeat\n\n".to_owned()))
             }
             () = sleep(QUIET) => {
-                if self.since.elapsed() < STALE {
+                if self.since.elapsed() < STALE || !self.runs {
                     return Some(": heartbeat\n\n".to_owned());
                 }
                 self.since = Instant::now();
@@ -209,9 +205,12 @@ impl Watch {
     /// What there is to tell, of where it stands or of what it uses.
     fn tell(&mut self) -> Option<String> {
         let phase = self.sandbox.phase();
-        if phase != self.phase && !phase.is_over() {
-            self.phase = phase;
-            let state = json!({"state": phase.name()});
+        let runs = phase == Phase::Running;
+        if runs != self.runs && !phase.is_over() {
+            self.runs = runs;
+            // One that is about to be either does not run, as one that is paused.
+            let state = if runs { Phase::Running } else { Phase::Paused };
+            let state = json!({"state": state.name()});
             let mut text = format!("event: state\ndata: {state}\n\n");
             text.extend(self.figures());
             return Some(text);
@@ -220,7 +219,7 @@ impl Watch {
     }
 
     fn figures(&mut self) -> Option<String> {
-        if self.phase != Phase::Running {
+        if !self.runs {
             return None;
         }
         let latest = self.gateway.sandboxes().samples().latest(self.sandbox.id())?;

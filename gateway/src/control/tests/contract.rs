@@ -409,6 +409,10 @@ async fn everything_else(bed: &Bed, document: &Value) {
                 }
                 path.replace("{id}", "base").replace("{alias}", "base")
             }
+            "/admin/log-level" => {
+                bed.call(method.clone(), path, json!({"level": "debug"}).to_string()).await;
+                path.to_owned()
+            }
             "/sandboxes/metrics" => {
                 bed.call(method.clone(), path, Body::empty()).await;
                 format!("{path}?sandbox_ids={id}")

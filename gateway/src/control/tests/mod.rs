@@ -43,6 +43,7 @@ use crate::{
         store::{History, Settings},
         webhooks::{Reach, Webhooks},
     },
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -96,6 +97,7 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }

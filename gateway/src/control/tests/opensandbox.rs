@@ -228,7 +228,7 @@ async fn health_says_what_it_hangs_on_to_whoever_asks() {
     assert_eq!(verbose.status, StatusCode::OK);
     let checks = verbose.body["checks"].as_object().unwrap();
     let names: Vec<&String> = checks.keys().collect();
-    assert_eq!(names, ["disk", "kernel", "memory", "template"]);
+    assert_eq!(names, ["disk", "events", "kernel", "memory", "template"]);
     let known = [json!("ok"), json!("low")];
     assert!(checks.values().all(|check| known.contains(check)), "{checks:?}");
 }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -86,7 +88,7 @@ fn the_end_of_a_command_follows_its_beginning_and_none_takes_longer_than_its_san
         let lived = (Utc::now() - sandbox.facts().started_at).num_milliseconds();
         assert!(i64::try_from(*duration_ms).unwrap() <= lived);
         let What::ExecCompleted { command: None, stdout: None, .. } = &third.what else { panic!() };
-        assert_eq!(third.parent, None);
+        assert_eq!(third.parent, Some(sandbox.run_event()));
     });
 }
 

@@ -16,7 +16,9 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use super::{Batch, BatchId, MOST, NewBatch, REMEMBERED, State, keeping, keeping::Asked};
-use crate::sandbox::{Error, Reason, Sandbox, Sandboxes, Tenant, steps::CREATE};
+use crate::sandbox::{
+    Error, Reason, Sandbox, Sandboxes, Tenant, making::Asked as HowAsked, steps::CREATE,
+};
 
 /// Under way of one batch.
 const AT_ONCE: usize = 16;
@@ -160,7 +162,7 @@ impl Sandboxes {
         batch.state.lock().making += 1;
         let (sandboxes, batch, pass) = (self.clone(), batch.clone(), pass.clone());
         let making = self.0.tasks.spawn(async move {
-            let asked = Asked { began: Instant::now(), forked_from: None };
+            let asked = HowAsked { began: Instant::now(), forked_from: None };
             let made = sandboxes.make(batch.asked.wanted(batch.id), asked).await;
             match made {
                 Ok(sandbox) => {
