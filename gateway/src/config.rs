@@ -7,8 +7,6 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::Display,
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -36,7 +34,7 @@ mod tls;
 
 use addresses::{address, addresses};
 pub use events::Events;
-use file::text_of;
+use file::read_file;
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
@@ -468,48 +466,10 @@ impl Given {
     }
 }
 
-fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
-    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
-    let entries = table.into_iter().map(|(name, value)| {
-        if name == "config" || !NAMES.contains(&name.as_str()) {
-            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
-            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
-        }
-        let text = match &value {
-            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
-                pool::text_of(numbers)
-            }
-            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
-            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
-            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
-            value => text_of(value),
-        };
-        match text {
-            Some(text) => Ok((name, text)),
-            None => Err(wrong(&format!(
-                "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
-            ))),
-        }
-    });
-    entries.collect()
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
-}
-
-fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
-    parts
-        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     type Pairs<'a> = &'a [(&'static str, &'a str)];

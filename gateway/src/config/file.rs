@@ -1,6 +1,40 @@
-//! What stands in the file of settings, as it would be written on the command line.
+//! The file of settings: what stands in it, as it would be written on the command line.
 
-pub(super) fn text_of(value: &toml::Value) -> Option<String> {
+use std::{fmt::Display, fs, path::Path};
+
+use super::{Error, LIMITS, NAMES, cost, events, jail, pool};
+
+/// What it says, by name; `place` is where the file is named.
+pub(super) fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
+    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
+    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
+    let entries = table.into_iter().map(|(name, value)| {
+        if name == "config" || !NAMES.contains(&name.as_str()) {
+            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
+            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
+        }
+        let text = match &value {
+            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
+                pool::text_of(numbers)
+            }
+            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
+            toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
+            toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
+            value => text_of(value),
+        };
+        match text {
+            Some(text) => Ok((name, text)),
+            None => Err(wrong(&format!(
+                "{name} must be a string, a number, true or false, or a list of strings, or for \
+                 pool, limits and cost a table of numbers, and for jail one of numbers and true or false"
+            ))),
+        }
+    });
+    entries.collect()
+}
+
+fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
