@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
     events::Tariff,
@@ -22,23 +23,31 @@ use crate::{
 };
 
 mod addresses;
+mod agents;
+mod amounts;
 mod cost;
 mod domain;
 mod events;
 mod file;
 mod jail;
+mod logging;
 mod network;
+mod otlp;
 mod pool;
 mod resolvers;
+mod scrub;
 mod tls;
 
 use addresses::{address, addresses};
 pub use events::Events;
 use file::read_file;
+use logging::LogFlags;
+pub use logging::{LogFile, LogFormat, Logging, level_named};
+pub use otlp::{Otlp, Protocol, Way};
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 33] = [
+const NAMES: [&str; 32] = [
     "listen",
     "data-dir",
     "backend",
@@ -52,8 +61,6 @@ const NAMES: [&str; 33] = [
     "acme-contact",
     "acme-ca",
     "api-keys-file",
-    "log-level",
-    "log-format",
     "stop-sandboxes-on-exit",
     "max-sandboxes",
     "max-timeout",
@@ -71,21 +78,21 @@ const NAMES: [&str; 33] = [
     cost::NAME,
     cost::RESOURCE_EVENTS,
     events::NAME,
+    agents::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
+
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(logging::NAMES)
+}
+
 /// Only from the environment: a command line is seen by every user of the host.
 const KEYS_VARIABLE: &str = "COPPICE_API_KEYS";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
 
 /// All a gateway is told.
 #[derive(Clone)]
@@ -98,8 +105,7 @@ pub struct Config {
     /// Where `/metrics` is without a key, and nothing else is.
     pub metrics_listen: Option<SocketAddr>,
     pub keys: Keys,
-    pub log_level: tracing::Level,
-    pub log_format: LogFormat,
+    pub log: Logging,
     pub stop_sandboxes_on_exit: bool,
     pub max_sandboxes: usize,
     /// `None`: as long as clients like.
@@ -123,6 +129,7 @@ pub struct Config {
     /// Seconds between two events of what a sandbox uses; 0 is none.
     pub resource_events: u32,
     pub events: Events,
+    pub agents: Agents,
 }
 
 impl Config {
@@ -192,12 +199,8 @@ pub struct Flags {
     /// more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
-    /// error, warn, info, debug or trace; taken up anew on SIGHUP [env: COPPICE_LOG_LEVEL] [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json [env: COPPICE_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
+    #[command(flatten)]
+    log: LogFlags,
     /// End all sandboxes when the gateway stops [env: COPPICE_STOP_SANDBOXES_ON_EXIT] [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     stop_sandboxes_on_exit: Option<String>,
@@ -250,6 +253,9 @@ pub struct Flags {
     /// Between two events of what a sandbox uses; 0 is none [env: COPPICE_RESOURCE_EVENTS] [default: 30]
     #[arg(long, value_name = "SECONDS")]
     resource_events: Option<String>,
+    /// Agents whose sandboxes are counted together, by ids; tables in the file [env: COPPICE_AGENTS]
+    #[arg(long, value_name = "ID,ID")]
+    agents: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -271,8 +277,6 @@ impl Flags {
             self.acme_contact,
             self.acme_ca,
             self.api_keys_file,
-            self.log_level,
-            self.log_format,
             self.stop_sandboxes_on_exit,
             self.max_sandboxes,
             self.max_timeout,
@@ -290,9 +294,12 @@ impl Flags {
             self.cost,
             self.resource_events,
             None,
+            self.agents,
             self.config,
         ];
-        NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+        let named = NAMES.into_iter().zip(values);
+        let named = named.chain(logging::NAMES.into_iter().zip(self.log.values()));
+        named.filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -342,25 +349,13 @@ fn read(
         keys,
         data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
         domain: given.take("domain", "", domain::parse)?,
-        log_level: given.take("log-level", "info", |text| match text {
-            "error" => Ok(tracing::Level::ERROR),
-            "warn" => Ok(tracing::Level::WARN),
-            "info" => Ok(tracing::Level::INFO),
-            "debug" => Ok(tracing::Level::DEBUG),
-            "trace" => Ok(tracing::Level::TRACE),
-            _ => Err("error, warn, info, debug or trace".to_owned()),
-        })?,
-        log_format: given.take("log-format", "text", |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("text or json".to_owned()),
-        })?,
+        log: given.logging()?,
         stop_sandboxes_on_exit: given.take("stop-sandboxes-on-exit", "false", |text| {
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
-        max_timeout: given.take("max-timeout", "none", hours)?,
-        disk_headroom: given.take("disk-headroom", "auto", headroom)?,
+        max_timeout: given.take("max-timeout", "none", amounts::hours)?,
+        disk_headroom: given.take("disk-headroom", "auto", amounts::headroom)?,
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
         sandbox_disk: match given.number("sandbox-disk", "0", 0, 1 << 32)? as u64 {
             0 => None,
@@ -378,6 +373,7 @@ fn read(
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
         events: given.events()?,
+        agents: given.agents()?,
     })
 }
 
@@ -386,23 +382,6 @@ fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
     let named = text.split(',').map(|name| Recipe::named(name.trim()));
     let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
     recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
-}
-
-fn headroom(text: &str) -> Result<Option<u64>, String> {
-    if text == "auto" {
-        return Ok(None);
-    }
-    let mib = text.parse::<u64>().ok().filter(|mib| *mib <= 1 << 32);
-    mib.map(|mib| Some(mib << 20)).ok_or_else(|| "auto, or a whole number of MiB".to_owned())
-}
-
-fn hours(text: &str) -> Result<Option<Duration>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let hours = text.parse().ok().filter(|hours| (1..=8760).contains(hours));
-    let hours: u64 = hours.ok_or("none, or a whole number of hours from 1 to 8760")?;
-    Ok(Some(Duration::from_secs(hours * 3600)))
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -414,7 +393,7 @@ impl Given {
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let mut given = BTreeMap::new();
-        for name in NAMES {
+        for name in names() {
             let of_env = format!("COPPICE_{}", name.replace('-', "_").to_uppercase());
             if let Some(value) = variable(&of_env).filter(|value| !value.is_empty()) {
                 given.insert(name.to_owned(), (value, of_env));

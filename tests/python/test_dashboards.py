@@ -172,7 +172,7 @@ def work(gateway_at_work):
 class Workload:
     """Something of all that the dashboards show, each time it is done."""
 
-    COMMANDS = ("true", "exit 3", "timeout 0.01 sleep 5", "kill -9 $$")
+    COMMANDS = ("echo password=x", "exit 3", "timeout 0.01 sleep 5", "kill -9 $$")
 
     def __init__(self, gateway, interpreter, box, tunnel):
         self.gateway, self.opts = gateway, gateway.opts

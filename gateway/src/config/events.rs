@@ -1,4 +1,5 @@
-//! `[events]`, which only a file can have: where events are kept, and where else they go.
+//! `[events]`, which only a file can have: where events are kept, where else they go, and
+//! what is taken out of them.
 
 use std::{
     collections::BTreeSet,
@@ -8,8 +9,9 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Error, Given};
+use super::{Error, Given, scrub};
 use crate::events::{
+    ScrubRules,
     export::{Kind, Settings, axiom, postgres, program},
     store,
 };
@@ -37,6 +39,7 @@ pub struct Events {
     size: u64,
     files: usize,
     pub exporters: Vec<Settings>,
+    pub scrub: ScrubRules,
 }
 
 impl Events {
@@ -55,6 +58,8 @@ struct Said {
     files: Option<usize>,
     #[serde(default)]
     exporters: Vec<SaidExporter>,
+    #[serde(default)]
+    scrub: scrub::Said,
 }
 
 #[derive(Deserialize)]
@@ -94,7 +99,8 @@ fn parse(text: &str) -> Result<Events, String> {
     if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
     }
-    Ok(Events { dir: said.dir, size: size * MB, files, exporters: exporters(said.exporters)? })
+    let (exporters, scrub) = (exporters(said.exporters)?, said.scrub.rules()?);
+    Ok(Events { dir: said.dir, size: size * MB, files, exporters, scrub })
 }
 
 fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
@@ -203,6 +209,15 @@ mod tests {
         let of = |n: usize| (&*all[n].name, all[n].batch, all[n].interval.as_millis());
         assert_eq!((of(0), of(1), of(2)), (("db", 100, 5000), ("ax", 7, 0), ("mail", 16, 0)));
         assert_eq!((all[0].spool, all[1].spool), (64 << 20, 2 << 20));
+    }
+
+    #[test]
+    fn what_is_taken_out_of_events_stands_beside_where_they_go() {
+        let scrub = |toml: &str| parse(toml).map(|events| events.scrub);
+        assert_eq!(scrub("").unwrap(), ScrubRules::default());
+        assert_eq!(scrub("[scrub]\noutput_bytes = 7\n").unwrap().output, 7);
+        let wrong = scrub("[scrub]\nwithout = [\"x\"]\n").unwrap_err();
+        assert!(wrong.starts_with("scrub: there is no pattern \"x\""), "{wrong}");
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! The file of settings: what stands in it, as it would be written on the command line.
+//! What stands in the file of settings, as it would be written on the command line.
 
 use std::{fmt::Display, fs, path::Path};
 
-use super::{Error, LIMITS, NAMES, cost, events, jail, pool};
+use super::{Error, LIMITS, agents, cost, events, jail, names, pool};
 
-/// What it says, by name; `place` is where the file is named.
+/// Each setting, by its name.
 pub(super) fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
     let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
     let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
     let entries = table.into_iter().map(|(name, value)| {
-        if name == "config" || !NAMES.contains(&name.as_str()) {
-            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
+        if name == "config" || !names().any(|known| known == name) {
+            let known = names().filter(|known| *known != "config").collect::<Vec<_>>();
             return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
         }
         let text = match &value {
@@ -21,6 +21,9 @@ pub(super) fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)
             toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
             toml::Value::Table(rates) if name == cost::NAME => cost::text_of(rates),
             toml::Value::Table(all) if name == events::NAME => Some(all.to_string()),
+            toml::Value::Array(tables) if name == agents::NAME => {
+                agents::text_of(tables).or_else(|| text_of(&value))
+            }
             value => text_of(value),
         };
         match text {

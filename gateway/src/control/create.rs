@@ -37,7 +37,7 @@ use crate::{
 
 /// What a client that does not say gets (seconds).
 const V1_TIMEOUT: i64 = 15;
-const V2_TIMEOUT: i64 = 300;
+pub(super) const V2_TIMEOUT: i64 = 300;
 const LONGEST_KEY: usize = 255;
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
@@ -94,11 +94,12 @@ async fn create(
     caller.allowed(&wanted.template)?;
     let wanted = Wanted { owner: caller.owner().clone(), ..wanted };
     let sandbox = gateway.sandboxes().create(wanted, key).await?;
+    gateway.agents().make_room(gateway.sandboxes(), &sandbox).await;
     let made = Made(vec![sandbox.id().to_string()]);
     Ok((StatusCode::CREATED, Extension(made), Json(Handle::new(&gateway, &sandbox))))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
     let refused = || {
@@ -151,7 +152,35 @@ pub(super) struct NewSandbox {
 }
 
 impl NewSandbox {
-    fn wanted(self, default_timeout: i64, max: Option<Duration>) -> Result<Wanted, ApiError> {
+    /// One that asks for no more than that.
+    pub(super) fn plain(
+        template_id: String,
+        timeout: Option<i64>,
+        allow_internet_access: Option<bool>,
+        metadata: Option<BTreeMap<String, String>>,
+        env_vars: Option<BTreeMap<String, String>>,
+    ) -> Self {
+        Self {
+            template_id,
+            timeout,
+            allow_internet_access,
+            metadata,
+            env_vars,
+            _secure: None,
+            auto_pause: None,
+            auto_pause_memory: None,
+            network: None,
+            auto_resume: None,
+            iam: Value::Null,
+            others: Map::new(),
+        }
+    }
+
+    pub(super) fn wanted(
+        self,
+        default_timeout: i64,
+        max: Option<Duration>,
+    ) -> Result<Wanted, ApiError> {
         let auto_pause = self.auto_pause.unwrap_or_default();
         let auto_resume = self.auto_resume.is_some_and(|auto| auto.enabled);
         let auto_pause_filesystem = self.auto_pause_memory == Some(false);
@@ -196,6 +225,7 @@ impl NewSandbox {
             auto_pause,
             auto_pause_filesystem,
             auto_resume,
+            batch: None,
         })
     }
 }
@@ -208,7 +238,7 @@ pub(super) struct AutoResume {
 }
 
 /// What [`is_variable`] is true of, in the document.
-fn variables() -> RefOr<Schema> {
+pub(super) fn variables() -> RefOr<Schema> {
     let text = |pattern: &str| {
         ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern.to_owned()))
     };
@@ -220,7 +250,7 @@ fn variables() -> RefOr<Schema> {
         .into()
 }
 
-fn is_variable(name: &str, value: &str) -> bool {
+pub(super) fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 

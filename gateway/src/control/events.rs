@@ -46,7 +46,7 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 struct SandboxEvent {
     /// Of this form: `v2`.
     version: &'static str,
-    #[schema(format = "uuid")]
+    #[schema(format = Uuid)]
     id: String,
     /// `sandbox.lifecycle.created`, `.killed`, `.updated`, `.paused`, `.resumed`, `.checkpointed`, or
     /// a type of docs/events.md.
@@ -66,7 +66,7 @@ struct SandboxEvent {
     sandbox_team_id: String,
     /// The event that it came of.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = String, format = "uuid", required = false)]
+    #[schema(value_type = String, format = Uuid, required = false)]
     parent_id: Option<String>,
     /// The trace of the request that it came of: 32 hex digits.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,10 @@ impl SandboxEvent {
         Some(Self {
             version: "v2",
             id: id.to_owned(),
-            kind: known.map_or(kind, |known| e2b::name(known)).to_owned(),
+            kind: match known {
+                Some(known) => e2b::name(known).to_owned(),
+                None => kind.to_owned(),
+            },
             timestamp: timestamp.to_owned(),
             event_data: data,
             sandbox_id: sandbox.to_owned(),
@@ -136,7 +139,7 @@ struct Paged {
     #[param(value_type = Option<bool>)]
     order_asc: (),
     /// The id of an event: only what was told behind it
-    #[param(value_type = Option<String>, format = "uuid")]
+    #[param(value_type = Option<String>, format = Uuid)]
     after: (),
 }
 

@@ -11,10 +11,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::reports;
+use super::{reports, task};
 use crate::{
+    events::Events,
     metrics::Metrics,
-    sandbox::{Inside, Sandbox},
+    sandbox::{Inside, NotRun, Ran, Sandbox, Task},
 };
 
 /// Of an envd that has nothing else to do.
@@ -29,8 +30,8 @@ pub struct Envds;
 
 #[async_trait]
 impl Inside for Envds {
-    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>) {
-        tokio::spawn(reports::follow(sandbox, metrics.clone()));
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>, events: &Events) {
+        tokio::spawn(reports::follow(sandbox, metrics.clone(), events.clone()));
     }
 
     async fn answers(&self, dir: &Path) -> bool {
@@ -44,6 +45,10 @@ impl Inside for Envds {
 
     async fn begin(&self, dir: &Path, init: &Init) -> io::Result<()> {
         timeout(PATIENCE, post(dir, "/init", serde_json::to_vec(init)?)).await?
+    }
+
+    async fn run(&self, dir: &Path, token: &str, run: &Task, again: bool) -> Result<Ran, NotRun> {
+        task::run(dir, token, run, again).await
     }
 }
 

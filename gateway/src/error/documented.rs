@@ -87,6 +87,32 @@ groups! {
         Status::BadRequest => "the name is not valid, or there are sandboxes made from it",
         Status::NotFound => "there is no such snapshot",
     }
+    NoPool {
+        Status::BadRequest => "the name, or something else in the request, is not valid",
+        Status::NotFound => "there is no such pool",
+    }
+    PoolNotMade {
+        Status::NotFound => "there is no such template",
+        Status::Conflict => "there is a pool of that name",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    PoolNotChanged {
+        Status::Conflict => "it is one of the gateway's settings",
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
+    NoBatch {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such batch",
+    }
+    NoBatchMade {
+        Status::NotFound => "there is no such template",
+        Status::Unprocessable => "the Idempotency-Key came before with a different request",
+        Status::Internal => "something failed inside; the gateway's log has it",
+        UNAVAILABLE => "the template is being built, or could not be",
+    }
+    BatchNotDeleted {
+        Status::Internal => "something failed inside; the gateway's log has it",
+    }
     Resumed {
         Status::Conflict => "it is running, or being killed",
     }
@@ -97,6 +123,21 @@ groups! {
     /// Of what takes a sandbox that runs.
     NotNow {
         Status::Conflict => "it is about to be paused, or to go on, or being killed",
+    }
+    /// Of what asks the envd of a sandbox.
+    NoAnswer {
+        Status::Conflict => "it is paused, or about to be, or being killed",
+        UNAVAILABLE => "its envd does not answer",
+    }
+    NoFigures {
+        UNAVAILABLE => "nothing is known of what it uses yet",
+    }
+    TooManyStreams {
+        TOO_MANY => "there are as many of them as there may be at once",
+    }
+    NoAgent {
+        Status::BadRequest => "it has no sandboxes, or something in the request is not valid",
+        Status::NotFound => "there is no such agent",
     }
     /// Of what changes what a sandbox may reach.
     NotFenced {
@@ -119,6 +160,14 @@ groups! {
     }
     NotReady {
         UNAVAILABLE => "no sandbox can be made yet",
+    }
+    NoWebhook {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such webhook",
+    }
+    /// Of what is written to a file of its own.
+    NotKept {
+        Status::Internal => "something failed inside; the gateway's log has it",
     }
     NotImplemented {
         Status::NotImplemented => "E2B has it, this gateway does not yet",

@@ -17,11 +17,16 @@ pub(crate) mod e2b;
 mod event;
 pub mod export;
 mod kind;
+pub mod otlp;
+mod scrub;
 pub mod store;
+pub mod trace;
 mod types;
+pub mod webhooks;
 
 pub use bus::{Batch, Events, Next, Room, Subscription};
 pub use cost::{Cost, Price, Tariff};
 pub use event::{Event, EventId, InvalidEventId, InvalidTraceId, New, TraceId};
 pub use kind::{Kind, Period, Resources, What};
+pub use scrub::{Error as ScrubError, Rules as ScrubRules, Scrub};
 pub use types::{InvalidTypes, Types};

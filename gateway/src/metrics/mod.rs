@@ -39,12 +39,13 @@ pub(crate) use families::tell;
 pub(crate) use families::{told_of_exporters, told_of_work};
 pub(crate) use history::{History, Sample};
 pub(crate) use requests::NONE;
-pub(crate) use samples::{Samples, Standing};
+pub(crate) use samples::{Latest, Samples, Standing};
 pub(crate) use text::Format;
 pub(crate) use traffic::{Direction, Meter, Open, Route};
 pub(crate) use work::{Account, Execute};
 
 use crate::{
+    logging::Log,
     sandbox::{Error, Reason},
     template::FindError,
 };
@@ -67,8 +68,13 @@ pub struct Metrics {
     requests: Requests,
     denials: Denials,
     audit_losses: Counter,
+    /// Delivered, failed.
+    webhook_attempts: Counters<2>,
+    webhook_losses: Counter,
     /// See [`Metrics::certificate`].
     certificate: OnceLock<Arc<AtomicI64>>,
+    /// See [`Metrics::logged_by`].
+    log: OnceLock<Log>,
     /// Done, failed.
     renewals: Counters<2>,
     exporters: Exporters,
@@ -127,7 +133,10 @@ impl Default for Metrics {
             requests: Requests::default(),
             denials: Denials::default(),
             audit_losses: Counter::default(),
+            webhook_attempts: Counters::default(),
+            webhook_losses: Counter::default(),
             certificate: OnceLock::new(),
+            log: OnceLock::new(),
             renewals: Counters::default(),
             exporters: Exporters::default(),
             view: Mutex::default(),
@@ -156,11 +165,27 @@ impl Metrics {
         self.audit_losses.add(count);
     }
 
+    /// A delivery to a webhook was taken, or was not.
+    pub(crate) fn webhook_attempted(&self, taken: bool) {
+        self.webhook_attempts.raise(usize::from(!taken));
+    }
+
+    /// So many events never come to a webhook that wanted them.
+    pub(crate) fn webhook_events_lost(&self, count: u64) {
+        self.webhook_losses.add(count);
+    }
+
     /// Where the end of the certificate that is served can be read, in seconds since the epoch; 0 as
     /// long as there is none.
     pub fn certificate(&self, until: Arc<AtomicI64>) {
         // There is one listener that takes one.
         let _ = self.certificate.set(until);
+    }
+
+    /// Where the lines that the log lacks are counted.
+    pub(crate) fn logged_by(&self, log: &Log) {
+        // There is one log in a process.
+        let _ = self.log.set(log.clone());
     }
 
     /// A new certificate was got from the authority, or was not.

@@ -33,6 +33,8 @@ impl Sandboxes {
     /// once, before anything else.
     pub async fn adopt_all(&self) -> Result<(), Error> {
         self.load_snapshots()?;
+        self.load_pools()?;
+        self.load_batches()?;
         let found = self.directories()?;
         let orphans = self.0.backend.list().await?;
         let orphans = orphans.into_iter().filter(|id| !found.iter().any(|(known, _)| known == id));
@@ -42,6 +44,7 @@ impl Sandboxes {
         stream::iter(found)
             .for_each_concurrent(AT_ONCE, |(id, dir)| async move { self.adopt(id, dir).await })
             .await;
+        self.adopt_batches();
         self.0.snapshots.sweep();
         Ok(())
     }
@@ -60,6 +63,7 @@ impl Sandboxes {
                 self.remove(*id, dir).await;
             })
             .await;
+        self.forget_batches()?;
         let dir = self.0.trash.dir().to_owned();
         let emptied = tokio::task::spawn_blocking(move || trash::empty(&dir)).await;
         emptied.map_err(|e| Error::BrokenOff(e.to_string()))??;

@@ -157,6 +157,8 @@ mod tests {
                 cache_bytes: 0,
                 disk_bytes: Some(3 << 19),
                 processes: 1,
+                network: None,
+                block: None,
             };
             told.next(id, &usage, None, &limits)
         };

@@ -69,7 +69,7 @@ impl Sandboxes {
     ) -> oneshot::Receiver<()> {
         let id = sandbox.id();
         // Before it is hidden: whoever asks for it finds it in one place or the other.
-        self.0.ended.remember(id, Remembered::new(&sandbox.life, sandbox.facts()));
+        self.0.ended.remember(id, Remembered::of(sandbox));
         self.0.registry.hide(id, &sandbox.facts().tenant);
         sandbox.gone().cancel();
         self.watch(sandbox);
@@ -210,6 +210,7 @@ impl Sandboxes {
             self.sweep(),
             self.keep_flushed(),
             self.keep_snapshots(),
+            self.keep_batches(),
             self.0.trash.keep_empty(trash::RETRY)
         );
     }

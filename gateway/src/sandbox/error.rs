@@ -8,7 +8,7 @@ use crate::{
     template::FindError,
 };
 
-use super::{Phase, Reason, SandboxId, Tenant};
+use super::{BatchId, Phase, Reason, SandboxId, Tenant};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,11 +56,27 @@ pub enum Error {
     /// Deleted before it was ready.
     #[error("sandbox {0} was ended while it was being made")]
     EndedInCreation(SandboxId),
+    /// By its name or id.
+    #[error("pool '{0}' is not there")]
+    NoPool(String),
+    #[error("there is a pool of the name {0}")]
+    PoolNameTaken(String),
+    #[error("pool '{0}' is one of the gateway's settings: change --pool, and start it anew")]
+    PoolOfSettings(String),
+    #[error("there are {0} pools, as many as may be")]
+    TooManyPools(usize),
+    #[error("batch {0} is not there")]
+    NoBatch(BatchId),
+    #[error("tenant '{tenant}' has {most} batches, as many as it may have: delete one")]
+    TooManyBatches { tenant: Tenant, most: usize },
     #[error("the idempotency key was used for a different sandbox")]
     KeyReused,
     /// Has lived as long as a sandbox may.
     #[error("sandbox {0} has lived as long as a sandbox may")]
     TooOld(SandboxId),
+    /// So many bytes it may have.
+    #[error("its metadata would have more than {0} bytes")]
+    TooMuchMetadata(usize),
     #[error("{doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// A step was not over in time; what it did nobody knows.

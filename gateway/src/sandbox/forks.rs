@@ -41,11 +41,12 @@ impl Sandboxes {
                 ingress: facts.ingress.clone(),
                 // What it has it has of its source.
                 limits: Bounds::default(),
-                metadata: facts.metadata.clone(),
+                metadata: (*source.metadata()).clone(),
                 env_vars: facts.env_vars.clone(),
                 auto_pause: facts.auto_pause,
                 auto_pause_filesystem: facts.auto_pause_filesystem,
                 auto_resume: facts.auto_resume,
+                batch: None,
             };
             let network = wanted.policy.mode(sandboxes.0.rules.network);
             let limits = sandboxes.0.rules.limits.bound(facts.limits);

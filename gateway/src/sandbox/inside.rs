@@ -5,13 +5,13 @@ use std::{io, path::Path, sync::Arc};
 use async_trait::async_trait;
 use envd::wire::Init;
 
-use super::Sandbox;
-use crate::metrics::Metrics;
+use super::{NotRun, Ran, Sandbox, Task};
+use crate::{events::Events, metrics::Metrics};
 
 #[async_trait]
 pub trait Inside: Send + Sync + 'static {
-    /// Called once for every sandbox that becomes visible; what it reports is counted.
-    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>);
+    /// Called once for every sandbox that becomes visible; what it reports is counted, and told.
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>, events: &Events);
 
     /// Whether the envd of the sandbox in `dir` is there for whoever asks. Bounded in time.
     async fn answers(&self, dir: &Path) -> bool;
@@ -23,4 +23,8 @@ pub trait Inside: Send + Sync + 'static {
     /// Makes the sandbox in `dir`, which was ready before anybody asked for it, somebody's: from
     /// here on it has that environment and that token. Bounded in time.
     async fn begin(&self, dir: &Path, init: &Init) -> io::Result<()>;
+
+    /// Runs a command in the sandbox in `dir`, whose token that is, and returns when it has ended;
+    /// `again`: one that was begun before is looked for, and none begun.
+    async fn run(&self, dir: &Path, token: &str, task: &Task, again: bool) -> Result<Ran, NotRun>;
 }

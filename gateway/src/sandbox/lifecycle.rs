@@ -9,10 +9,10 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
-    Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
+    batches::Batches,
     copy_turns::CopyTurns,
     deadlines::Deadlines,
     ended::Ended,
@@ -28,6 +28,7 @@ use crate::{
     backend::{Backend, NetworkMode},
     events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
+    logging::Tasks,
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -53,6 +54,8 @@ pub struct Wanted {
     pub auto_pause_filesystem: bool,
     /// To be woken, when it is paused, by whoever sends it something.
     pub auto_resume: bool,
+    /// To be one of that.
+    pub batch: Option<BatchId>,
 }
 
 /// What the operator allows.
@@ -101,6 +104,7 @@ pub(super) struct Shared {
     pub(super) inside: Box<dyn Inside>,
     pub(super) rules: Rules,
     pub(super) pool: Pool,
+    pub(super) batches: Batches,
     pub(super) repeats: Arc<Repeats>,
     pub(super) rates: Rates,
     pub(super) flushes: Flushes,
@@ -111,7 +115,7 @@ pub(super) struct Shared {
     /// Turns to be made: more at once only get into each other's way in the kernel.
     pub(super) making: Semaphore,
     /// Transitions and record writes under way.
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) stopping: AtomicBool,
 }
 
@@ -125,6 +129,7 @@ impl Sandboxes {
         find_template: FindTemplate,
         inside: Box<dyn Inside>,
     ) -> Self {
+        let pool = Pool::new(data_dir.join("pools"), &rules.pool.sizes);
         Self(Arc::new(Shared {
             registry: Arc::new(Registry::default()),
             boot: backend.boot(),
@@ -138,14 +143,15 @@ impl Sandboxes {
             find_template,
             inside,
             rules,
-            pool: Pool::default(),
+            pool,
+            batches: Batches::new(data_dir.join("batches")),
             repeats: Arc::default(),
             rates: Rates::default(),
             flushes: Flushes::default(),
             snapshots: Arc::new(Snapshots::new(data_dir.join("snapshots"))),
             copies: CopyTurns::default(),
             making: turns(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stopping: AtomicBool::new(false),
         }))
     }

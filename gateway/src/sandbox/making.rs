@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Error, Facts, Owner, Phase, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
-    pool::Shape,
+    pool::{PoolId, Shape},
     registry::{NoPlace, Reservation},
     renewal::after,
     repeats::{Ticket, Turn},
@@ -46,7 +46,8 @@ pub(super) struct Made {
     pub(super) dir: PathBuf,
     pub(super) cell: Cell,
     pub(super) envd_token: String,
-    pub(super) from_pool: bool,
+    /// Where it waited, if it did.
+    pub(super) pool: Option<PoolId>,
 }
 
 /// How a sandbox came to be made.
@@ -119,7 +120,7 @@ impl Sandboxes {
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 
-    async fn make(&self, wanted: Wanted, asked: Asked) -> Result<Arc<Sandbox>, Error> {
+    pub(super) async fn make(&self, wanted: Wanted, asked: Asked) -> Result<Arc<Sandbox>, Error> {
         let template = self.template(&wanted.owner.tenant, &wanted.template)?;
         // Held until the sandbox holds them itself.
         let Some(_hold) = self.0.snapshots.hold(&template.layers) else {
@@ -154,7 +155,7 @@ impl Sandboxes {
                 return Err(error);
             }
         };
-        let made = Made { dir, cell, envd_token, from_pool: false };
+        let made = Made { dir, cell, envd_token, pool: None };
         self.finish(place, shape, wanted, made, asked).await
     }
 
@@ -197,7 +198,9 @@ impl Sandboxes {
             env_vars: wanted.env_vars.clone(),
             started_at,
             envd_token: made.envd_token,
-            from_pool: made.from_pool,
+            from_pool: made.pool.is_some(),
+            pool: made.pool,
+            batch: wanted.batch,
             auto_pause: wanted.auto_pause,
             auto_resume: wanted.auto_resume,
             auto_pause_filesystem: wanted.auto_pause_filesystem,
@@ -212,14 +215,21 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), error.reason());
             return Err(error);
         }
-        let tell = || self.tell_begun(&sandbox, asked);
+        // What was deleted gets no more sandboxes.
+        let unwanted = wanted.batch.is_some_and(|batch| !self.0.batches.goes_on(batch));
+        if unwanted {
+            self.discard(place, sandbox.dir().to_owned(), Reason::User);
+            return Err(Error::EndedInCreation(id));
+        }
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
         if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
         self.begin(&sandbox, Some(&made.cell));
         let template = &shape.template.id;
-        tracing::info!(sandbox = %id, template, pooled = made.from_pool, "created");
+        tracing::info!(sandbox = %id, template, pooled = made.pool.is_some(), "created");
         Ok(sandbox)
     }
 
@@ -276,7 +286,7 @@ impl Sandboxes {
         if let Some(cell) = cell {
             self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         }
-        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics, &self.0.events);
         self.0.pool.stir();
     }
 }

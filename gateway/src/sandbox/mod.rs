@@ -21,14 +21,18 @@
 //! settings.
 
 mod adoption;
+mod asking;
+mod batches;
 mod claim;
 mod consumption;
 mod copy_turns;
+mod crossing;
 mod deadlines;
 mod ended;
 mod ending;
 mod envd_log;
 mod error;
+mod evicting;
 #[cfg(test)]
 mod exploration;
 mod flushing;
@@ -42,6 +46,7 @@ mod life;
 mod lifecycle;
 mod making;
 mod marks;
+mod metadata;
 mod networking;
 mod order;
 mod outlet;
@@ -65,11 +70,17 @@ mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trash;
+mod vitals;
 
+pub use batches::{
+    BatchId, BatchState, MOST_REPLICAS, NewBatch, NotRun, Ran, SeenBatch, SeenMember, Task,
+    TaskState, Tasks, end_of,
+};
 #[cfg(feature = "fuzzing")]
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
+pub(crate) use idle::AGENT;
 pub use idle::Busy;
 pub use inside::Inside;
 pub use journal::{Entry, Journal, Level, Source};
@@ -78,7 +89,7 @@ pub use life::{Phase, Status};
 pub use lifecycle::{FindTemplate, Rules, Sandboxes, Wanted};
 pub use order::Shelf;
 pub use outlet::{Outflow, Stream};
-pub use pool::{PoolCount, PoolRules};
+pub use pool::{Capacity, NewPool, PoolCount, PoolId, PoolRules, PoolSpec, SeenPool};
 pub use reason::Reason;
 pub use record::{Facts, layers_in_use};
 pub use registry::{Registry, Sandbox};
@@ -86,3 +97,4 @@ pub use shelves::Position;
 pub use snapshots::{Among, Named, Snapshot};
 pub use status::Seen;
 pub use tenant::{InvalidTenant, Owner, Quota, Tenant};
+pub(crate) use vitals::Vital;

@@ -14,9 +14,13 @@
 //! has no record: none is ever left, or given to two. The record that is written when an entry is
 //! taken is the one point where it becomes a sandbox.
 //!
-//! `filling` keeps the pool as the operator wants it, `taking` gives entries to clients.
+//! There are several: those of the settings, and those that operators make, which `operators` has.
+//! Each is of one [`Shape`] and as large as its [`Capacity`] says. `filling` keeps them so, `taking`
+//! gives entries to clients.
 
+mod capacity;
 mod filling;
+mod operators;
 mod taking;
 #[cfg(test)]
 mod tests;
@@ -33,7 +37,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Phase, SandboxId, Sandboxes, Shelf};
+pub use capacity::Capacity;
+pub use operators::{NewPool, PoolId, PoolSpec, SeenPool};
+
+use super::{Phase, SandboxId, Sandboxes, Shelf, snapshots::Hold};
 use crate::{
     backend::{Cell, CellSpec, Layer, NetworkMode},
     limits::Limits,
@@ -61,11 +68,20 @@ pub struct PoolCount {
 }
 
 /// What a sandbox is for good once it has been made.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) template: Arc<Template>,
     pub(super) limits: Limits,
     pub(super) network: NetworkMode,
+}
+
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Arc<Template>, b: &Arc<Template>| Arc::ptr_eq(a, b) || a == b;
+        self.network == other.network
+            && self.limits == other.limits
+            && same(&self.template, &other.template)
+    }
 }
 
 impl Shape {
@@ -94,8 +110,12 @@ pub(super) struct Entry {
     pub(super) dir: PathBuf,
     pub(super) shape: Shape,
     pub(super) cell: Cell,
+    /// Which it is of.
+    pub(super) pool: PoolId,
     /// Bytes, when it had become ready.
     memory: u64,
+    /// Of the snapshots that it lies over.
+    _hold: Hold,
     /// Wakes whoever tends the pool when it dies.
     _watch: AbortOnDropHandle<()>,
 }
@@ -108,6 +128,10 @@ impl Entry {
 
 #[derive(Default)]
 pub(super) struct Pool {
+    /// Holds what operators made.
+    dir: PathBuf,
+    /// Held by whoever makes, changes or deletes one.
+    changing: tokio::sync::Mutex<()>,
     entries: Mutex<Entries>,
     /// There may be something to do.
     stirred: Notify,
@@ -119,13 +143,29 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Entries {
+    /// What pools there are.
+    specs: BTreeMap<PoolId, Arc<PoolSpec>>,
     /// The oldest first.
     available: VecDeque<Entry>,
-    /// The template of the one that is being made.
-    making: Option<String>,
+    /// The pool and the template of the one that is being made.
+    making: Option<(PoolId, String)>,
+}
+
+/// What the entries of one pool should be at present, and how many.
+#[derive(Clone, Debug)]
+struct Want {
+    pool: PoolId,
+    name: String,
+    shape: Shape,
+    size: usize,
 }
 
 impl Pool {
+    /// Cancelled when the gateway stops.
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
     /// Has the pool looked after soon.
     pub(super) fn stir(&self) {
         self.stirred.notify_one();
@@ -141,26 +181,39 @@ impl Pool {
         taken
     }
 
-    /// Given back when the gateway is stopping.
+    /// Given back when the gateway is stopping, or its pool was deleted.
     fn put(&self, entry: Entry) -> Option<Entry> {
         let mut entries = self.entries.lock();
-        if self.closed.is_cancelled() {
+        if self.closed.is_cancelled() || !entries.specs.contains_key(&entry.pool) {
             return Some(entry);
         }
         entries.available.push_back(entry);
         None
     }
 
-    /// Takes out what is dead, is of no shape that is wanted, or too many: of its shape, or of all
+    /// From here on there is no such pool: takes out what waits in it.
+    fn take_pool(&self, pool: PoolId) -> Vec<Entry> {
+        let mut entries = self.entries.lock();
+        entries.specs.remove(&pool);
+        let of_it = |entry: &Entry| entry.pool == pool;
+        let (taken, kept): (VecDeque<_>, _) = entries.available.drain(..).partition(of_it);
+        entries.available = kept;
+        taken.into()
+    }
+
+    fn has(&self, pool: PoolId) -> bool {
+        self.entries.lock().specs.contains_key(&pool)
+    }
+
+    /// Takes out what is dead, is of no shape that is wanted, or too many: of its pool, or of all
     /// when there is `room` for so many.
-    fn take_surplus(&self, wanted: &[(Shape, usize)], room: usize) -> Vec<Entry> {
-        let mut left: Vec<usize> = wanted.iter().map(|(_, size)| *size).collect();
+    fn take_surplus(&self, wanted: &[Want], room: usize) -> Vec<Entry> {
+        let mut left: Vec<usize> = wanted.iter().map(|want| want.size).collect();
         let mut room = room;
         let mut entries = self.entries.lock();
         let (kept, surplus) = entries.available.drain(..).partition(|entry: &Entry| {
-            let Some(of) = wanted.iter().position(|(shape, _)| *shape == entry.shape) else {
-                return false;
-            };
+            let suits = |want: &Want| want.pool == entry.pool && want.shape == entry.shape;
+            let Some(of) = wanted.iter().position(suits) else { return false };
             let keep = entry.lives() && left[of] > 0 && room > 0;
             if keep {
                 left[of] -= 1;
@@ -186,8 +239,8 @@ impl Pool {
         entries.available.drain(..).collect()
     }
 
-    fn set_making(&self, template: Option<&str>) {
-        self.entries.lock().making = template.map(str::to_owned);
+    fn set_making(&self, of: Option<(PoolId, String)>) {
+        self.entries.lock().making = of;
     }
 
     /// How many there are, and how much memory (bytes) they have: all, and the largest one of that
@@ -203,6 +256,13 @@ impl Pool {
         let entries = self.entries.lock();
         entries.available.iter().filter(|it| it.lives() && it.shape == *shape).count()
     }
+
+    /// Of those, what is that pool's.
+    fn waiting(&self, pool: PoolId, shape: &Shape) -> usize {
+        let entries = self.entries.lock();
+        let of_it = entries.available.iter().filter(|it| it.pool == pool && it.lives());
+        of_it.filter(|it| it.shape == *shape).count()
+    }
 }
 
 impl Sandboxes {
@@ -210,9 +270,9 @@ impl Sandboxes {
     /// Takes `counts` of before, for the room in it.
     pub fn count_pool(&self, counts: &mut BTreeMap<String, PoolCount>) {
         counts.values_mut().for_each(|count| *count = PoolCount::default());
-        let sizes = &self.0.rules.pool.sizes;
-        for (name, _) in sizes.iter().filter(|(_, size)| **size > 0) {
-            count_of(counts, name);
+        let specs = self.0.pool.specs();
+        for spec in &specs {
+            count_of(counts, &spec.template);
         }
         self.0.registry.visit(&Shelf::All, false, None, |sandbox| {
             if sandbox.facts().from_pool && sandbox.phase() == Phase::Running {
@@ -228,12 +288,12 @@ impl Sandboxes {
             count.available += 1;
             count.total += 1;
         }
-        if let Some(name) = &entries.making {
+        if let Some((_, name)) = &entries.making {
             count_of(counts, name).total += 1;
         }
         drop(entries);
-        counts
-            .retain(|name, count| count.total > 0 || sizes.get(name).is_some_and(|size| *size > 0));
+        let has_one = |name: &str| specs.iter().any(|spec| spec.template == name);
+        counts.retain(|name, count| count.total > 0 || has_one(name));
     }
 
     #[cfg(test)]

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, Phase, Reason, SandboxId, Tenant, claim,
+    BatchId, Error, Phase, PoolId, Reason, SandboxId, Tenant, claim,
     layers::{Kept, PauseMode},
     life::{Moment, Pause},
     snapshots,
@@ -69,6 +69,8 @@ pub struct Facts {
     /// To be shown by whoever wants to reach it, where not everybody may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_token: Option<String>,
+    /// What its clients said of it then; [`Sandbox::metadata`](super::Sandbox::metadata) is as
+    /// they have changed it.
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
     pub started_at: DateTime<Utc>,
@@ -76,6 +78,12 @@ pub struct Facts {
     /// It was ready before it was asked for.
     #[serde(default)]
     pub from_pool: bool,
+    /// Of which pool, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolId>,
+    /// Which it was made with others in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
     /// At its deadline it is paused rather than ended.
     #[serde(default)]
     pub auto_pause: bool,

@@ -14,7 +14,7 @@
 //! with the lock held under which all moves are made. A pause or a resume that an end has overtaken
 //! is neither told nor counted.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -57,6 +57,8 @@ impl Rank {
 
 /// The longest name of a template (bytes) that is told as a client gave it.
 const LONGEST_NAME: usize = 128;
+/// Of metadata (bytes): with more of it none is told.
+const MOST_METADATA: usize = 16 << 10;
 
 fn id(facts: &Facts, rank: Rank, at: DateTime<Utc>) -> EventId {
     EventId::derived(facts.id, at, rank as u16)
@@ -201,27 +203,33 @@ impl Sandboxes {
         Teller { sandboxes: self, facts }
     }
 
-    /// One that is about to be seen runs.
-    pub(super) fn tell_begun(&self, sandbox: &Sandbox, asked: Asked) {
-        let took = asked.began.elapsed();
-        self.0.metrics.sandbox_begun(took);
+    /// Nobody has seen it yet: it may still be ended, and is then told of as not made.
+    pub(super) fn tell_created(&self, sandbox: &Sandbox, asked: Asked) {
         let facts = sandbox.facts();
-        let teller = self.teller(facts);
-        let what = || What::SandboxCreated {
+        let size = facts.metadata.iter().map(|(name, value)| name.len() + value.len());
+        let fits = size.sum::<usize>() <= MOST_METADATA;
+        self.teller(facts).tell(facts.started_at, Rank::Created, None, || What::SandboxCreated {
             image: facts.template.id.clone(),
             resources: Resources {
                 cpu_count: facts.limits.cpus,
                 memory_mb: facts.limits.memory_bytes >> 20,
                 disk_mb: facts.limits.disk_bytes.map(|bytes| bytes >> 20),
             },
-            metadata: facts.metadata.clone(),
+            metadata: if fits { facts.metadata.clone() } else { BTreeMap::new() },
             from_pool: facts.from_pool,
             forked_from: asked.forked_from.map(|source| source.to_string()),
-        };
-        let created = teller.tell(facts.started_at, Rank::Created, None, what);
+        });
+    }
+
+    /// It runs, and is about to be seen.
+    pub(super) fn tell_started(&self, sandbox: &Sandbox, asked: Asked) {
+        let took = asked.began.elapsed();
+        self.0.metrics.sandbox_begun(took);
+        let facts = sandbox.facts();
         let startup_duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let what = || What::SandboxStarted { startup_duration_ms, took_ns: nanos(took) };
-        teller.tell(facts.started_at, Rank::Started, Some(created), what);
+        let created = Some(created(facts));
+        self.teller(facts).tell(facts.started_at, Rank::Started, created, what);
     }
 
     /// A create has failed that was not refused for what it asked.
@@ -232,8 +240,11 @@ impl Sandboxes {
         let reason = self.0.metrics.create_failed(error);
         self.0.events.tell(Kind::SandboxFailed, || {
             let template = if template.len() > LONGEST_NAME { "" } else { template };
-            // Of what was never there there is no id.
-            let id = SandboxId::random();
+            let id = match error {
+                Error::EndedInCreation(id) => *id,
+                // Of what was never there there is no id.
+                _ => SandboxId::random(),
+            };
             New::of(id, tenant, template, What::SandboxFailed { reason: reason.to_owned() })
         });
     }

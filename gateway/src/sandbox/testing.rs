@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Facts, Inside, Owner, PoolRules, Reason, Rules, Sandbox, SandboxId, Sandboxes, Tenant, Wanted,
-    life::Moment,
+    Facts, Inside, NotRun, Owner, PoolRules, Ran, Reason, Rules, Sandbox, SandboxId, Sandboxes,
+    Task, Tenant, Wanted, life::Moment,
 };
 use crate::{
     backend::{Backend, Cause, Cell, CellSpec, Check, Copied, Error, NetworkMode, Usage},
@@ -77,6 +77,9 @@ pub(crate) struct TestBackend {
     pub(crate) warming_takes: Mutex<Duration>,
     /// What sandboxes of the pool were told, in order.
     pub(crate) begun: Mutex<Vec<(PathBuf, Init)>>,
+    /// What was run in sandboxes, in order, and whether it was only looked for.
+    pub(crate) tasks: Mutex<Vec<(Task, bool)>>,
+    pub(crate) task_takes: Mutex<Duration>,
     /// So many of the next are not told.
     pub(crate) failing_begins: AtomicUsize,
     /// Told of what begins, before it does, and of what ends, after it did.
@@ -282,6 +285,8 @@ impl Backend for TestBackend {
             cache_bytes: 0,
             disk_bytes: None,
             processes: 1,
+            network: None,
+            block: None,
         };
         Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
     }
@@ -312,7 +317,8 @@ pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
 
 #[async_trait]
 impl Inside for Listening {
-    fn follow(&self, _sandbox: Arc<Sandbox>, _metrics: &Arc<crate::metrics::Metrics>) {}
+    fn follow(&self, _: Arc<Sandbox>, _: &Arc<crate::metrics::Metrics>, _: &crate::events::Events) {
+    }
 
     async fn answers(&self, _dir: &Path) -> bool {
         !self.0.mute.load(Ordering::SeqCst)
@@ -329,6 +335,25 @@ impl Inside for Listening {
         fails(&self.0.failing_begins).map_err(io::Error::other)?;
         self.0.begun.lock().push((dir.to_owned(), init.clone()));
         Ok(())
+    }
+
+    async fn run(
+        &self,
+        _dir: &Path,
+        _token: &str,
+        task: &Task,
+        again: bool,
+    ) -> Result<Ran, NotRun> {
+        let takes = *self.0.task_takes.lock();
+        tokio::time::sleep(takes).await;
+        self.0.tasks.lock().push((task.clone(), again));
+        let exit_code = task.command.get(1).and_then(|code| code.parse().ok());
+        match task.command[0].as_str() {
+            "exit" => Ok(Ran { exit_code, said: "it said so".to_owned() }),
+            "lost" if !again => Err(NotRun::Lost("a cut".to_owned())),
+            "lost" => Err(NotRun::Gone),
+            _ => Err(NotRun::Refused("no such program".to_owned())),
+        }
     }
 }
 
@@ -358,6 +383,8 @@ pub(crate) fn facts() -> Facts {
         started_at: Utc::now(),
         envd_token: "0".repeat(64),
         from_pool: false,
+        pool: None,
+        batch: None,
         auto_pause: false,
         auto_resume: false,
         auto_pause_filesystem: false,
@@ -400,6 +427,7 @@ pub(crate) fn wanted() -> Wanted {
         auto_pause: false,
         auto_resume: false,
         auto_pause_filesystem: false,
+        batch: None,
     }
 }
 

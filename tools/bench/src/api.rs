@@ -86,6 +86,32 @@ impl Api {
         Ok(Sandbox { api: Arc::clone(self), id: made.id, token: made.token })
     }
 
+    pub(crate) async fn get(&self, client: &mut Client, path: &str) -> anyhow::Result<Value> {
+        let request = self.request(Method::GET, path).body(Payload::empty())?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
+        serde_json::from_slice(&answer.body).context(path.to_owned())
+    }
+
+    pub(crate) async fn post(
+        &self,
+        client: &mut Client,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<Value> {
+        let request = self.request(Method::POST, path).header("content-type", "application/json");
+        let request = request.body(Payload::of(body.to_string()))?;
+        let answer =
+            client.send(request, Keep::All).await?.successful().context(path.to_owned())?;
+        serde_json::from_slice(&answer.body).context(path.to_owned())
+    }
+
+    pub(crate) async fn delete(&self, client: &mut Client, path: &str) -> anyhow::Result<()> {
+        let request = self.request(Method::DELETE, path).body(Payload::empty())?;
+        client.send(request, Keep::Length).await?.successful().context(path.to_owned())?;
+        Ok(())
+    }
+
     /// A figure of `/metrics`, by its name and labels as they stand there.
     pub(crate) async fn figure(&self, client: &mut Client, name: &str) -> anyhow::Result<f64> {
         let request = self.request(Method::GET, "/metrics").body(Payload::empty())?;

@@ -37,7 +37,7 @@ enum ToolEvent {
         data: Invoked,
         /// The id of the event that it came of.
         #[serde(rename = "parentId", default)]
-        #[schema(format = "uuid")]
+        #[schema(format = Uuid)]
         parent: Option<String>,
     },
     #[serde(rename = "tool.completed")]
@@ -45,7 +45,7 @@ enum ToolEvent {
         data: Completed,
         /// The id of the event that it came of: that of `tool.invoked`.
         #[serde(rename = "parentId", default)]
-        #[schema(format = "uuid")]
+        #[schema(format = Uuid)]
         parent: Option<String>,
     },
     #[serde(rename = "tool.failed")]
@@ -53,7 +53,7 @@ enum ToolEvent {
         data: Failed,
         /// The id of the event that it came of: that of `tool.invoked`.
         #[serde(rename = "parentId", default)]
-        #[schema(format = "uuid")]
+        #[schema(format = Uuid)]
         parent: Option<String>,
     },
 }
@@ -97,7 +97,7 @@ struct Failed {
 /// What was told has this id.
 #[derive(Serialize, ToSchema)]
 struct Told {
-    #[schema(format = "uuid")]
+    #[schema(format = Uuid)]
     id: String,
 }
 

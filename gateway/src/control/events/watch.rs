@@ -41,9 +41,9 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
         Which,
         ("sandboxId" = Option<Vec<String>>, Query, max_items = 100,
             description = "of these alone; several by commas, or each by itself"),
-        ("after" = Option<String>, Query, format = "uuid",
+        ("after" = Option<String>, Query, format = Uuid,
             description = "the id of an event: begin behind it, with what was told before now"),
-        ("Last-Event-ID" = Option<String>, Header, format = "uuid",
+        ("Last-Event-ID" = Option<String>, Header, format = Uuid,
             description = "the same, as browsers send it; this one counts"),
     ),
     responses(

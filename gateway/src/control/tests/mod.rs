@@ -1,15 +1,19 @@
 //! The protocol, driven through the router: every status and every shape.
 
+mod agents;
 mod contract;
 mod deadlines;
 mod events;
 mod lists;
 mod network;
+mod opensandbox;
 mod pages;
+mod pools;
 mod snapshots;
 mod status;
 mod templates;
 mod tenants;
+mod webhooks;
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +39,11 @@ use crate::{
     Gateway, Parts,
     audit::Audit,
     auth::Keys,
-    events::store::{History, Settings},
+    events::{
+        store::{History, Settings},
+        webhooks::{Reach, Webhooks},
+    },
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -78,15 +86,18 @@ fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: K
     let gateway = Gateway::new(Parts {
         audit: Audit::open(dir.path(), sandboxes.metrics()).unwrap(),
         history: history(dir.path(), &sandboxes),
+        webhooks: Webhooks::open(dir.path(), Reach::default()).unwrap(),
         sandboxes,
         templates: Box::new(|| {
             let template = Arc::new(testing::template());
             vec![Available { template, built_at: "2026-11-22T09:00:00Z".parse().unwrap() }]
         }),
         keys,
+        agents: agents::known(),
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }

@@ -92,7 +92,7 @@ impl Exporters {
     ) -> Result<Self, Error> {
         let spools = data_dir.join("events").join("spool");
         let mut made = Vec::new();
-        for settings in all {
+        for settings in all.iter().filter(|settings| settings.kind.takes_events()) {
             let wrong = |why| Error { name: settings.name.clone(), why };
             made.push((settings.clone(), settings.kind.make().map_err(wrong)?));
         }

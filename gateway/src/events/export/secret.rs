@@ -63,7 +63,7 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::File(path) => path.display().fmt(f),
+            Place::File(path) => write!(f, "{}", path.display()),
             Place::Variable(name) => f.write_str(name),
             Place::Here(_) => f.write_str("the settings"),
         }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Exporter, axiom, postgres, program};
-use crate::events::Types;
+use crate::{
+    config::Otlp,
+    events::{Types, otlp::Traces},
+};
 
 /// One exporter.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub enum Kind {
     Postgres(postgres::Settings),
     Axiom(axiom::Settings),
     Program(program::Settings),
+    /// Its metrics are pushed beside.
+    Otlp(Box<Otlp>),
 }
 
 impl Kind {
@@ -36,7 +41,13 @@ impl Kind {
             Self::Postgres(_) => (100, Duration::from_secs(5)),
             Self::Axiom(_) => (1000, Duration::from_secs(1)),
             Self::Program(settings) => (4 * settings.at_once, Duration::ZERO),
+            Self::Otlp(settings) => (settings.batch, settings.delay),
         }
+    }
+
+    /// Whether it is to have events at all.
+    pub(super) fn takes_events(&self) -> bool {
+        !matches!(self, Self::Otlp(settings) if settings.traces.is_none())
     }
 
     /// Reads what has to be read once, and connects to nothing. Fails with what is wrong.
@@ -45,6 +56,7 @@ impl Kind {
             Self::Postgres(settings) => Box::new(postgres::Postgres::new(settings.clone())?),
             Self::Axiom(settings) => Box::new(axiom::Axiom::new(settings.clone())?),
             Self::Program(settings) => Box::new(program::Program::new(settings)?),
+            Self::Otlp(settings) => Box::new(Traces::new(settings)),
         })
     }
 }

@@ -104,6 +104,8 @@ struct Inner {
     looks: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     rates: Rates,
+    /// Nothing can be written at present.
+    failing: Arc<AtomicBool>,
     /// Those who watch are to hear the end.
     stop: CancellationToken,
     closing: CancellationToken,
@@ -131,6 +133,7 @@ impl History {
             looks: Arc::new(Semaphore::new(LOOKS)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
             rates: Rates::default(),
+            failing: Arc::default(),
             stop,
             closing: CancellationToken::new(),
         };
@@ -148,7 +151,8 @@ impl History {
             .spawn(move || packing.run(found, &put_aside, &packed))?;
         let (from, closing) =
             (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
-        let writer = Writer { roll, from, aside, failing: false, closing };
+        let failing = inner.failing.clone();
+        let writer = Writer { roll, from, aside, failing, closing };
         // A runtime of its own: it outlives the other, to write what that has told last.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new()
@@ -194,6 +198,11 @@ impl History {
         looked.await.unwrap_or_default()
     }
 
+    /// Whether what happens is written down, as far as it has been tried.
+    pub fn writes(&self) -> bool {
+        !self.0.failing.load(Relaxed)
+    }
+
     /// How often agents may tell of each sandbox.
     pub(crate) fn rates(&self) -> &Rates {
         &self.0.rates
@@ -219,8 +228,8 @@ struct Writer {
     roll: Roll,
     from: Subscription,
     aside: threads::Sender<u64>,
-    /// That nothing can be written has been said.
-    failing: bool,
+    /// Nothing can be written, which has been said.
+    failing: Arc<AtomicBool>,
     closing: CancellationToken,
 }
 
@@ -278,8 +287,7 @@ impl Writer {
                 let _ = aside.send(number);
             });
             match written {
-                Ok(()) if self.failing => {
-                    self.failing = false;
+                Ok(()) if self.failing.swap(false, Relaxed) => {
                     tracing::info!("events: the file goes on");
                 }
                 Ok(()) => {}
@@ -289,7 +297,7 @@ impl Writer {
                     self.roll.drop_waiting();
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
+                    if !self.failing.swap(true, Relaxed) {
                         tracing::error!("events: they cannot be written: {error}");
                     }
                     let _ = self.closing.run_until_cancelled(sleep(AGAIN)).await;

@@ -13,13 +13,11 @@ use std::{
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Entry, Shape};
+use super::{Entry, PoolId, Shape, Want};
 use crate::{
     backend,
-    limits::Bounds,
-    network::NetworkPolicy,
     sandbox::{
-        Error, Quota, SandboxId, Sandboxes, Tenant,
+        Error, SandboxId, Sandboxes, Tenant,
         making::{TAKEN_AT_FIRST, token},
     },
     template::FindError,
@@ -52,7 +50,8 @@ pub(super) enum Tended {
 /// The last time one was made.
 #[derive(Default)]
 pub(super) struct Turn {
-    template: Option<String>,
+    /// Which pool it was of, by its name.
+    last: Option<(String, PoolId)>,
     took: Duration,
     /// Why entries of a template were not warmed last, by its name.
     cold: BTreeMap<String, String>,
@@ -78,7 +77,8 @@ impl Turn {
 impl Sandboxes {
     /// Fills the pool and keeps it as it should be; never returns.
     pub async fn keep_pool(&self) {
-        for name in self.0.rules.pool.sizes.keys() {
+        for spec in self.0.pool.specs() {
+            let name = &spec.template;
             if let Err(Error::Template { source: FindError::Unknown, .. }) =
                 self.template(&Tenant::default(), name)
             {
@@ -101,7 +101,7 @@ impl Sandboxes {
         if self.0.pool.closed.is_cancelled() {
             return Tended::Nothing;
         }
-        let wanted = self.wanted_shapes();
+        let wanted = self.wanted();
         let (rules, pool) = (&self.0.rules, &self.0.pool);
         let room = rules.max_sandboxes.saturating_sub(self.0.registry.taken());
         let surplus = pool.take_surplus(&wanted, room);
@@ -125,15 +125,16 @@ impl Sandboxes {
                 None => Tended::Nothing,
             };
         }
-        let have: Vec<usize> = wanted.iter().map(|(shape, _)| pool.available(shape)).collect();
+        let have = |want: &Want| pool.waiting(want.pool, &want.shape);
+        let have: Vec<usize> = wanted.iter().map(have).collect();
         if have.iter().sum::<usize>() >= room {
             return Tended::Nothing;
         }
-        let lacking = wanted.into_iter().zip(have).filter(|((_, size), have)| have < size);
-        let lacking: BTreeMap<String, Shape> =
-            lacking.map(|((shape, _), _)| (shape.template.id.clone(), shape)).collect();
-        let Some(shape) = next(lacking, turn.template.as_deref()) else { return Tended::Nothing };
-        let name = shape.template.id.clone();
+        let lacking = wanted.into_iter().zip(have).filter(|(want, have)| *have < want.size);
+        let lacking: Lacking =
+            lacking.map(|(want, _)| ((want.name.clone(), want.pool), want)).collect();
+        let Some(want) = next(lacking, turn.last.as_ref()) else { return Tended::Nothing };
+        let (id, name) = (want.pool, want.shape.template.id.clone());
         let (all, largest) = pool.memory(&name);
         let needed = largest.unwrap_or(TAKEN_AT_FIRST);
         if all.saturating_add(needed) > rules.pool.memory
@@ -142,12 +143,12 @@ impl Sandboxes {
             return Tended::Nothing;
         }
         let _ = timeout(LONGEST_WAIT, self.0.registry.quiet_for(QUIET)).await;
-        if pool.closed.is_cancelled() {
+        if pool.closed.is_cancelled() || !pool.has(id) {
             return Tended::Nothing;
         }
-        turn.template = Some(name.clone());
+        turn.last = Some((want.name.clone(), id));
         let start = Instant::now();
-        let filled = self.fill_one(shape).await;
+        let filled = self.fill_one(want).await;
         turn.took = start.elapsed();
         match filled {
             Ok(cold) => {
@@ -166,28 +167,27 @@ impl Sandboxes {
         }
     }
 
-    /// What the entries should be at present, and how many. A template that is not there has none.
-    fn wanted_shapes(&self) -> Vec<(Shape, usize)> {
-        let sizes = self.0.rules.pool.sizes.iter();
-        let there = sizes.filter_map(|(name, size)| {
-            let template = self.template(&Tenant::default(), name).ok()?;
-            let shape = self.shape(
-                template,
-                &NetworkPolicy::default(),
-                &Bounds::default(),
-                &Quota::default(),
-            );
-            Some((shape.ok()?, *size))
+    /// What the pools should be at present. One whose template is not there has nothing.
+    fn wanted(&self) -> Vec<Want> {
+        let specs = self.0.pool.specs();
+        // Those of the settings are as large whatever runs.
+        let counted = specs.iter().any(|spec| !spec.of_settings);
+        let allocated = if counted { self.allocated(&specs) } else { vec![0; specs.len()] };
+        let there = specs.iter().zip(allocated).filter_map(|(spec, allocated)| {
+            let shape = self.shape_of(spec).ok()?;
+            let size = spec.capacity.wanted(self.0.pool.waiting(spec.id, &shape), allocated);
+            Some(Want { pool: spec.id, name: spec.name.clone(), shape, size })
         });
         there.collect()
     }
 
     /// In a task of its own: what was begun is brought to its end, whoever waits.
-    async fn fill_one(&self, shape: Shape) -> Result<Option<io::Error>, Error> {
+    async fn fill_one(&self, want: Want) -> Result<Option<io::Error>, Error> {
         let sandboxes = self.clone();
         let task = self.0.tasks.spawn(async move {
-            sandboxes.0.pool.set_making(Some(&shape.template.id));
-            let made = sandboxes.make_entry(shape).await;
+            let template = want.shape.template.id.clone();
+            sandboxes.0.pool.set_making(Some((want.pool, template)));
+            let made = sandboxes.make_entry(want.pool, want.shape).await;
             sandboxes.0.pool.set_making(None);
             made
         });
@@ -195,7 +195,11 @@ impl Sandboxes {
     }
 
     /// Also says why it has no warm kernel, where its template has kernels.
-    async fn make_entry(&self, shape: Shape) -> Result<Option<io::Error>, Error> {
+    async fn make_entry(&self, pool: PoolId, shape: Shape) -> Result<Option<io::Error>, Error> {
+        let Some(hold) = self.0.snapshots.hold(&shape.template.layers) else {
+            let (name, source) = (shape.template.id.clone(), FindError::Unknown);
+            return Err(Error::Template { name, source });
+        };
         let id = SandboxId::random();
         let dir = self.0.home.join(id.to_string());
         let init = shape.init(BTreeMap::new(), token()?);
@@ -224,13 +228,17 @@ impl Sandboxes {
                 sandboxes.0.pool.stir();
             }
         });
-        let entry = Entry { id, dir, shape, cell, memory, _watch: AbortOnDropHandle::new(watch) };
+        let _watch = AbortOnDropHandle::new(watch);
+        let entry = Entry { id, dir, shape, cell, pool, memory, _hold: hold, _watch };
         tracing::debug!(sandbox = %id, template = entry.shape.template.id, "pool: ready");
         match self.0.pool.put(entry) {
             None => Ok(cold),
             Some(entry) => {
                 self.end_entries([entry]);
-                Err(Error::Stopping)
+                match self.0.pool.closed.is_cancelled() {
+                    true => Err(Error::Stopping),
+                    false => Ok(None),
+                }
             }
         }
     }
@@ -241,9 +249,12 @@ fn has_left(bytes: u64) -> bool {
     backend::available_memory().is_none_or(|available| available >= bytes)
 }
 
-/// The one whose turn it is, so that no template keeps the others from theirs.
-fn next(mut lacking: BTreeMap<String, Shape>, last: Option<&str>) -> Option<Shape> {
-    let after = last.and_then(|last| lacking.keys().find(|name| name.as_str() > last).cloned());
-    let name = after.or_else(|| lacking.keys().next().cloned())?;
-    lacking.remove(&name)
+/// By the names of their pools.
+type Lacking = BTreeMap<(String, PoolId), Want>;
+
+/// The one whose turn it is, so that no pool keeps the others from theirs.
+fn next(mut lacking: Lacking, last: Option<&(String, PoolId)>) -> Option<Want> {
+    let after = last.and_then(|last| lacking.keys().find(|key| *key > last).cloned());
+    let key = after.or_else(|| lacking.keys().next().cloned())?;
+    lacking.remove(&key)
 }

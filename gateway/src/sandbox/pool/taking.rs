@@ -46,8 +46,8 @@ impl Sandboxes {
                 self.discard(place, entry.dir, Reason::EnvdDied);
                 continue;
             }
-            let Entry { dir, cell, .. } = entry;
-            let made = Made { dir, cell, envd_token, from_pool: true };
+            let Entry { dir, cell, pool, _hold, .. } = entry;
+            let made = Made { dir, cell, envd_token, pool: Some(pool) };
             return self.finish(place, shape, wanted, made, asked).await.map(Some);
         }
         Ok(None)

@@ -11,11 +11,12 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::{
-    PoolCount, PoolRules,
+    Capacity, NewPool, PoolCount, PoolRules, SeenPool,
     filling::{Tended, Turn},
 };
 use crate::{
     backend::NetworkMode,
+    limits::Bounds,
     network::NetworkPolicy,
     sandbox::{
         Error, Owner, Quota, Rules, SandboxId, Sandboxes, Wanted,
@@ -393,4 +394,179 @@ async fn the_next_gateway_ends_what_was_nobodys() {
     after.0.tasks.close();
     timeout(Duration::from_secs(5), after.0.tasks.wait()).await.unwrap();
     assert_eq!(bed.backend.cells.lock().keys().collect::<Vec<_>>(), [&mine.id()]);
+}
+
+fn capacity(buffer: usize, pool_max: usize) -> Capacity {
+    Capacity { buffer_max: buffer, buffer_min: buffer, pool_max, pool_min: 0 }
+}
+
+fn new_pool(name: &str, capacity: Capacity) -> NewPool {
+    NewPool {
+        name: name.into(),
+        template: "base".into(),
+        limits: String::new(),
+        allow_internet_access: None,
+        capacity,
+    }
+}
+
+/// Tends until there is nothing to do; the number of those that were made.
+async fn tended(sandboxes: &Sandboxes) -> usize {
+    let (mut made, mut turn) = (0, Turn::default());
+    while sandboxes.tend(&mut turn).await == Tended::Made {
+        made += 1;
+    }
+    made
+}
+
+fn seen(sandboxes: &Sandboxes, name: &str) -> (usize, usize, usize) {
+    let SeenPool { count, .. } = sandboxes.see_pool(name).unwrap();
+    (count.total, count.allocated, count.available)
+}
+
+#[tokio::test]
+async fn a_pool_that_is_made_at_run_time_is_filled_beside_that_of_the_settings() {
+    let bed = bed(pooled(1));
+    let made = bed.sandboxes.make_pool(new_pool("mine", capacity(2, 3))).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 3);
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((1, 0, 1), (2, 0, 2))
+    );
+    assert_eq!(bed.sandboxes.pool()["base"], count(3, 0, 3));
+    assert_eq!(seen(&bed.sandboxes, &made.spec.id.to_string()), (2, 0, 2));
+    let names: Vec<_> = bed.sandboxes.pools().iter().map(|it| it.spec.name.clone()).collect();
+    assert_eq!(names, ["base", "mine"]);
+    // The oldest of either is taken, and no more is made than may be in all.
+    for _ in 0..3 {
+        bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    }
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((1, 1, 0), (2, 2, 0))
+    );
+    assert_eq!(tended(&bed.sandboxes).await, 2);
+    assert_eq!(
+        (seen(&bed.sandboxes, "base"), seen(&bed.sandboxes, "mine")),
+        ((2, 1, 1), (3, 2, 1))
+    );
+    let mine = bed.sandboxes.see_pool("mine").unwrap();
+    assert_eq!(mine.updated, 3);
+    assert_eq!(mine.revision.unwrap().len(), 16);
+}
+
+#[tokio::test]
+async fn a_pool_grows_and_shrinks_as_it_is_told() {
+    let bed = bed(pooled(0));
+    bed.sandboxes.make_pool(new_pool("mine", capacity(1, 10))).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 1);
+    bed.sandboxes.set_pool("mine", capacity(4, 10)).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 3);
+    let few = Capacity { buffer_min: 0, buffer_max: 2, pool_min: 0, pool_max: 10 };
+    bed.sandboxes.set_pool("mine", few).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 0);
+    assert_eq!(seen(&bed.sandboxes, "mine"), (2, 0, 2));
+    // What waits is left alone within the bounds.
+    bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 0);
+    assert_eq!(seen(&bed.sandboxes, "mine"), (2, 1, 1));
+    let least = Capacity { pool_min: 4, ..few };
+    bed.sandboxes.set_pool("mine", least).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 2);
+    assert_eq!(seen(&bed.sandboxes, "mine"), (4, 1, 3));
+}
+
+#[tokio::test]
+async fn an_entry_is_for_whom_its_limits_and_its_network_suit() {
+    let bed = bed(pooled(0));
+    let small = NewPool { limits: "memory=64".into(), ..new_pool("small", capacity(1, 9)) };
+    let alone = NewPool { allow_internet_access: Some(false), ..new_pool("alone", capacity(1, 9)) };
+    for new in [small, alone] {
+        bed.sandboxes.make_pool(new).await.unwrap();
+    }
+    assert_eq!(tended(&bed.sandboxes).await, 2);
+    let plain = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    assert!(!plain.facts().from_pool);
+    let policy = NetworkPolicy::of_access(Some(false));
+    let alone = Wanted { policy, ..testing::wanted() };
+    let limits = Bounds::parse("memory=64").unwrap();
+    let small = Wanted { limits, ..testing::wanted() };
+    for (wanted, name) in [(alone, "alone"), (small, "small")] {
+        let sandbox = bed.sandboxes.create(wanted, None).await.unwrap();
+        assert_eq!(sandbox.facts().pool, Some(bed.sandboxes.see_pool(name).unwrap().spec.id));
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_is_deleted_takes_what_waits_with_it_and_leaves_what_runs() {
+    let bed = bed(pooled(0));
+    bed.sandboxes.make_pool(new_pool("mine", capacity(2, 9))).await.unwrap();
+    assert_eq!(tended(&bed.sandboxes).await, 2);
+    let running = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    bed.sandboxes.remove_pool("mine").await.unwrap();
+    assert!(matches!(bed.sandboxes.see_pool("mine"), Err(Error::NoPool(_))));
+    assert!(matches!(bed.sandboxes.remove_pool("mine").await, Err(Error::NoPool(_))));
+    assert_eq!(tended(&bed.sandboxes).await, 0);
+    assert!(bed.sandboxes.running(running.id()).is_ok());
+    // It still came out of a pool of that template.
+    assert_eq!(bed.sandboxes.pool()["base"], count(1, 1, 0));
+    testing::until(|| bed.backend.cells.lock().len() == 1).await;
+    // One of the same name is another.
+    bed.sandboxes.make_pool(new_pool("mine", capacity(0, 9))).await.unwrap();
+    assert_eq!(seen(&bed.sandboxes, "mine"), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_being_made_for_a_pool_that_is_deleted_does_not_stay() {
+    let bed = bed(pooled(0));
+    bed.sandboxes.make_pool(new_pool("mine", capacity(1, 9))).await.unwrap();
+    *bed.backend.create_takes.lock() = Duration::from_millis(100);
+    let mut turn = Turn::default();
+    let (tended, ()) = tokio::join!(bed.sandboxes.tend(&mut turn), async {
+        while bed.sandboxes.pool()["base"].total == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        bed.sandboxes.remove_pool("mine").await.unwrap();
+    });
+    assert_eq!(tended, Tended::Made);
+    assert!(bed.sandboxes.pool().is_empty(), "{:?}", bed.sandboxes.pool());
+    bed.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn pools_of_operators_are_there_after_a_restart_and_those_of_the_settings_are_fixed() {
+    let bed = bed(pooled(1));
+    let made = bed.sandboxes.make_pool(new_pool("mine", capacity(1, 9))).await.unwrap();
+    bed.sandboxes.make_pool(new_pool("gone", capacity(1, 9))).await.unwrap();
+    bed.sandboxes.set_pool("mine", capacity(2, 9)).await.unwrap();
+    bed.sandboxes.remove_pool("gone").await.unwrap();
+    for name in ["mine", "base"] {
+        let taken = bed.sandboxes.make_pool(new_pool(name, capacity(1, 9))).await;
+        assert!(matches!(taken, Err(Error::PoolNameTaken(_))), "{name}");
+    }
+    let unknown = NewPool { template: "nosuch".into(), ..new_pool("x", capacity(1, 9)) };
+    assert!(matches!(bed.sandboxes.make_pool(unknown).await, Err(Error::Template { .. })));
+    let building = NewPool { template: "building".into(), ..new_pool("later", capacity(1, 9)) };
+    assert!(bed.sandboxes.make_pool(building).await.unwrap().revision.is_none());
+    assert_eq!(tended(&bed.sandboxes).await, 3);
+    let taken = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
+    std::fs::write(bed.dir.path().join("pools/0.json"), "{").unwrap();
+
+    let after = testing::sandboxes(bed.dir.path(), &bed.backend, pooled(1));
+    after.adopt_all().await.unwrap();
+    let names: Vec<_> = after.pools().iter().map(|it| it.spec.name.clone()).collect();
+    assert_eq!(names, ["base", "later", "mine"]);
+    let spec = after.see_pool("mine").unwrap().spec;
+    assert_eq!((spec.id, spec.capacity), (made.spec.id, capacity(2, 9)));
+    assert_eq!(spec.created_at, made.spec.created_at);
+    let of = |name: &str| after.see_pool(name).unwrap();
+    assert_eq!(of("base").count.allocated + of("mine").count.allocated, 1);
+    assert!(taken.facts().pool.is_some());
+    for change in
+        [after.set_pool("base", capacity(0, 1)).await.map(drop), after.remove_pool("base").await]
+    {
+        assert!(matches!(change, Err(Error::PoolOfSettings(_))));
+    }
+    assert!(tended(&after).await >= 2);
+    assert_eq!(of("mine").count.available, 2);
 }

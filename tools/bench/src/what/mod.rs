@@ -1,5 +1,6 @@
 //! What is measured, one file each: a series for us, one for each peer, and the aims.
 
+mod batch;
 mod burst;
 mod churn;
 mod command;
@@ -33,6 +34,8 @@ pub(crate) enum What {
     Kill,
     /// 100 creates at once
     Burst,
+    /// 100 sandboxes out of a pool with one call
+    Batch,
     /// Creates and kills at 200 a second, and at the highest rate that holds
     Sustained,
     /// A command's round trip; beside `nsenter`
@@ -54,11 +57,12 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Create,
         Self::Pool,
         Self::Kill,
         Self::Burst,
+        Self::Batch,
         Self::Sustained,
         Self::Command,
         Self::Execute,
@@ -76,6 +80,7 @@ impl What {
             Self::Pool => "pool",
             Self::Kill => "kill",
             Self::Burst => "burst",
+            Self::Batch => "batch",
             Self::Sustained => "sustained",
             Self::Command => "command",
             Self::Execute => "execute",
@@ -93,6 +98,7 @@ impl What {
     pub(crate) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Pool => &pool::FLAGS,
+            Self::Batch => &batch::FLAGS,
             Self::Execute => &execute::FLAGS,
             _ => &["--pool", "base=0", "--templates", "base"],
         }
@@ -108,6 +114,7 @@ impl What {
             Self::Pool => pool::measure(stage, report).await,
             Self::Kill => kill::measure(stage, report).await,
             Self::Burst => burst::measure(stage, report).await,
+            Self::Batch => batch::measure(stage, report).await,
             Self::Sustained => sustained::measure(stage, report).await,
             Self::Command => command::measure(stage, report).await,
             Self::Execute => execute::measure(stage, report).await,
