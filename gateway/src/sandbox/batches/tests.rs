@@ -160,10 +160,9 @@ async fn a_deletion_ends_what_is_there_and_what_is_being_made() {
     for after in [0, 5, 25, 60] {
         let id = bed.sandboxes.make_batch(batch(30), None).await.unwrap();
         tokio::time::sleep(Duration::from_millis(after)).await;
-        let (first, second) = tokio::join!(
-            bed.sandboxes.remove_batch(&Tenant::default(), id),
-            bed.sandboxes.remove_batch(&Tenant::default(), id)
-        );
+        let tenant = Tenant::default();
+        let remove = || bed.sandboxes.remove_batch(&tenant, id);
+        let (first, second) = tokio::join!(remove(), remove());
         assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
         assert!(matches!(first.and(second), Err(Error::NoBatch(_))));
         assert!(bed.sandboxes.registry().all_present().is_empty(), "after {after} ms");
