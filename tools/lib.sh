@@ -171,3 +171,13 @@ have_prometheus() {
     fi
     PATH=$PATH:$(cd "$tools/usr/bin" && pwd)
 }
+
+# have_postgres: Debian's, without the server that its package would start on the machine's port 5432.
+have_postgres() {
+    set -- /usr/lib/postgresql/*/bin/postgres
+    [ ! -x "$1" ] || return 0
+    debian postgresql-common
+    as_root sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' \
+        /etc/postgresql-common/createcluster.conf
+    debian postgresql
+}

@@ -110,13 +110,14 @@ have_tools() {
     for both in rustfmt:rustfmt-web cargo-clippy:rust-web-clippy curl:curl git:git \
         mmdebstrap:mmdebstrap nft:nftables npm:npm chromium:chromium dnsmasq:dnsmasq-base jq:jq \
         mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs shellcheck:shellcheck ip:iproute2 xz:xz-utils \
-        readelf:binutils runc:runc bwrap:bubblewrap g++:g++ pebble:pebble openssl:openssl; do
+        readelf:binutils runc:runc bwrap:bubblewrap g++:g++ pebble:pebble openssl:openssl haproxy:haproxy; do
         has "${both%%:*}" || wanted="$wanted ${both#*:}"
     done
     # One word per package is meant.
     # shellcheck disable=SC2086
     debian $wanted
     have_prometheus
+    have_postgres
     PATH=$PATH:$(cd "$target" && pwd)/tools/bin
 }
 

@@ -12,6 +12,7 @@ pub mod control;
 pub mod fuzzing;
 pub mod report;
 pub mod state;
+pub mod trace;
 pub mod tunnel;
 pub mod unread;
 pub mod users;

@@ -1,7 +1,8 @@
 //! The report stream: what happened inside, for the gateway's events and metrics.
 //!
 //! A bounded ring, so that a gateway that is away for long costs no memory; what it missed shows
-//! as a gap in the sequence numbers.
+//! as a gap in the sequence numbers. Details have a bound of their own, in bytes: the oldest are
+//! forgotten before the reports that they belong to, which are counted.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +13,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::wire::{Report, What};
+use crate::wire::{self, Detail, Report, What};
 
 /// Reports held for a gateway that is not listening.
 const CAPACITY: usize = 1024;
+
+/// Of details, as JSON, held with them (bytes).
+const DETAILS: usize = 256 << 10;
 
 #[derive(Default)]
 pub struct Reports {
@@ -26,16 +30,38 @@ pub struct Reports {
 #[derive(Default)]
 struct Ring {
     last: u64,
-    held: VecDeque<Report>,
+    held: VecDeque<Held>,
+    /// Of their details (bytes).
+    bytes: usize,
+    /// So many, the oldest, have no detail any more.
+    bare: usize,
     /// The language of each kernel that lives.
     kernels: Vec<String>,
     /// Commands and terminals that have begun and not ended.
     commands: u32,
 }
 
+/// A report without its parts.
+struct Held {
+    seq: u64,
+    at: u64,
+    kernels: u32,
+    commands: u32,
+    what: What,
+    /// As JSON; empty where there is none.
+    detail: Box<str>,
+}
+
 impl Reports {
     pub fn push(&self, what: What) {
-        self.ring.lock().push(what);
+        self.ring.lock().push(what, "");
+        self.added.notify_waiters();
+    }
+
+    /// With all there is to say of it.
+    pub fn tell(&self, what: What, detail: &Detail) {
+        let detail = serde_json::to_string(detail).unwrap_or_default();
+        self.ring.lock().push(what, &detail);
         self.added.notify_waiters();
     }
 
@@ -46,7 +72,7 @@ impl Reports {
         let before = mem::take(&mut *ring);
         ring.commands = before.commands;
         for language in before.kernels {
-            ring.push(What::KernelStarted { language });
+            ring.push(What::KernelStarted { language }, "");
         }
         drop(ring);
         self.added.notify_waiters();
@@ -58,18 +84,43 @@ impl Reports {
             let mut added = std::pin::pin!(self.added.notified());
             // Registered before the look, so that a report made in between wakes us.
             added.as_mut().enable();
-            let newer: Vec<_> =
-                self.ring.lock().held.iter().filter(|report| report.seq > seq).cloned().collect();
+            let newer = self.now_after(seq);
             if !newer.is_empty() {
                 return newer;
             }
             added.await;
         }
     }
+
+    /// The same without waiting, each part a report of its own.
+    pub(crate) fn now_after(&self, seq: u64) -> Vec<Report> {
+        let ring = self.ring.lock();
+        let newer = ring.held.iter().filter(|held| held.seq > seq);
+        newer.flat_map(Held::reports).filter(|report| report.seq > seq).collect()
+    }
+}
+
+impl Held {
+    fn reports(&self) -> impl Iterator<Item = Report> {
+        let parts = wire::parts(&self.detail);
+        let last = parts.len() - 1;
+        parts.into_iter().enumerate().map(move |(at, part)| {
+            let more = at < last;
+            Report {
+                seq: self.seq - (last - at) as u64,
+                at: self.at,
+                kernels: self.kernels,
+                commands: self.commands,
+                what: if more { What::NOTHING } else { self.what.clone() },
+                more,
+                part: part.to_owned(),
+            }
+        })
+    }
 }
 
 impl Ring {
-    fn push(&mut self, what: What) {
+    fn push(&mut self, what: What, detail: &str) {
         match &what {
             What::KernelStarted { language } => self.kernels.push(language.clone()),
             What::KernelDied { language: gone, .. } | What::KernelStopped { language: gone } => {
@@ -84,11 +135,21 @@ impl Ring {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let at = u64::try_from(at).unwrap_or(u64::MAX);
         let kernels = u32::try_from(self.kernels.len()).unwrap_or(u32::MAX);
-        self.last += 1;
-        if self.held.len() == CAPACITY {
-            self.held.pop_front();
+        self.last += wire::parts(detail).len() as u64;
+        if self.held.len() == CAPACITY
+            && let Some(oldest) = self.held.pop_front()
+        {
+            self.bytes -= oldest.detail.len();
+            self.bare = self.bare.saturating_sub(1);
         }
-        self.held.push_back(Report { seq: self.last, at, kernels, commands: self.commands, what });
+        self.bytes += detail.len();
+        let (seq, commands, detail) = (self.last, self.commands, detail.into());
+        self.held.push_back(Held { seq, at, kernels, commands, what, detail });
+        while self.bytes > DETAILS {
+            let Some(oldest) = self.held.get_mut(self.bare) else { return };
+            self.bytes -= std::mem::take(&mut oldest.detail).len();
+            self.bare += 1;
+        }
     }
 }
 
@@ -172,6 +233,38 @@ mod tests {
         reports.push(What::FileRead { bytes: 1 });
         let told: Vec<_> = reports.after(0).await.iter().map(|report| report.commands).collect();
         assert_eq!(told, [2, 2]);
+    }
+
+    #[tokio::test]
+    async fn details_are_forgotten_before_what_is_counted() {
+        let reports = Reports::default();
+        let of = wire::Of::Ended {
+            stdout: "x".repeat(wire::MAX_TEXT),
+            stderr: "y".repeat(wire::MAX_TEXT),
+            stdout_bytes: 1 << 40,
+            stderr_bytes: 0,
+            timeout_ms: None,
+            signal: None,
+        };
+        let detail = Detail { trace: None, of };
+        let ended =
+            What::ProcessEnded { pid: 1, exit_code: 0, duration_ms: 1, out_of_memory: false };
+        for _ in 0..CAPACITY + 100 {
+            reports.tell(ended.clone(), &detail);
+        }
+        let told = reports.after(0).await;
+        let whole = told.iter().filter(|report| !report.more).count();
+        assert_eq!(whole, CAPACITY, "of each there is the report");
+        let bytes: usize = told.iter().map(|report| report.part.len()).sum();
+        assert!(DETAILS / 2 < bytes && bytes <= DETAILS, "{bytes}");
+        assert!(told.is_sorted_by(|one, next| one.seq < next.seq));
+        assert!(!told.last().unwrap().part.is_empty(), "the newest have theirs");
+        // As many without one drive them all out.
+        for _ in 0..CAPACITY {
+            reports.push(What::NOTHING);
+        }
+        let ring = reports.ring.lock();
+        assert_eq!((ring.bytes, ring.bare), (0, 0));
     }
 
     #[tokio::test]

@@ -23,8 +23,12 @@
 //!
 //! Whatever comes out of envd may be written by hostile code: the reader bounds and times it out.
 
+mod detail;
+
 use std::collections::BTreeMap;
 
+pub(crate) use self::detail::parts;
+pub use self::detail::{Assembly, Detail, MARGIN, MAX_DETAIL, MAX_OUTPUT, MAX_TEXT, Of, text};
 use serde::{Deserialize, Serialize};
 
 /// Raised when a gateway and an envd of different builds would misunderstand each other.
@@ -247,6 +251,16 @@ pub struct Report {
     pub commands: u32,
     #[serde(flatten)]
     pub what: What,
+    /// This one is only for its part, and the next has the rest, or more of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub more: bool,
+    /// Of its [`Detail`], see [`Assembly`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub part: String,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -295,6 +309,10 @@ pub enum What {
         #[serde(default)]
         repeated: bool,
     },
+    /// Of a newer envd: what there will be besides should rather be a [`Detail`], which all
+    /// gateways survive.
+    #[serde(other)]
+    Unknown,
 }
 
 #[cfg(test)]
@@ -355,7 +373,9 @@ mod tests {
 
         #[test]
         fn a_report_is_one_short_line_and_read_as_it_was_written(seq: u64, at: u64, what in what()) {
-            let report = Report { seq, at, kernels: at as u32, commands: seq as u32, what };
+            let (more, part) = (seq % 2 == 0, at.to_string());
+            let (kernels, commands) = (at as u32, seq as u32);
+            let report = Report { seq, at, kernels, commands, what, more, part };
             let line = serde_json::to_string(&report).unwrap();
             prop_assert!(line.len() < MAX_REPORT && !line.contains('\n'));
             prop_assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
@@ -367,7 +387,10 @@ mod tests {
     fn a_report_of_an_older_envd_is_read() {
         let line = r#"{"seq":1,"at":2,"type":"file_read","bytes":3}"#;
         let what = What::FileRead { bytes: 3 };
-        let report = Report { seq: 1, at: 2, kernels: 0, commands: 0, what };
+        let (more, part) = (false, String::new());
+        let report = Report { seq: 1, at: 2, kernels: 0, commands: 0, what, more, part };
         assert_eq!(serde_json::from_str::<Report>(line).unwrap(), report);
+        let newer = line.replace("file_read", "file_dreamt_of");
+        assert_eq!(serde_json::from_str::<Report>(&newer).unwrap().what, What::Unknown);
     }
 }

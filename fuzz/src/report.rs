@@ -9,18 +9,20 @@ use bytes::BytesMut;
 use coppice::fuzzing::logged;
 use envd::{
     control::receive_attached,
-    wire::{MAX_REPORT, Report},
+    wire::{Assembly, MAX_REPORT, Report},
 };
 use tokio_util::codec::{Decoder, LinesCodec};
 
 pub(crate) fn target(bytes: &[u8]) {
     let (mut lines, mut rest) =
         (LinesCodec::new_with_max_length(MAX_REPORT - 1), BytesMut::from(bytes));
+    let mut parts = Assembly::default();
     while let Ok(Some(line)) = lines.decode_eof(&mut rest) {
         assert!(line.len() < MAX_REPORT);
         if let Ok(report) = serde_json::from_str::<Report>(&line) {
             let again = serde_json::to_string(&report).expect("JSON");
             assert_eq!(serde_json::from_str::<Report>(&again).expect("a report"), report);
+            parts.take(report);
         }
     }
     let log = logged(&String::from_utf8_lossy(bytes), 1 << 41);

@@ -31,6 +31,9 @@ pub use edit::{Made, New, NotChanged, revoke};
 pub use file::{Entry, entries};
 pub use keys::{Error, Keys, Refused};
 
+const API_KEY: &str = "x-api-key";
+const OPEN_SANDBOX_KEY: &str = "open-sandbox-api-key";
+
 /// `X-API-KEY: <key>`, or `Authorization: Bearer <key>`.
 fn presented(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
@@ -38,7 +41,7 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
         let (scheme, key) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim_start())
     };
-    let key = text("x-api-key").filter(|key| !key.is_empty()).or_else(bearer)?;
+    let key = text(API_KEY).filter(|key| !key.is_empty()).or_else(bearer)?;
     (!key.is_empty()).then_some(key)
 }
 
@@ -112,13 +115,35 @@ fn without_port(host: &str) -> &str {
 /// handlers whose it is.
 pub async fn require_key(
     State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let scope = if looks(&request) { Scope::Read } else { Scope::Exec };
+    require_scope(&gateway, scope, request, next).await
+}
+
+/// Middleware, of what concerns the gateway itself: [`require_key`] of one that is for that.
+pub async fn require_admin(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    require_scope(&gateway, Scope::Admin, request, next).await
+}
+
+fn looks(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+async fn require_scope(
+    gateway: &Gateway,
+    scope: Scope,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = caller(gateway.keys(), request.headers())?;
-    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut noted = (!looks).then(|| Noted::new(&gateway, &caller, &request));
-    let may = require(&caller, if looks { Scope::Read } else { Scope::Exec });
+    let mut noted = (!looks(&request)).then(|| Noted::new(gateway, &caller, &request));
+    let may = require(&caller, scope);
     request.extensions_mut().insert(caller);
     let answer = match may {
         Ok(()) => next.run(request).await,
@@ -143,8 +168,20 @@ pub async fn require_admin_if_any(
     Ok(next.run(request).await)
 }
 
+/// Middleware, of what OpenSandbox's clients ask: they bring a key as `OPEN-SANDBOX-API-KEY`, which
+/// is as good as any and gives way to one that comes as everywhere.
+pub(crate) async fn take_open_sandbox_key(mut request: Request, next: Next) -> Response {
+    let headers = request.headers_mut();
+    if presented(headers).is_none()
+        && let Some(key) = headers.get(OPEN_SANDBOX_KEY).cloned()
+    {
+        headers.insert(API_KEY, key);
+    }
+    next.run(request).await
+}
+
 /// Middleware, within [`require_key`]: what concerns the gateway itself takes a key of scope admin.
-pub async fn require_admin(
+pub(crate) async fn require_admin_too(
     caller: Caller,
     request: Request,
     next: Next,

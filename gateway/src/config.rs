@@ -7,32 +7,47 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::Display,
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use crate::{
+    agents::Agents,
     auth::Keys,
     backend::{self, JailOptions, NetworkMode},
+    events::Tariff,
     limits::Bounds,
     sandbox::PoolRules,
     template::Recipe,
 };
 
+mod addresses;
+mod agents;
+mod amounts;
+mod cost;
 mod domain;
+mod events;
+mod file;
 mod jail;
+mod logging;
 mod network;
+mod otlp;
 mod pool;
 mod resolvers;
+mod scrub;
 mod tls;
 
+use addresses::{address, addresses};
+pub use events::Events;
+use file::read_file;
+use logging::LogFlags;
+pub use logging::{LogFile, LogFormat, Logging, level_named};
+pub use otlp::{Otlp, Protocol, Way};
 pub use tls::{Certificate, Tls};
 
 /// Every setting that a flag, a variable or a line of the file can give.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 32] = [
     "listen",
     "data-dir",
     "backend",
@@ -46,8 +61,6 @@ const NAMES: [&str; 30] = [
     "acme-contact",
     "acme-ca",
     "api-keys-file",
-    "log-level",
-    "log-format",
     "stop-sandboxes-on-exit",
     "max-sandboxes",
     "max-timeout",
@@ -62,21 +75,24 @@ const NAMES: [&str; 30] = [
     "dns",
     "jail",
     "templates",
+    cost::NAME,
+    cost::RESOURCE_EVENTS,
+    events::NAME,
+    agents::NAME,
     "config",
 ];
 const LIMITS: &str = "limits";
+
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(logging::NAMES)
+}
+
 /// Only from the environment: a command line is seen by every user of the host.
 const KEYS_VARIABLE: &str = "COPPICE_API_KEYS";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
 
 /// All a gateway is told.
 #[derive(Clone)]
@@ -89,8 +105,7 @@ pub struct Config {
     /// Where `/metrics` is without a key, and nothing else is.
     pub metrics_listen: Option<SocketAddr>,
     pub keys: Keys,
-    pub log_level: tracing::Level,
-    pub log_format: LogFormat,
+    pub log: Logging,
     pub stop_sandboxes_on_exit: bool,
     pub max_sandboxes: usize,
     /// `None`: as long as clients like.
@@ -110,6 +125,11 @@ pub struct Config {
     pub jail: JailOptions,
     /// To be built where they are missing, `base` first.
     pub templates: Vec<Recipe>,
+    pub tariff: Tariff,
+    /// Seconds between two events of what a sandbox uses; 0 is none.
+    pub resource_events: u32,
+    pub events: Events,
+    pub agents: Agents,
 }
 
 impl Config {
@@ -179,12 +199,8 @@ pub struct Flags {
     /// more in COPPICE_API_KEYS [env: COPPICE_API_KEYS_FILE]
     #[arg(long, value_name = "FILE")]
     api_keys_file: Option<String>,
-    /// error, warn, info, debug or trace; taken up anew on SIGHUP [env: COPPICE_LOG_LEVEL] [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json [env: COPPICE_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
+    #[command(flatten)]
+    log: LogFlags,
     /// End all sandboxes when the gateway stops [env: COPPICE_STOP_SANDBOXES_ON_EXIT] [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     stop_sandboxes_on_exit: Option<String>,
@@ -230,6 +246,16 @@ pub struct Flags {
     /// [env: COPPICE_TEMPLATES] [default: base,code-interpreter-v1]
     #[arg(long, value_name = "NAME,NAME")]
     templates: Option<String>,
+    /// What sandboxes cost, for events of it: core-second=N,gib-second=N,paused-gib-hour=N; a table
+    /// in the file [env: COPPICE_COST] [default: none]
+    #[arg(long, value_name = "NAME=N,...")]
+    cost: Option<String>,
+    /// Between two events of what a sandbox uses; 0 is none [env: COPPICE_RESOURCE_EVENTS] [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    resource_events: Option<String>,
+    /// Agents whose sandboxes are counted together, by ids; tables in the file [env: COPPICE_AGENTS]
+    #[arg(long, value_name = "ID,ID")]
+    agents: Option<String>,
     /// TOML file of settings named as the flags are [env: COPPICE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -251,8 +277,6 @@ impl Flags {
             self.acme_contact,
             self.acme_ca,
             self.api_keys_file,
-            self.log_level,
-            self.log_format,
             self.stop_sandboxes_on_exit,
             self.max_sandboxes,
             self.max_timeout,
@@ -267,9 +291,15 @@ impl Flags {
             self.dns,
             self.jail,
             self.templates,
+            self.cost,
+            self.resource_events,
+            None,
+            self.agents,
             self.config,
         ];
-        NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+        let named = NAMES.into_iter().zip(values);
+        let named = named.chain(logging::NAMES.into_iter().zip(self.log.values()));
+        named.filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -319,25 +349,13 @@ fn read(
         keys,
         data_dir: given.take("data-dir", "var", |text| Ok(PathBuf::from(text)))?,
         domain: given.take("domain", "", domain::parse)?,
-        log_level: given.take("log-level", "info", |text| match text {
-            "error" => Ok(tracing::Level::ERROR),
-            "warn" => Ok(tracing::Level::WARN),
-            "info" => Ok(tracing::Level::INFO),
-            "debug" => Ok(tracing::Level::DEBUG),
-            "trace" => Ok(tracing::Level::TRACE),
-            _ => Err("error, warn, info, debug or trace".to_owned()),
-        })?,
-        log_format: given.take("log-format", "text", |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("text or json".to_owned()),
-        })?,
+        log: given.logging()?,
         stop_sandboxes_on_exit: given.take("stop-sandboxes-on-exit", "false", |text| {
             text.parse().map_err(|_| "true or false".to_owned())
         })?,
         max_sandboxes: given.number("max-sandboxes", "200", 1, 100_000)?,
-        max_timeout: given.take("max-timeout", "none", hours)?,
-        disk_headroom: given.take("disk-headroom", "auto", headroom)?,
+        max_timeout: given.take("max-timeout", "none", amounts::hours)?,
+        disk_headroom: given.take("disk-headroom", "auto", amounts::headroom)?,
         memory_headroom: (given.number("memory-headroom", "256", 0, 1 << 24)? as u64) << 20,
         sandbox_disk: match given.number("sandbox-disk", "0", 0, 1 << 32)? as u64 {
             0 => None,
@@ -352,6 +370,10 @@ fn read(
         },
         jail: given.jail()?,
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
+        tariff: given.tariff()?,
+        resource_events: given.resource_events()?,
+        events: given.events()?,
+        agents: given.agents()?,
     })
 }
 
@@ -360,23 +382,6 @@ fn recipes(text: &str) -> Result<Vec<Recipe>, String> {
     let named = text.split(',').map(|name| Recipe::named(name.trim()));
     let recipes = named.collect::<Option<Vec<_>>>().filter(|all| all.contains(&Recipe::Base));
     recipes.ok_or_else(|| "base, or base,code-interpreter-v1".to_owned())
-}
-
-fn headroom(text: &str) -> Result<Option<u64>, String> {
-    if text == "auto" {
-        return Ok(None);
-    }
-    let mib = text.parse::<u64>().ok().filter(|mib| *mib <= 1 << 32);
-    mib.map(|mib| Some(mib << 20)).ok_or_else(|| "auto, or a whole number of MiB".to_owned())
-}
-
-fn hours(text: &str) -> Result<Option<Duration>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let hours = text.parse().ok().filter(|hours| (1..=8760).contains(hours));
-    let hours: u64 = hours.ok_or("none, or a whole number of hours from 1 to 8760")?;
-    Ok(Some(Duration::from_secs(hours * 3600)))
 }
 
 /// What was given, by name, and where, for the message of an error.
@@ -388,7 +393,7 @@ impl Given {
         variable: &impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
         let mut given = BTreeMap::new();
-        for name in NAMES {
+        for name in names() {
             let of_env = format!("COPPICE_{}", name.replace('-', "_").to_uppercase());
             if let Some(value) = variable(&of_env).filter(|value| !value.is_empty()) {
                 given.insert(name.to_owned(), (value, of_env));
@@ -440,59 +445,10 @@ impl Given {
     }
 }
 
-fn read_file(path: &Path, place: &str) -> Result<Vec<(String, String)>, Error> {
-    let wrong = |what: &dyn Display| Error(format!("{place}: {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
-    let entries = table.into_iter().map(|(name, value)| {
-        if name == "config" || !NAMES.contains(&name.as_str()) {
-            let known = NAMES.into_iter().filter(|known| *known != "config").collect::<Vec<_>>();
-            return Err(wrong(&format!("there is no setting {name:?}, only {}", known.join(", "))));
-        }
-        let text = match &value {
-            toml::Value::Table(numbers) if [pool::NAME, LIMITS].contains(&name.as_str()) => {
-                pool::text_of(numbers)
-            }
-            toml::Value::Table(options) if name == jail::NAME => jail::text_of(options),
-            value => text_of(value),
-        };
-        match text {
-            Some(text) => Ok((name, text)),
-            None => Err(wrong(&format!(
-                "{name} must be a string, a number, true or false, or a list of strings, or for \
-                 pool and limits a table of numbers, and for jail one of numbers and true or false"
-            ))),
-        }
-    });
-    entries.collect()
-}
-
-fn text_of(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(yes) => Some(yes.to_string()),
-        toml::Value::Array(list) => {
-            let texts: Option<Vec<&str>> = list.iter().map(toml::Value::as_str).collect();
-            Some(texts?.join(","))
-        }
-        _ => None,
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an IP address and a port, such as 127.0.0.1:3000".to_owned())
-}
-
-fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let parts = text.split([',', ' ']).filter(|part| !part.is_empty());
-    parts
-        .map(|part| part.parse().map_err(|_| "IP addresses, separated by commas".to_owned()))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     type Pairs<'a> = &'a [(&'static str, &'a str)];

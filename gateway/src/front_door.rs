@@ -16,6 +16,7 @@ use crate::{
     auth::pages,
     data::{Address, Credential, DataPlane, Domain, Errand, admit, host, is_ambiguous},
     error::DataPlaneError,
+    logging::request::{Ids, REQUEST_ID, answered},
     metrics::{Metrics, Route},
     sandbox::{SandboxId, Sandboxes},
     serve::{Brief, Line, Received},
@@ -52,7 +53,7 @@ impl FrontDoor {
     /// `domain` is the one below which sandboxes have their hosts; without it, any will do.
     pub fn new(sandboxes: Sandboxes, domain: Option<String>, control: Router) -> Self {
         let domain = domain.map(|domain| Arc::new(Domain::new(&domain)));
-        let data = DataPlane::new(sandboxes.metrics().clone());
+        let data = DataPlane::new(&sandboxes);
         Self { sandboxes, domain, control, data, control_alone: false }
     }
 
@@ -65,7 +66,7 @@ impl FrontDoor {
         self.sandboxes.metrics()
     }
 
-    async fn answer(self, request: Request<Received>) -> Response<Body> {
+    async fn answer(self, request: Request<Received>, ids: Ids) -> Response<Body> {
         let line = request.extensions().get::<Line>().cloned();
         let line = line.expect("the server puts it into every request");
         // A page whose request is to be refused can only read so if it may send it.
@@ -84,7 +85,7 @@ impl FrontDoor {
             }
             Ok(Destination::Control) => {
                 let answered = self.control.oneshot(request.map(Body::new)).await;
-                return brief(answered.unwrap_or_else(|never| match never {}));
+                return brief(named(answered.unwrap_or_else(|never| match never {}), ids));
             }
             Err(refused) => {
                 unread::discard(request.into_body()).await;
@@ -98,13 +99,16 @@ impl FrontDoor {
             metrics.denied(why);
         }
         let last = matches!(answer, Err(DataPlaneError::TransferEncoding));
-        let mut answer = answer
-            .unwrap_or_else(|refused| brief(preflight.unwrap_or_else(|| refused.into_response())));
+        // What a sandbox answers is its own.
+        let mut answer = answer.unwrap_or_else(|refused| {
+            brief(named(preflight.unwrap_or_else(|| refused.into_response()), ids))
+        });
         if last {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let (status, took) = (answer.status().as_u16(), began.elapsed());
         metrics.request_answered(route.name(), method.as_str(), status, took);
+        answered(route.name(), &method, status, took);
         answer
     }
 
@@ -171,6 +175,14 @@ impl FrontDoor {
     }
 }
 
+/// Tells a client how its request is called in the log.
+fn named(mut response: Response<Body>, ids: Ids) -> Response<Body> {
+    if let Some(id) = ids.header() {
+        response.headers_mut().insert(&REQUEST_ID, id);
+    }
+    response
+}
+
 /// A browser shows what a link leads to as a page of the gateway's own: its code must not run there,
 /// since such pages may call the control plane.
 fn confined(mut response: Response<Body>) -> Response<Body> {
@@ -187,6 +199,7 @@ impl Service<Request<Received>> for FrontDoor {
 
     fn call(&self, request: Request<Received>) -> Self::Future {
         let door = self.clone();
-        Box::pin(async move { Ok(door.answer(request).await) })
+        let ids = Ids::of(request.headers());
+        Box::pin(ids.scope(async move { Ok(door.answer(request, ids).await) }))
     }
 }

@@ -71,6 +71,7 @@ fn facts(token: &str) -> Facts {
         auto_resume: false,
         auto_pause_filesystem: false,
         timeout: 60,
+        tariff: Default::default(),
         id: SandboxId::random(),
         tenant: Tenant::default(),
         template: Template {

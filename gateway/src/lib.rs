@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod agents;
 pub mod audit;
 pub mod auth;
 pub mod backend;
@@ -16,6 +17,7 @@ pub mod front_door;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod network;
 pub mod ops;
@@ -30,11 +32,14 @@ use std::{sync::Arc, time::Duration};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 
+use agents::Agents;
 use audit::Audit;
 use auth::Keys;
 use envd::unread;
 use error::ApiError;
+use events::{store::History, webhooks::Webhooks};
 use limits::Limits;
+use logging::Log;
 use sandbox::Sandboxes;
 use template::{Available, ListTemplates};
 
@@ -48,16 +53,21 @@ pub struct Parts {
     pub templates: ListTemplates,
     pub keys: Keys,
     pub audit: Audit,
+    pub history: History,
+    pub agents: Agents,
+    pub webhooks: Webhooks,
     /// Told to clients; may carry a port.
     pub domain: String,
     /// The longest timeout a client may ask for, if there is one.
     pub max_timeout: Option<Duration>,
     /// Size of the file system that sandboxes write to.
     pub disk_bytes: u64,
+    pub log: Log,
 }
 
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
+        parts.sandboxes.metrics().logged_by(&parts.log);
         Self(Arc::new(parts))
     }
 
@@ -75,6 +85,23 @@ impl Gateway {
 
     pub fn audit(&self) -> &Audit {
         &self.0.audit
+    }
+
+    /// What happened.
+    pub fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    pub fn agents(&self) -> &Agents {
+        &self.0.agents
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    pub(crate) fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
     }
 
     pub fn domain(&self) -> &str {

@@ -31,6 +31,9 @@ enum Command {
     /// API keys: who may use the gateway, as whom and for what
     #[command(subcommand)]
     Key(command::key::Key),
+    /// What happens to sandboxes and has happened, asked of a gateway that runs
+    #[command(subcommand)]
+    Events(command::events::Events),
     /// Sandboxes that are ready before they are asked for
     #[command(subcommand)]
     Pool(command::pool::Pool),
@@ -40,6 +43,8 @@ enum Command {
     /// Certificates
     #[command(subcommand)]
     Tls(command::tls::Tls),
+    /// All sandboxes and what they use, live
+    Top(command::top::Top),
     /// What runs inside a sandbox; the gateway starts it
     #[command(hide = true)]
     Envd,
@@ -52,9 +57,11 @@ fn main() -> ExitCode {
         Command::Down(flags) => command::down::run(flags),
         Command::Template(template) => command::template::run(template),
         Command::Key(key) => command::key::run(key),
+        Command::Events(events) => command::events::run(events),
         Command::Pool(pool) => command::pool::run(pool),
         Command::Batch(batch) => command::batch::run(batch),
         Command::Tls(tls) => command::tls::run(tls),
+        Command::Top(top) => command::top::run(top),
         Command::Envd => Ok(envd::run()),
     };
     done.unwrap_or_else(|error| {

@@ -155,6 +155,7 @@ constants! {
     // route(4)
     RTM_VERSION: u8 = 5;
     RTM_ADD: u8 = 1;
+    RTM_CHANGE: u8 = 3;
     RTF_UP: i32 = 0x1;
     RTF_GATEWAY: i32 = 0x2;
     RTF_STATIC: i32 = 0x800;

@@ -101,7 +101,8 @@ def _pids():
 
 
 def _mounts():
-    return _read("/proc/self/mounts").splitlines()
+    # What the gateways of a host share goes with the last of them, which may be another suite's.
+    return _read("/proc/self/mounts").replace(",favordynmods", "").splitlines()
 
 
 def parent_of(gateway):

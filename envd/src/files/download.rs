@@ -67,7 +67,7 @@ pub(super) async fn download(
     let mut response = if not_modified(headers, &found) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let reader = (method == Method::GET).then(|| Reader::new(&asked.envd)).transpose()?;
+        let reader = (method == Method::GET).then(|| Reader::new(asked, &path)).transpose()?;
         let body = Contents { file, first, length, reader };
         match encoding {
             // Of an empty file clients rely on the length, which compressed it would not have.

@@ -24,7 +24,13 @@ use axum::{
 };
 use serde::Deserialize;
 
-use crate::{auth, paths, rest::RestError, state::Envd, users::User};
+use crate::{
+    auth, paths,
+    rest::RestError,
+    state::Envd,
+    trace::{TraceId, Traceparent},
+    users::User,
+};
 
 pub(crate) use place::is_partial;
 pub(crate) use reader::Readers;
@@ -46,6 +52,7 @@ struct Asked {
     envd: Arc<Envd>,
     user: User,
     path: Option<String>,
+    trace: Option<TraceId>,
 }
 
 impl Asked {
@@ -69,7 +76,8 @@ impl Asked {
             let text = format!("error looking up user '{}': {error}", error.0);
             RestError::new(StatusCode::UNAUTHORIZED, text)
         })?;
-        Ok(Self { envd, user, path: query.path })
+        let trace = Traceparent::of(headers).map(|traceparent| traceparent.trace);
+        Ok(Self { envd, user, path: query.path, trace })
     }
 
     fn resolve(&self, path: &str) -> Result<PathBuf, RestError> {

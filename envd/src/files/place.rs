@@ -72,15 +72,20 @@ impl Target {
     }
 
     /// Writes the whole content at once. Should the disk be full, a file that was there keeps its
-    /// own content: what it has to grow by comes first.
-    pub(super) fn write(self, content: &[u8], user: &User, metadata: &Metadata) -> io::Result<()> {
+    /// own content: what it has to grow by comes first. Whether there was none is returned.
+    pub(super) fn write(
+        self,
+        content: &[u8],
+        user: &User,
+        metadata: &Metadata,
+    ) -> io::Result<bool> {
         let mut target = self;
         for _ in 0..MAX_TRIES {
             let path = target.path.clone();
             match target.open() {
                 Ok(opened) => {
-                    if let Written::Whole = opened.write(content, user, metadata)? {
-                        return Ok(());
+                    if let Written::Whole { created } = opened.write(content, user, metadata)? {
+                        return Ok(created);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -129,7 +134,9 @@ struct Opened {
 }
 
 enum Written {
-    Whole,
+    Whole {
+        created: bool,
+    },
     /// Nothing was: the name is no longer that of this file.
     Moved,
 }
@@ -145,7 +152,8 @@ impl Opened {
         }
         let length = file.metadata()?.len();
         // One that was whole is not to be taken along.
-        let unfinished = Unfinished::new(may_be_new && length == 0, path, &found);
+        let created = may_be_new && length == 0;
+        let unfinished = Unfinished::new(created, path, &found);
         match overwrite(&file, length, content).and_then(|()| dress(&file, user, metadata)) {
             Ok(()) => unfinished.keep(),
             // Before the client is told.
@@ -154,7 +162,7 @@ impl Opened {
                 return Err(error);
             }
         }
-        Ok(Written::Whole)
+        Ok(Written::Whole { created })
     }
 }
 
@@ -170,8 +178,8 @@ impl Partial {
         self.file.write_all(bytes)
     }
 
-    /// Gives it its name, and the rights of what had that before.
-    pub(super) fn finish(mut self, user: &User, metadata: &Metadata) -> io::Result<()> {
+    /// Gives it its name, and the rights of what had that before. Whether nothing had is returned.
+    pub(super) fn finish(mut self, user: &User, metadata: &Metadata) -> io::Result<bool> {
         dress(&self.file, user, metadata)?;
         let mode = self.target.found.as_ref().map_or(0o644, fs::Metadata::mode) & 0o777;
         self.file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -179,7 +187,8 @@ impl Partial {
         self.unfinished.keep();
         // Who watches the name is to learn that it was written, as of any other write.
         let length = self.file.stream_position()?;
-        self.file.set_len(length)
+        self.file.set_len(length)?;
+        Ok(self.target.found.is_none())
     }
 }
 
@@ -306,11 +315,11 @@ mod tests {
     fn an_upload_that_fails_leaves_what_another_made_meanwhile() {
         let place = Place::new();
         let (first, second) = (place.open(), place.open());
-        assert!(matches!(place.write(first, "whole"), Written::Whole));
+        assert!(matches!(place.write(first, "whole"), Written::Whole { .. }));
         place.fail(second);
         assert!(place.path().exists());
         let (first, second) = (place.open(), place.open());
-        assert!(matches!(place.write(second, "whole"), Written::Whole));
+        assert!(matches!(place.write(second, "whole"), Written::Whole { .. }));
         place.fail(first);
         assert!(place.path().exists());
     }

@@ -71,8 +71,8 @@ impl Sink {
         Ok(())
     }
 
-    /// The bytes received, all in the file.
-    pub(super) async fn finish(mut self) -> Result<u64, RestError> {
+    /// The bytes received, all in the file, and whether it was not there before.
+    pub(super) async fn finish(mut self) -> Result<(u64, bool), RestError> {
         let beginning = self.landed().await?.map(|(partial, _)| partial);
         let (path, user) = (self.path.clone(), self.user.clone());
         let (metadata, rest) = (mem::take(&mut self.metadata), mem::take(&mut self.filling));
@@ -84,7 +84,7 @@ impl Sink {
             }
         };
         match tokio::task::spawn_blocking(finishing).await {
-            Ok(Ok(())) => Ok(self.received),
+            Ok(Ok(created)) => Ok((self.received, created)),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(error) => Err(internal(error.to_string())),
         }

@@ -28,7 +28,7 @@ use crate::{
         metadata::{self, Metadata},
     },
     rest::RestError,
-    wire::What,
+    wire::{self, Detail, Of, What},
 };
 
 /// Decompressed at once (bytes).
@@ -164,8 +164,9 @@ impl Receiving {
     }
 
     async fn finish(self, asked: &Asked) -> Result<Written, RestError> {
-        let bytes = self.sink.finish().await?;
-        asked.envd.reports.push(What::FileWritten { bytes });
+        let (bytes, created) = self.sink.finish().await?;
+        let of = Of::Written { path: wire::text(&self.written.path), created };
+        asked.envd.reports.tell(What::FileWritten { bytes }, &Detail { trace: asked.trace, of });
         Ok(self.written)
     }
 }

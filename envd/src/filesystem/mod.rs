@@ -12,7 +12,10 @@ mod remove;
 pub(crate) mod tree;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use axum::http::HeaderMap;
 use connectrpc::{
@@ -35,7 +38,9 @@ use crate::{
     },
     paths,
     state::Envd,
+    trace::Traceparent,
     users::User,
+    wire::{self, Detail, Of, What},
 };
 
 pub(crate) struct FilesystemService {
@@ -59,11 +64,20 @@ impl FilesystemService {
         Ok(paths::resolve(path, user, settings.default_workdir.as_deref())?)
     }
 
+    fn tell(&self, headers: &HeaderMap, of: Of) {
+        let trace = Traceparent::of(headers).map(|traceparent| traceparent.trace);
+        self.envd.reports.tell(What::NOTHING, &Detail { trace, of });
+    }
+
     async fn open(&self, ctx: &RequestContext, path: &str, want: Wanted) -> Result<Watch, Error> {
         let user = self.user(ctx.headers())?;
         let path = self.resolve(path, &user)?;
         Watch::open(&self.watches, path, want).await
     }
+}
+
+fn told(path: &Path) -> String {
+    wire::text(&path.to_string_lossy())
 }
 
 /// Disks wait; the threads that serve requests do not.
@@ -76,7 +90,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn entry_at(path: &std::path::Path) -> Result<EntryInfo, Error> {
+fn entry_at(path: &Path) -> Result<EntryInfo, Error> {
     Describe::new().entry(path, path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
             Error::NotFound(format!("file not found: {}", path.display()))
@@ -104,11 +118,13 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<impl Encodable<MakeDirResponse> + Send + use<>> {
         let user = self.user(ctx.headers())?;
         let path = self.resolve(request.path, &user)?;
+        let of = Of::DirectoryMade { path: told(&path) };
         let made = move || {
             tree::make_dir(&path, &user)?;
             entry_at(&path)
         };
         let entry = blocking(made).await?;
+        self.tell(ctx.headers(), of);
         Response::ok(MakeDirResponse { entry: entry.into(), ..Default::default() })
     }
 
@@ -120,11 +136,14 @@ impl Filesystem for FilesystemService {
         let user = self.user(ctx.headers())?;
         let source = self.resolve(request.source, &user)?;
         let destination = self.resolve(request.destination, &user)?;
+        let (from, to) = (told(&source), told(&destination));
         let moved = move || {
             tree::rename(&source, &destination, &user)?;
             entry_at(&destination)
         };
         let entry = blocking(moved).await?;
+        let size = u64::try_from(entry.size).unwrap_or_default();
+        self.tell(ctx.headers(), Of::Moved { from, to, size });
         Response::ok(MoveResponse { entry: entry.into(), ..Default::default() })
     }
 
@@ -145,7 +164,10 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, RemoveRequest>,
     ) -> ServiceResult<impl Encodable<RemoveResponse> + Send + use<>> {
         let path = self.resolve(request.path, &self.user(ctx.headers())?)?;
-        blocking(move || remove::remove(&path)).await?;
+        let of = Of::Removed { path: told(&path) };
+        if blocking(move || remove::remove(&path)).await? {
+            self.tell(ctx.headers(), of);
+        }
         Response::ok(RemoveResponse::default())
     }
 

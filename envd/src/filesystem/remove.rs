@@ -29,8 +29,8 @@ const MAX_REFILLED: u32 = 1000;
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Succeeds also when there is nothing at `path`.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+/// Succeeds also when there is nothing at `path`; whether there was something.
+pub(crate) fn remove(path: &Path) -> Result<bool, Error> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::Invalid(format!("'{}' cannot be removed", path.display())));
     };
@@ -38,7 +38,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     let removed = Dir::open(parent, DIRECTORY.difference(OFlag::O_NOFOLLOW), Mode::empty())
         .and_then(|parent| remove_in(parent, name));
     match removed {
-        Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
         Err(errno) => Err(Error::io(format!("removing '{}'", path.display()), errno.into())),
     }
 }
@@ -169,9 +170,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_removed_and_the_root_is_not() {
         let home = tempfile::tempdir().unwrap();
-        remove(&home.path().join("a/b")).unwrap();
+        assert!(!remove(&home.path().join("a/b")).unwrap());
         fs::write(home.path().join("file"), "x").unwrap();
-        remove(&home.path().join("file/below")).unwrap();
+        assert!(!remove(&home.path().join("file/below")).unwrap());
+        assert!(remove(&home.path().join("file")).unwrap());
         assert!(remove(Path::new("/")).is_err());
     }
 }

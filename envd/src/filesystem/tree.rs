@@ -87,7 +87,7 @@ pub(crate) fn rename(source: &Path, destination: &Path, user: &User) -> Result<(
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             copy_over(source, destination)
                 .map_err(|error| Error::io(format!("moving '{from}' to '{to}'"), error))?;
-            super::remove::remove(source)
+            super::remove::remove(source).map(drop)
         }
         renamed => {
             renamed.map_err(|error| Error::io(format!("renaming '{from}' to '{to}'"), error))

@@ -33,7 +33,8 @@ use crate::{
     os::Exit,
     process::{exit_code, exit_words},
     state::Envd,
-    wire::What,
+    trace::TraceId,
+    wire::{self, Detail, Of, What},
 };
 
 /// For a kernel that is asked to end.
@@ -59,6 +60,7 @@ pub(super) struct Run {
     pub(super) lines: mpsc::Sender<Chunk>,
     /// What it takes of what may wait.
     pub(super) room: OwnedSemaphorePermit,
+    pub(super) trace: Option<TraceId>,
 }
 
 /// Lines on their way to a client. One that gets no last chunk did not get everything.
@@ -217,8 +219,9 @@ impl Keeper {
         tasks.close();
         while let Ok(task) = tasks.try_recv() {
             if let Task::Run(run) = task {
+                let detail = told(&run);
                 run::refuse(run);
-                self.executed(true, Duration::ZERO, false);
+                self.executed(true, Duration::ZERO, false, &detail);
             }
         }
     }
@@ -277,9 +280,10 @@ impl Keeper {
         }
         let began = Instant::now();
         let repeated = self.envd.repeats.note((&self.language, &run.code), began);
+        let detail = told(&run);
         let (ended, failed) = run::turn(run, self).await;
         if let Some(failed) = failed {
-            self.executed(failed, began.elapsed(), repeated);
+            self.executed(failed, began.elapsed(), repeated, &detail);
         }
         match ended {
             Ended::Whole => {}
@@ -326,14 +330,19 @@ impl Keeper {
         self.envd.reports.push(What::KernelStopped { language: self.language.clone() });
     }
 
-    fn executed(&self, failed: bool, took: Duration, repeated: bool) {
-        self.envd.reports.push(What::CodeExecuted {
+    fn executed(&self, failed: bool, took: Duration, repeated: bool, detail: &Detail) {
+        let what = What::CodeExecuted {
             language: self.language.clone(),
             failed,
             duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             repeated,
-        });
+        };
+        self.envd.reports.tell(what, detail);
     }
+}
+
+fn told(run: &Run) -> Detail {
+    Detail { trace: run.trace, of: Of::Code { code: wire::text(&run.code) } }
 }
 
 /// Hears what a kernel says to nobody, and returns when it has ended, or speaks nonsense.

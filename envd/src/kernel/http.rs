@@ -24,7 +24,11 @@ use super::{
     contexts::{Error, PYTHON, Table},
     variables,
 };
-use crate::{state::Envd, wire::CODE_HEADER};
+use crate::{
+    state::Envd,
+    trace::{TraceId, Traceparent},
+    wire::CODE_HEADER,
+};
 
 /// Longest body of a request (bytes).
 const MAX_BODY: usize = 16 << 20;
@@ -99,7 +103,10 @@ async fn answer(envd: &Arc<Envd>, request: Request) -> Result<Response, Refusal>
     }
     let table = envd.contexts.table(envd).await;
     match (&head.method, &segments[..]) {
-        (_, ["execute"]) => execute(envd, table, body).await,
+        (_, ["execute"]) => {
+            let trace = Traceparent::of(&head.headers).map(|traceparent| traceparent.trace);
+            execute(envd, table, body, trace).await
+        }
         (&Method::POST, ["contexts"]) => create(envd, table, body).await,
         (_, ["contexts"]) => {
             let all = table.all();
@@ -133,7 +140,12 @@ struct ExecuteBody {
     env_vars: Option<BTreeMap<String, String>>,
 }
 
-async fn execute(envd: &Arc<Envd>, table: &Table, body: Body) -> Result<Response, Refusal> {
+async fn execute(
+    envd: &Arc<Envd>,
+    table: &Table,
+    body: Body,
+    trace: Option<TraceId>,
+) -> Result<Response, Refusal> {
     let (body, room) = receive(&table.room, body).await?;
     let ExecuteBody { code, context_id, language, env_vars } = parse(&body)?;
     drop(body);
@@ -157,7 +169,8 @@ async fn execute(envd: &Arc<Envd>, table: &Table, body: Body) -> Result<Response
         return Err(bad(format!("env_vars cannot be set in {}", context.language)));
     }
     let (lines, chunks) = mpsc::channel(CHUNKS);
-    context.run(Run { code, env, lines, room }).map_err(|_| Error::NotFound(context.id.clone()))?;
+    let run = Run { code, env, lines, room, trace };
+    context.run(run).map_err(|_| Error::NotFound(context.id.clone()))?;
     let kind = HeaderValue::from_static("application/x-ndjson");
     Ok(([(header::CONTENT_TYPE, kind)], lines_of(chunks)).into_response())
 }

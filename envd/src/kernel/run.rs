@@ -58,7 +58,7 @@ pub(super) enum Ended {
 
 /// Runs the code, and says whether it failed; `None` when its client had gone before it ran.
 pub(super) async fn turn(run: Run, keeper: &mut Keeper) -> (Ended, Option<bool>) {
-    let Run { code, env, lines: client, room } = run;
+    let Run { code, env, lines: client, room, trace: _ } = run;
     let mut execution = Execution::default();
     if let Err(broken) = ready(keeper, &client, &mut execution).await {
         match broken {

@@ -12,7 +12,9 @@ use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
-use rctl_sys::abi::{SIOCAIFADDR, SIOCAIFADDR_IN6, SIOCGIFFLAGS, SIOCSIFFLAGS};
+use rctl_sys::abi::{
+    RTM_ADD, RTM_CHANGE, SIOCAIFADDR, SIOCAIFADDR_IN6, SIOCGIFFLAGS, SIOCSIFFLAGS,
+};
 
 use super::{super::layout, Step};
 use crate::{control::Failure, wire::JailNetwork};
@@ -46,7 +48,13 @@ pub(super) fn configure(network: Option<&JailNetwork>, only: bool) -> Result<(),
     let JailNetwork { interface, address, prefix, gateway } = network;
     assign(&socket, interface, *address, *prefix)?;
     up(&socket, interface)?;
-    add_default_route(*gateway).step(format!("RTM_ADD default by {gateway}"))
+    match route_all(RTM_ADD, *gateway) {
+        // Of root's in the jail, which may have made one of its own before there was a link.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            route_all(RTM_CHANGE, *gateway).step(format!("RTM_CHANGE default by {gateway}"))
+        }
+        added => added.step(format!("RTM_ADD default by {gateway}")),
+    }
 }
 
 /// security.jail.vnet: whether this process is in a jail that owns its network stack.
@@ -89,13 +97,13 @@ fn assign_loopback6() -> nix::Result<()> {
 }
 
 /// route(4): what is wrong with a message is what write(2) of it says.
-fn add_default_route(gateway: Ipv4Addr) -> io::Result<()> {
+fn route_all(kind: u8, gateway: Ipv4Addr) -> io::Result<()> {
     // SAFETY: no memory is passed.
     let socket = unsafe { libc::socket(libc::AF_ROUTE, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     let socket = Errno::result(socket)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     let mut socket = File::from(unsafe { OwnedFd::from_raw_fd(socket) });
-    let message = layout::default_route(gateway);
+    let message = layout::default_route(kind, gateway);
     let written = socket.write(&message)?;
     if written == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }

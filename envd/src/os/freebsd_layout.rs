@@ -73,8 +73,8 @@ pub(super) fn loopback6(interface: &str) -> [u8; abi::IN6_ALIASREQ_SIZE] {
 /// A `struct rt_msghdr` and three addresses.
 const ROUTE: usize = RT_MSGHDR_SIZE + 3 * SOCKADDR_IN;
 
-/// `RTM_ADD` of a route to everywhere, as route(4) takes it.
-pub(super) fn default_route(gateway: Ipv4Addr) -> [u8; ROUTE] {
+/// `RTM_ADD` or `RTM_CHANGE` of the route to everywhere, as route(4) takes it.
+pub(super) fn default_route(kind: u8, gateway: Ipv4Addr) -> [u8; ROUTE] {
     const HEADER: usize = RT_MSGHDR_SIZE;
     const FLAGS: i32 = abi::RTF_UP | abi::RTF_GATEWAY | abi::RTF_STATIC;
     // They follow in this order.
@@ -83,7 +83,7 @@ pub(super) fn default_route(gateway: Ipv4Addr) -> [u8; ROUTE] {
     let mut put = |at: usize, value: &[u8]| message[at..at + value.len()].copy_from_slice(value);
     put(abi::RTM_MSGLEN_AT, &(ROUTE as u16).to_ne_bytes());
     put(abi::RTM_VERSION_AT, &[abi::RTM_VERSION]);
-    put(abi::RTM_TYPE_AT, &[abi::RTM_ADD]);
+    put(abi::RTM_TYPE_AT, &[kind]);
     put(abi::RTM_FLAGS_AT, &FLAGS.to_ne_bytes());
     put(abi::RTM_ADDRS_AT, &ADDRESSES.to_ne_bytes());
     // The number by which the kernel's answer is told from others.
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_default_route_is_one_message_with_three_addresses() {
-        let message = default_route(Ipv4Addr::new(10, 0, 0, 1));
+        let message = default_route(abi::RTM_ADD, Ipv4Addr::new(10, 0, 0, 1));
         assert_eq!(u16::from_ne_bytes([message[0], message[1]]), 200);
         assert_eq!((message[2], message[3]), (5, 1));
         assert_eq!(message[8..16], [0x03, 0x08, 0, 0, 7, 0, 0, 0]);

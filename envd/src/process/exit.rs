@@ -20,6 +20,13 @@ pub(crate) fn words(exit: Exit) -> String {
     }
 }
 
+/// Which ended it, as the system calls it.
+pub(super) fn signal(exit: Exit) -> Option<String> {
+    let Exit::Signal { number, .. } = exit else { return None };
+    let known = nix::sys::signal::Signal::try_from(number);
+    Some(known.map_or_else(|_| number.to_string(), |signal| signal.as_str().to_owned()))
+}
+
 /// By SIGKILL, itself or what it waited for, as shells tell it.
 pub(super) fn was_killed(exit: Exit) -> bool {
     match exit {
@@ -90,6 +97,7 @@ mod tests {
             (signal(40, false), -1, false, "signal: signal 40", Some("signal: signal 40")),
         ] {
             let event = event(exit, false);
+            assert_eq!(super::signal(exit).is_some(), !exited);
             assert_eq!(
                 (event.exit_code, event.exited, event.status.as_str(), event.error.as_deref()),
                 (code, exited, status, error)

@@ -7,11 +7,13 @@ mod children;
 mod exit;
 mod fanout;
 mod follow;
+mod heard;
 mod input;
 mod running;
 mod start;
 mod stream;
 mod table;
+mod words;
 
 use std::{sync::Arc, time::Instant};
 
@@ -42,8 +44,9 @@ use crate::{
         stream_timeout,
     },
     state::Envd,
+    trace::Traceparent,
     users::User,
-    wire::What,
+    wire::{self, Detail, Of, What},
 };
 
 pub(crate) struct ProcessService(pub(crate) Arc<Envd>);
@@ -193,15 +196,29 @@ async fn begin(
     request: StartRequest,
     context: RequestContext,
 ) -> Result<Follow, ConnectError> {
-    let started = start::start(&envd, &user, &request).await?;
+    let traceparent = Traceparent::of(context.headers());
+    let trace = traceparent.map(|traceparent| traceparent.trace);
+    let command = words::command(&request.process);
+    let cwd = wire::text(&start::directory(&envd, &user, &request.process));
+    let started = match start::start(&envd, &user, &request, traceparent).await {
+        Ok(started) => started,
+        Err(error) => {
+            let why = wire::text(error.message.as_deref().unwrap_or("the command cannot be run"));
+            let of = Of::NotStarted { command, cwd, error: why };
+            envd.reports.tell(What::NOTHING, &Detail { trace, of });
+            return Err(error);
+        }
+    };
     let deadline = stream_timeout(&context).and_then(|timeout| started.at.checked_add(timeout));
     let process = started.process.clone();
     let follow = Follow::new(process.clone(), &context)?.owning(deadline);
     let words = (&request.process.cmd, &request.process.args);
     let repeated = envd.repeats.note(words, Instant::now());
-    envd.reports.push(What::ProcessStarted { pid: process.pid, repeated });
+    let of = Of::Started { command, cwd, pty: request.pty.is_set() };
+    let what = What::ProcessStarted { pid: process.pid, repeated };
+    envd.reports.tell(what, &Detail { trace, of });
     envd.processes.started(process, (*request.process).clone());
-    tokio::spawn(running::watch(envd, started, deadline));
+    tokio::spawn(running::watch(envd, started, deadline, trace));
     Ok(follow)
 }
 

@@ -8,15 +8,17 @@
 //! those.
 
 use std::{
+    mem,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use nix::{errno::Errno, sys::signal::Signal};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +26,17 @@ use super::{
     children::CHILDREN,
     exit,
     fanout::{Fanout, Output},
+    heard::Heard,
     input::Input,
     stream::{PIPE_CHUNK, Stream, TERMINAL_CHUNK},
 };
 use crate::{
-    awake, connect::proto::process::process_event::EndEvent, os::Exit, state::Envd, wire::What,
+    awake,
+    connect::proto::process::process_event::EndEvent,
+    os::Exit,
+    state::Envd,
+    trace::TraceId,
+    wire::{Detail, Of, What},
 };
 
 /// What a signalled process left in its pipes is read up to here (bytes): background children may
@@ -43,6 +51,7 @@ pub(super) struct Process {
     pub(super) tag: Option<String>,
     pub(super) input: Input,
     pub(super) fanout: Fanout,
+    heard: Mutex<Heard>,
     signalled: CancellationToken,
     timed_out: AtomicBool,
     end: OnceLock<EndEvent>,
@@ -71,6 +80,7 @@ impl Process {
             tag,
             input,
             fanout: Fanout::new(),
+            heard: Mutex::default(),
             signalled: CancellationToken::new(),
             timed_out: AtomicBool::new(false),
             end: OnceLock::new(),
@@ -116,16 +126,21 @@ impl Process {
             if chunk.is_empty() {
                 return;
             }
-            self.fanout.deliver(kind(chunk), release).await;
+            self.deliver(kind(chunk), release).await;
         }
         let mut left = LEFT_BEHIND;
         while let Some(chunk) = stream.read_now(limit.min(left)) {
             left = left.saturating_sub(chunk.len().max(LEAST_LEFT));
-            self.fanout.deliver(kind(chunk), release).await;
+            self.deliver(kind(chunk), release).await;
             if left == 0 {
                 return;
             }
         }
+    }
+
+    async fn deliver(&self, output: Output, release: &CancellationToken) {
+        self.heard.lock().take(&output);
+        self.fanout.deliver(output, release).await;
     }
 
     async fn pump_all(&self, sources: Sources, release: &CancellationToken) {
@@ -145,7 +160,12 @@ impl Process {
 }
 
 /// Sees a process through to its end. Its time stands still while the sandbox is paused.
-pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<Instant>) {
+pub(super) async fn watch(
+    envd: Arc<Envd>,
+    started: Started,
+    deadline: Option<Instant>,
+    trace: Option<TraceId>,
+) {
     let Started { process, sources, exit, at, killed_before } = started;
     let release = CancellationToken::new();
     let pumps = process.pump_all(sources, &release);
@@ -171,13 +191,29 @@ pub(super) async fn watch(envd: Arc<Envd>, started: Started, deadline: Option<In
     };
     process.input.end().await;
     let out_of_memory = exit::was_killed(exit) && envd.gauges.killed_for_memory() > killed_before;
-    envd.reports.push(What::ProcessEnded {
+    let heard = mem::take(&mut *process.heard.lock());
+    let limit = deadline.filter(|_| process.timed_out());
+    let of = Of::Ended {
+        stdout: heard.stdout.text(),
+        stderr: heard.stderr.text(),
+        stdout_bytes: heard.stdout.bytes,
+        stderr_bytes: heard.stderr.bytes,
+        timeout_ms: limit.map(|deadline| millis(deadline.saturating_duration_since(at))),
+        signal: exit::signal(exit),
+    };
+    drop(heard);
+    let what = What::ProcessEnded {
         pid: process.pid,
         exit_code: exit::code(exit),
-        duration_ms: u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        duration_ms: millis(at.elapsed()),
         out_of_memory,
-    });
+    };
+    envd.reports.tell(what, &Detail { trace, of });
     let _ = process.end.set(exit::event(exit, out_of_memory));
     envd.processes.ended(&process);
     process.fanout.end();
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

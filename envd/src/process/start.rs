@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     attach,
-    connect::proto::process::{PTY, StartRequest},
+    connect::proto::process::{PTY, ProcessConfig, StartRequest},
     os::{self, Exit, Plan, Standard, Step},
     paths,
     state::Envd,
+    trace::{self, Traceparent},
     users::User,
 };
 
@@ -37,11 +38,20 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// A tag is held for as long as its process is remembered.
 const MAX_TAG: usize = 1024;
 
-/// Starts the program as `user`; on success it runs.
+/// Where the program is to run, as far as it can be said.
+pub(super) fn directory(envd: &Envd, user: &User, config: &ProcessConfig) -> String {
+    let cwd = config.cwd.as_deref().unwrap_or_default();
+    paths::resolve(cwd, user, envd.settings().default_workdir.as_deref())
+        .map_or_else(|_| cwd.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+/// Starts the program as `user`; on success it runs. It is told whose doing it is, unless the
+/// request says otherwise.
 pub(super) async fn start(
     envd: &Envd,
     user: &User,
     request: &StartRequest,
+    traceparent: Option<Traceparent>,
 ) -> Result<Started, ConnectError> {
     let config = &request.process;
     if config.cmd.is_empty() {
@@ -56,7 +66,12 @@ pub(super) async fn start(
     let cwd = paths::resolve(cwd, user, settings.default_workdir.as_deref())
         .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
     let cwd = cwd.into_os_string().into_string().unwrap_or_default();
-    let env = environment(user, &settings.env, config.envs.iter());
+    let mut env = environment(user, &settings.env, config.envs.iter());
+    if let Some(traceparent) = traceparent
+        && !config.envs.contains_key(trace::VARIABLE)
+    {
+        env.insert(trace::VARIABLE.to_owned(), traceparent.to_string());
+    }
     let path = env.get("PATH").map_or(PATH, |path| path);
     let strings = Strings {
         programs: c_strings(candidates(&config.cmd, path))?,

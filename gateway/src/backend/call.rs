@@ -4,7 +4,7 @@ use std::{fmt::Display, io};
 
 use tokio::task::spawn_blocking;
 
-use crate::backend::Error;
+use crate::{backend::Error, logging::request::carried_blocking};
 
 pub(super) trait Call<T> {
     fn call(self, call: &'static str, target: impl Display) -> Result<T, Error>;
@@ -26,5 +26,8 @@ impl<T> Call<T> for nix::Result<T> {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    spawn_blocking(work).await.map_err(io::Error::other).call("run", "a blocking task")?
+    spawn_blocking(carried_blocking(work))
+        .await
+        .map_err(io::Error::other)
+        .call("run", "a blocking task")?
 }

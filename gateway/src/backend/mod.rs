@@ -151,6 +151,43 @@ pub struct Usage {
     pub disk_bytes: Option<u64>,
     /// As [`Limits::processes`] counts them: with their threads on Linux.
     pub processes: u64,
+    /// What has gone over its link; `None` where it has none.
+    pub network: Option<Traffic>,
+    /// What its processes had of the disk with the data directory; `None` where nothing counts it.
+    pub block: Option<BlockIo>,
+}
+
+impl Usage {
+    /// Of one without processes.
+    pub(crate) fn none() -> Self {
+        Self {
+            at: Instant::now(),
+            cpu: Duration::ZERO,
+            cpu_percent: None,
+            memory_bytes: 0,
+            cache_bytes: 0,
+            disk_bytes: None,
+            processes: 0,
+            network: None,
+            block: None,
+        }
+    }
+}
+
+/// Bytes over a sandbox's link to the host, headers included, since it was made or booted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// Bytes that a disk was asked for. What is read from memory is not among them, and what is written
+/// into it counts once it goes to the disk: on Linux with cgroup v1 not at all, unless past the
+/// cache. On FreeBSD they are added up from rates (racct(4)), so near and not exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockIo {
+    pub read: u64,
+    pub written: u64,
 }
 
 /// One line of `coppice doctor`.

@@ -50,7 +50,7 @@ pub(crate) struct Api {
 pub(crate) struct Stream {
     pub(crate) answer: Response<Incoming>,
     /// Drives it.
-    _connection: AbortOnDropHandle<()>,
+    pub(crate) connection: AbortOnDropHandle<()>,
 }
 
 /// The gateway has answered with a refusal.
@@ -105,7 +105,8 @@ impl Api {
     ) -> anyhow::Result<Value> {
         let asked = format!("{method} {path}");
         let all = async {
-            let Stream { answer, _connection } = self.open(method, path, &[], body).await?;
+            let Stream { answer, connection: _connection } =
+                self.open(method, path, &[], body).await?;
             let body = Limited::new(answer.into_body(), LONGEST).collect().await;
             let body = body.map_err(|error| anyhow!(error))?.to_bytes();
             if body.is_empty() {
@@ -162,7 +163,7 @@ impl Api {
             return Ok(answer);
         }
         let status = answer.answer.status();
-        let Stream { answer, _connection } = answer;
+        let Stream { answer, connection: _connection } = answer;
         let told = Limited::new(answer.into_body(), LONGEST).collect();
         let told = timeout(PATIENCE, told).await.ok().and_then(Result::ok);
         let told = told.and_then(|told| serde_json::from_slice::<Value>(&told.to_bytes()).ok());
@@ -182,7 +183,7 @@ where
         let _ = connection.await;
     });
     let connection = AbortOnDropHandle::new(connection);
-    Ok(Stream { answer: sender.send_request(request).await?, _connection: connection })
+    Ok(Stream { answer: sender.send_request(request).await?, connection })
 }
 
 /// The one of the file, or of the environment: a command line is seen by every user of the host.

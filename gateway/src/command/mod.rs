@@ -5,60 +5,32 @@ pub(crate) mod batch;
 pub(crate) mod columns;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod pool;
 pub(crate) mod serve;
 pub(crate) mod template;
 pub(crate) mod tls;
+pub(crate) mod top;
 
-use std::{io::IsTerminal, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use coppice::{
     backend::{self, Host, Settings},
-    config::{Config, LogFormat},
+    config::Config,
     data::Envds,
     data_dir::DataDir,
+    logging::Log,
     sandbox::{FindTemplate, Rules, Sandboxes},
 };
-use tracing::Level;
-use tracing_subscriber::EnvFilter;
 
 /// For what a command left running when it is done: deletions that the next start goes on with.
 const LEFTOVERS: Duration = Duration::from_millis(200);
 
-/// Sets how much is said from now on.
-type SetLevel = Box<dyn Fn(Level) -> anyhow::Result<()> + Send + Sync>;
-
 /// To stderr: stdout is for what other programs read.
 fn log(config: &Config) {
-    let _ = adjustable_log(config);
-}
-
-fn adjustable_log(config: &Config) -> SetLevel {
-    let log = tracing_subscriber::fmt()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    let first = filter(config.log_level);
-    match config.log_format {
-        LogFormat::Text => {
-            let log = log.with_env_filter(first).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |level| Ok(handle.reload(filter(level))?))
-        }
-        LogFormat::Json => {
-            let log = log.json().with_env_filter(first).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            Box::new(move |level| Ok(handle.reload(filter(level))?))
-        }
-    }
-}
-
-/// Libraries speak of every frame below their own warnings.
-fn filter(level: Level) -> EnvFilter {
-    EnvFilter::new(format!("warn,coppice={level}"))
+    Log::of_command(&config.log);
 }
 
 /// How long a thread that blocks stays for the next work. The runtime gives work to the one that has
@@ -116,6 +88,8 @@ fn sandboxes(config: &Config, data_dir: &Path, host: Host, find: FindTemplate) -
         max_life: config.max_timeout,
         network: config.network,
         pool: config.pool.clone(),
+        tariff: config.tariff,
+        resource_events: config.resource_events,
     };
     Sandboxes::new(data_dir, Arc::new(host), rules, find, Box::new(Envds))
 }

@@ -1,23 +1,28 @@
 //! `coppice serve`.
 
-use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::Write, net::SocketAddr, path::Path, process::ExitCode, sync::Arc, thread, time::Duration,
+};
 
 use anyhow::Context;
 use coppice::{
-    Gateway, Parts,
+    Gateway, Parts, agents,
     audit::Audit,
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
+    events::{Scrub, export::Exporters, store::History},
     front_door::FrontDoor,
     limits::Limit,
+    logging::Log,
+    metrics::Metrics,
     sandbox::Sandboxes,
     serve::{Entrance, Limits},
     template::{Recipe, Store},
     tls::{Acme, Certificates},
 };
 use envd::walls;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -31,6 +36,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 const FINISH: Duration = Duration::from_millis(2500);
 /// For the lines of the last requests.
 const AUDIT: Duration = Duration::from_millis(250);
+/// For the last events to get into the spools of exporters, and out of them where that is quick.
+const EXPORT: Duration = AUDIT;
 /// Between one look at the files of the certificate, or of the keys, and the next.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -40,17 +47,23 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let config = config::load(flags.clone())?;
     config.check_for_serving()?;
     let down = walls::check().map_err(anyhow::Error::msg)?;
-    let set_level = super::adjustable_log(&config);
+    let log = Log::begin(&config.log)?;
+    let done = begin(flags, config, &log, &down);
+    log.settle();
+    done
+}
+
+fn begin(flags: Flags, config: Config, log: &Log, down: &[&str]) -> anyhow::Result<ExitCode> {
     if !down.is_empty() {
         tracing::warn!(?down, "no code of others may run here: walls are down");
     }
-    let log = Log { flags, level: config.log_level, set_level };
+    let log = Settings { flags, level: config.log.level, log: log.clone() };
     let data_dir = DataDir::claim(&config.data_dir)?;
     let path = data_dir.path().to_owned();
     super::run_in(data_dir, serve(config, log, &path))
 }
 
-async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
     // From here on, and with nothing to take up anew too: left alone it would end the process.
     let asked_anew = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
@@ -96,6 +109,16 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         move |name: &str| templates.find(name)
     });
     let sandboxes = super::sandboxes(&config, data_dir, host, find);
+    sandboxes.events().scrub_by(Scrub::new(&config.events.scrub)?);
+    let kept = config.events.kept(data_dir);
+    let history = History::open(&kept, sandboxes.events(), stop.clone())
+        .with_context(|| format!("cannot keep events in {}", kept.dir.display()))?;
+    let exporters = Exporters::start(
+        &config.events.exporters,
+        data_dir,
+        sandboxes.events(),
+        sandboxes.metrics(),
+    )?;
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -110,11 +133,15 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         }),
         keys: config.keys,
         audit: audit.clone(),
+        history: history.clone(),
+        agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
         disk_bytes: backend::disk_size(data_dir).context("cannot measure the data-dir")?,
+        log: log.log.clone(),
     });
 
+    tokio::spawn(agents::keep_watch(config.agents, sandboxes.clone()));
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
         async move {
@@ -134,7 +161,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
             if let Some(acme) = acme {
                 let mut asked = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
                 let asked = stream::poll_fn(move |cx| asked.poll_recv(cx));
-                tokio::spawn(acme.keep(sandboxes.metrics().clone(), asked));
+                keep_certificate(acme, sandboxes.metrics().clone(), asked, stop.clone())?;
             }
             entrances.push(Entrance::tls(listener, certificates.server().context("TLS")?));
             Some(certificates)
@@ -170,7 +197,7 @@ async fn serve(config: Config, log: Log, data_dir: &Path) -> anyhow::Result<Exit
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    audit.settle(AUDIT).await;
+    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }
@@ -203,6 +230,23 @@ fn tell_figures(
     tokio::spawn(coppice::serve::run_within(Limits::few(), entrance, door, stop));
 }
 
+/// On a thread of its own: it reads and writes files, and nobody is to wait for those.
+fn keep_certificate(
+    acme: Acme,
+    metrics: Arc<Metrics>,
+    asked: impl Stream<Item = ()> + Unpin + Send + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start what gets certificates")?;
+    let keep = move || {
+        // Ends what it has under way, a program of the operator's among that.
+        runtime.block_on(stop.run_until_cancelled(acme.keep(metrics, asked)));
+    };
+    thread::Builder::new().name("acme".into()).spawn(keep).context("cannot start a thread")?;
+    Ok(())
+}
+
 /// Below which clients are told that sandboxes are. Whatever they make of it begins with `https://`.
 fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -> String {
     let listened = secure.unwrap_or(plain).port();
@@ -218,7 +262,7 @@ fn told_domain(config: &Config, plain: SocketAddr, secure: Option<SocketAddr>) -
 }
 
 /// Takes a new certificate up when its files change, and that and the log level when asked.
-async fn follow(certificates: Option<Arc<Certificates>>, mut log: Log, mut asked: Signal) {
+async fn follow(certificates: Option<Arc<Certificates>>, mut log: Settings, mut asked: Signal) {
     if let Some(certificates) = certificates {
         let asked = stream::poll_fn(|cx| asked.poll_recv(cx)).inspect(|()| log.take_up());
         certificates.follow(LOOK, asked).await;
@@ -230,36 +274,30 @@ async fn follow(certificates: Option<Arc<Certificates>>, mut log: Log, mut asked
     }
 }
 
-/// How much is said, and where that is set.
-struct Log {
+/// What the log is told on SIGHUP.
+struct Settings {
     flags: Flags,
+    /// As they had it last. A call may have set another since, which stays until they have a new one:
+    /// whoever only puts log files aside changes nothing else.
     level: Level,
-    set_level: super::SetLevel,
+    log: Log,
 }
 
-impl Log {
+impl Settings {
     /// Reads the settings anew, of which all but this one wait for the next start.
     fn take_up(&mut self) {
+        self.log.reopen();
         let level = match config::load(self.flags.clone()) {
-            Ok(config) => config.log_level,
+            Ok(config) => config.log.level,
             Err(error) => {
                 tracing::error!(%error, "SIGHUP: the settings cannot be read; the log level stays");
                 return;
             }
         };
-        if level == self.level {
-            return;
-        }
-        let before = std::mem::replace(&mut self.level, level);
-        let say = || tracing::info!("SIGHUP: the log level was {before} and is {level}");
-        // Said while it can be heard.
-        if level < before {
-            say();
-        }
-        match (self.set_level)(level) {
-            Err(error) => tracing::error!("SIGHUP: the log level cannot be set: {error}"),
-            Ok(()) if level > before => say(),
-            Ok(()) => {}
+        if level != std::mem::replace(&mut self.level, level)
+            && let Err(error) = self.log.set_level(level)
+        {
+            tracing::error!(%error, "SIGHUP");
         }
     }
 }

@@ -94,6 +94,7 @@ async fn create(
     caller.allowed(&wanted.template)?;
     let wanted = Wanted { owner: caller.owner().clone(), ..wanted };
     let sandbox = gateway.sandboxes().create(wanted, key).await?;
+    gateway.agents().make_room(gateway.sandboxes(), &sandbox).await;
     let made = Made(vec![sandbox.id().to_string()]);
     Ok((StatusCode::CREATED, Extension(made), Json(Handle::new(&gateway, &sandbox))))
 }

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The body, a JSON object, whatever its content type and however it was framed.
 ///
 /// As `Option`, for bodies that may be absent, or null.
-pub(super) struct ApiJson<T>(pub(super) T);
+pub(crate) struct ApiJson<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;
@@ -94,20 +94,40 @@ impl FromRequestParts<Gateway> for SandboxPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
-        let invalid = || ApiError::bad_request("Invalid sandbox ID");
-        let Path(text): Path<String> =
-            Path::from_request_parts(parts, gateway).await.map_err(|_| invalid())?;
-        let id =
-            text.split_once('-').map_or(Some(&*text), |(id, client)| is_word(client).then_some(id));
-        let id = id.filter(|id| is_word(id)).ok_or_else(invalid)?;
-        // Well-formed for E2B, but none that we give out.
-        let known: SandboxId = id.parse().map_err(|_| ApiError::no_sandbox(id))?;
+        let PastPath(known) = PastPath::from_request_parts(parts, gateway).await?;
+        let id = &known.to_string();
         let Ok(caller) = Caller::from_request_parts(parts, gateway).await;
         match gateway.sandboxes().tenant(known) {
             Some(tenant) if tenant == *caller.tenant() => Ok(Self(known)),
             None => Err(ApiError::no_sandbox(id)),
             Some(_) => Err(ApiError::no_sandbox(id).because(Denied::Tenant)),
         }
+    }
+}
+
+/// The sandbox a path names, whoever's it is, and whether or not there ever was one.
+pub(super) struct PastPath(pub(super) SandboxId);
+
+impl FromRequestParts<Gateway> for PastPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
+        let invalid = || ApiError::bad_request("Invalid sandbox ID");
+        let path = Path::<Vec<(String, String)>>::from_request_parts(parts, gateway).await;
+        let Path(path) = path.map_err(|_| invalid())?;
+        let text = path.iter().find_map(|(name, text)| (name == "id").then_some(text.as_str()));
+        let text = text.ok_or_else(invalid)?;
+        let id =
+            text.split_once('-').map_or(Some(text), |(id, client)| is_word(client).then_some(id));
+        let id = id.filter(|id| is_word(id)).ok_or_else(invalid)?;
+        // Well-formed for E2B, but none that we give out.
+        id.parse().map(Self).map_err(|_| ApiError::no_sandbox(id))
+    }
+}
+
+impl IntoParams for PastPath {
+    fn into_params(place: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        SandboxPath::into_params(place)
     }
 }
 
@@ -131,11 +151,11 @@ fn is_word(text: &str) -> bool {
 }
 
 /// The query, decoded once; a parameter that comes several times is joined by commas.
-pub(super) struct Parameters(Vec<(String, String)>);
+pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     /// As it was sent.
-    pub(super) fn take(&self, name: &str) -> Option<String> {
+    pub(crate) fn take(&self, name: &str) -> Option<String> {
         let values = self.0.iter().filter(|(known, _)| known == name);
         let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
         (!values.is_empty()).then(|| values.join(","))

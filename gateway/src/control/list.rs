@@ -112,8 +112,8 @@ impl Filter {
     }
 
     fn admits(&self, sandbox: &Sandbox) -> bool {
-        let facts = sandbox.facts();
-        self.metadata.iter().all(|(key, value)| facts.metadata.get(key) == Some(value))
+        let (facts, metadata) = (sandbox.facts(), sandbox.metadata());
+        self.metadata.iter().all(|(key, value)| metadata.get(key) == Some(value))
             && self.template.as_ref().is_none_or(|template| *template == facts.template.id)
             && self.started_after.is_none_or(|start| facts.started_at >= start)
     }

@@ -6,6 +6,8 @@
 mod batches;
 mod connect;
 mod create;
+mod events;
+mod evonic;
 mod extract;
 mod figures;
 mod list;
@@ -13,26 +15,30 @@ mod logs;
 mod missing;
 mod name;
 mod network;
+mod opensandbox;
 mod page;
 mod pause;
 mod pools;
 mod sandbox;
 mod shape;
 mod snapshots;
-mod status;
 mod templates;
 #[cfg(test)]
 mod tests;
 mod timeout;
 mod unasked;
+mod webhooks;
 
 use std::time::Duration;
 
 use axum::{extract::DefaultBodyLimit, middleware};
+pub(crate) use extract::Parameters;
 use utoipa::openapi::{OpenApi, RefOr, schema::Schema, security::SecurityRequirement};
 use utoipa_axum::router::OpenApiRouter;
 #[cfg(feature = "fuzzing")]
 pub(crate) use {create::wanted, list::asked, logs::asked as asked_of_log, network::policy};
+
+pub(crate) use extract::ApiJson;
 
 use crate::{Gateway, auth, error::guarded, ops::document};
 
@@ -51,14 +57,25 @@ pub fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
         .merge(connect::routes())
         .merge(pause::routes())
         .merge(network::routes())
-        .merge(status::routes())
         .merge(snapshots::routes())
         .merge(templates::routes())
+        .merge(events::routes())
+        .merge(evonic::routes())
         .merge(pools::routes())
         .merge(batches::routes())
+        .merge(webhooks::routes())
         .merge(missing::routes());
     document_longest_timeout(known.get_openapi_mut(), gateway.max_timeout());
     document_keys(known.get_openapi_mut());
+    let mut open_sandbox = opensandbox::routes();
+    document_keys(open_sandbox.get_openapi_mut());
+    document_key(open_sandbox.get_openapi_mut(), document::OPEN_SANDBOX_KEY);
+    let open_sandbox = behind_keys(open_sandbox, gateway);
+    let by_other_name = middleware::from_fn(auth::take_open_sandbox_key);
+    behind_keys(known, gateway).merge(open_sandbox.route_layer(by_other_name))
+}
+
+fn behind_keys(known: OpenApiRouter<Gateway>, gateway: &Gateway) -> OpenApiRouter<Gateway> {
     known
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_key))
@@ -72,6 +89,14 @@ pub(crate) fn document_keys(document: &mut OpenApi) {
         let either = either.map(|key| SecurityRequirement::new::<_, [_; 0], String>(key, []));
         operation.security = Some(either.to_vec());
         operation.responses.responses.extend(guarded());
+    }
+}
+
+/// One more way to show a key.
+fn document_key(document: &mut OpenApi, key: &str) {
+    for (_, operation) in document.paths.paths.values_mut().flat_map(document::operations) {
+        let way = SecurityRequirement::new::<_, [_; 0], String>(key, []);
+        operation.security.get_or_insert_default().push(way);
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(show, set, delete))
-        .route_layer(middleware::from_fn(auth::require_admin))
+        .route_layer(middleware::from_fn(auth::require_admin_too))
 }
 
 /// The pool a path names, by its name or its id.

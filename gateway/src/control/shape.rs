@@ -117,7 +117,7 @@ impl Listed {
             disk_size_mb: gateway.disk_bytes(&facts.limits) >> 20,
             state: State::of(phase),
             envd_version: envd::wire::ENVD_VERSION,
-            metadata: facts.metadata.clone(),
+            metadata: (*sandbox.metadata()).clone(),
             envd_unresponsive_at_pause: sandbox.was_unresponsive().then_some(true),
         })
     }

@@ -272,6 +272,9 @@ async fn fork(
     let timeout = timeout::bounded(seconds, gateway.max_timeout())?;
     caller.allowed(&gateway.sandboxes().present(id)?.facts().template.id)?;
     let forks = gateway.sandboxes().fork(caller.owner().clone(), id, count, timeout).await?;
+    for fork in forks.iter().flatten() {
+        gateway.agents().make_room(gateway.sandboxes(), fork).await;
+    }
     let made = forks.iter().flatten().map(|sandbox| sandbox.id().to_string()).collect();
     let told = forks.into_iter().map(|fork| match fork {
         Ok(sandbox) => Forked { sandbox: Some(Handle::new(&gateway, &sandbox)), error: None },

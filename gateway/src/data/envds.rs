@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::{reports, task};
 use crate::{
+    events::Events,
     metrics::Metrics,
     sandbox::{Inside, NotRun, Ran, Sandbox, Task},
 };
@@ -29,8 +30,8 @@ pub struct Envds;
 
 #[async_trait]
 impl Inside for Envds {
-    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>) {
-        tokio::spawn(reports::follow(sandbox, metrics.clone()));
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>, events: &Events) {
+        tokio::spawn(reports::follow(sandbox, metrics.clone(), events.clone()));
     }
 
     async fn answers(&self, dir: &Path) -> bool {

@@ -13,6 +13,7 @@ mod body;
 mod connect;
 mod connection;
 mod envds;
+mod exposed;
 mod headers;
 mod internal;
 mod outgoing;
@@ -25,6 +26,7 @@ mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod told;
 mod traffic;
 mod upgrade;
 
@@ -47,6 +49,7 @@ pub use address::{Address, Domain, host};
 use awake::Awake;
 use body::{Held, Relay};
 pub use envds::Envds;
+use exposed::Exposed;
 pub use headers::is_ambiguous;
 use outgoing::Outgoing;
 use pool::{Lease, Pool, Pools};
@@ -78,12 +81,15 @@ pub enum Errand<'a> {
 pub struct DataPlane {
     pools: Pools,
     awake: Arc<Awake>,
+    exposed: Exposed,
     metrics: Arc<Metrics>,
 }
 
 impl DataPlane {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { pools: Pools::default(), awake: Arc::default(), metrics }
+    pub fn new(sandboxes: &Sandboxes) -> Self {
+        let exposed = Exposed::new(sandboxes.events());
+        let metrics = sandboxes.metrics().clone();
+        Self { pools: Pools::default(), awake: Arc::default(), exposed, metrics }
     }
 
     /// Has the sandbox answer the request on that port.
@@ -99,11 +105,17 @@ impl DataPlane {
         errand: Errand<'_>,
     ) -> Result<Response<Body>, DataPlaneError> {
         let busy = matches!(errand, Errand::Use(_)).then(|| sandbox.busy());
+        sandbox.is_asked();
         let route = Route::of(port, request.uri().path());
         let passage = self.metrics.passage(route);
         let multiplexed = request.version() == Version::HTTP_2;
         let client = hyper::upgrade::on(&mut request);
         let server = Server::of(&sandbox, port);
+        let new = server == Server::User && !self.exposed.is_known(sandbox.id(), port);
+        let url = new.then(|| {
+            let host = address::host(request.uri(), request.headers()).ok().flatten();
+            exposed::url(line.scheme(), host.unwrap_or_default(), port, sandbox.id())
+        });
         let prepared = if server == Server::Envd && internal::is_internal(request.uri().path()) {
             Err(DataPlaneError::Internal)
         } else {
@@ -137,6 +149,9 @@ impl DataPlane {
         let request = request.map(|body| Outgoing::new(body, inwards.clone()));
         let taken = request.body().taken();
         let (mut response, mut lease, cut) = self.send(&sandbox, port, request, errand).await?;
+        if let Some(url) = url {
+            self.exposed.answered(&sandbox, port, url, &cut);
+        }
         let failure = Failure { sandbox: &sandbox, cut: &cut, port };
         if server.is_envds()
             && let Some(why) = DataPlaneError::denial_of(response.status())
@@ -208,7 +223,12 @@ impl DataPlane {
             request = match sent {
                 Ok((response, lease)) => return Ok((response, lease, cut)),
                 Err(SendError::Unsent(unsent)) => *unsent,
-                Err(error) => return Err(failure.of(error).await),
+                Err(error) => {
+                    if matches!(error, SendError::Connect(connect::Error::PortClosed)) {
+                        self.exposed.refused(sandbox, port);
+                    }
+                    return Err(failure.of(error).await);
+                }
             };
             pauses += 1;
             let goes_on = match errand {

@@ -1,4 +1,4 @@
-//! What envd reports of a sandbox, followed from the gateway's side, and counted.
+//! What envd reports of a sandbox, followed from the gateway's side, counted and told as events.
 //!
 //! The lines may be written by hostile code: their length and rate are bounded, they decide
 //! nothing, and they are counted as far as they can be true. No more code is counted than the
@@ -10,7 +10,7 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 use chrono::Utc;
 use envd::{
     tunnel::Handed,
-    wire::{MAX_REPORT, Report, What},
+    wire::{Assembly, Detail, MAX_REPORT, Report, What},
 };
 use futures_util::StreamExt;
 use tokio::{
@@ -19,7 +19,9 @@ use tokio::{
 };
 use tokio_util::codec::{FramedRead, LinesCodec};
 
+use super::told::Told;
 use crate::{
+    events::Events,
     metrics::{Account, Metrics},
     sandbox::Sandbox,
 };
@@ -33,8 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_millis(500);
 
 /// Reads a sandbox's reports until it has ended; while it is paused there are none.
-pub async fn follow(sandbox: Arc<Sandbox>, metrics: Arc<Metrics>) {
-    let mut follower = Follower::new(&sandbox, &metrics);
+pub async fn follow(sandbox: Arc<Sandbox>, metrics: Arc<Metrics>, events: Events) {
+    let mut follower = Follower::new(&sandbox, &metrics, &events);
     follower.run().await;
     if follower.missed > 0 {
         tracing::info!(sandbox = %sandbox.id(), missed = follower.missed, "reports were lost");
@@ -45,6 +47,9 @@ struct Follower<'a> {
     sandbox: &'a Sandbox,
     metrics: &'a Metrics,
     account: Account,
+    told: Told<'a>,
+    /// Details that come in parts.
+    parts: Assembly,
     /// The last sequence number seen,
     last: u64,
     /// of the envd of that boot.
@@ -68,11 +73,13 @@ enum Error {
 }
 
 impl<'a> Follower<'a> {
-    fn new(sandbox: &'a Sandbox, metrics: &'a Arc<Metrics>) -> Self {
+    fn new(sandbox: &'a Sandbox, metrics: &'a Arc<Metrics>, events: &Events) -> Self {
         Self {
             sandbox,
             metrics,
             account: metrics.account(),
+            told: Told::new(sandbox, events),
+            parts: Assembly::default(),
             last: 0,
             boot: sandbox.boots(),
             missed: 0,
@@ -110,6 +117,7 @@ impl<'a> Follower<'a> {
         let boot = self.sandbox.boots();
         if boot != self.boot {
             (self.boot, self.last) = (boot, 0);
+            self.told.forget();
         }
         let last = self.last;
         let open = async {
@@ -156,14 +164,28 @@ impl<'a> Follower<'a> {
             tracing::debug!(sandbox = %self.sandbox.id(), gap, "reports are missing");
         }
         self.last = report.seq;
-        tracing::debug!(sandbox = %self.sandbox.id(), ?report, "report");
+        tracing::debug!(sandbox = %self.sandbox.id(), seq = report.seq, what = ?report.what, "report");
         self.account.holds(report.kernels, report.commands);
-        self.sandbox.journal().report(&report);
-        // What an adopted sandbox did before is in the figures of the gateway before.
-        if report.at >= self.metrics.began_at() {
-            self.count(&report.what);
+        if let Some((report, detail)) = self.parts.take(report) {
+            self.heard(&report, detail);
         }
         Ok(())
+    }
+
+    fn heard(&mut self, report: &Report, detail: Option<Detail>) {
+        let unheard = self.sandbox.journal().report(report);
+        // What an adopted sandbox did before is in the figures of the gateway before; the end of
+        // what ran when there was none is still to be told.
+        let of_now = report.at >= self.metrics.began_at();
+        let believed = !matches!(report.what, What::CodeExecuted { .. })
+            || !of_now
+            || self.sandbox.has_run_code();
+        if believed {
+            self.told.take(report, detail, of_now || unheard);
+        }
+        if of_now {
+            self.count(&report.what);
+        }
     }
 
     fn count(&mut self, what: &What) {
@@ -182,7 +204,10 @@ impl<'a> Follower<'a> {
                 self.metrics.command_ended(*exit_code, took);
             }
             What::ProcessStarted { repeated: true, .. } => self.metrics.command_repeated(),
-            What::ProcessStarted { .. } | What::FileRead { .. } | What::FileWritten { .. } => {}
+            What::ProcessStarted { .. }
+            | What::FileRead { .. }
+            | What::FileWritten { .. }
+            | What::Unknown => {}
         }
     }
 
@@ -237,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn a_broken_stream_is_resumed_where_it_broke() {
         let (sandbox, mut connections, _dir) = followed();
-        let follower = tokio::spawn(follow(sandbox.clone(), Arc::default()));
+        let follower = tokio::spawn(follow(sandbox.clone(), Arc::default(), Events::default()));
         for (from, seq) in [(0, 1), (1, 7), (7, 8)] {
             let (asked, mut stream) = connections.recv().await.unwrap();
             assert_eq!(asked, from);
@@ -250,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn malformed_reports_end_the_connection() {
         let (sandbox, mut connections, _dir) = followed();
-        tokio::spawn(follow(sandbox.clone(), Arc::default()));
+        tokio::spawn(follow(sandbox.clone(), Arc::default(), Events::default()));
         for wrong in ["garbage\n", "\n", "\u{0}\u{ff}\n", &"x".repeat(MAX_REPORT * 2), &report(0)] {
             let (asked, mut stream) = connections.recv().await.unwrap();
             assert_eq!(asked, 0);
@@ -265,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_is_read_at_a_bounded_rate() {
         let (sandbox, mut connections, _dir) = followed();
-        tokio::spawn(follow(sandbox.clone(), Arc::default()));
+        tokio::spawn(follow(sandbox.clone(), Arc::default(), Events::default()));
         let (_, mut stream) = connections.recv().await.unwrap();
         let mut written = 0;
         let flood = async {
@@ -284,7 +309,7 @@ mod tests {
     async fn a_flood_over_many_connections_is_read_no_faster() {
         let (sandbox, mut connections, _dir) = followed();
         let (metrics, began) = (Arc::<Metrics>::default(), Instant::now());
-        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone()));
+        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone(), Events::default()));
         let mut seq = 0;
         let flood = async {
             while let Some((_, mut stream)) = connections.recv().await {
@@ -310,7 +335,7 @@ mod tests {
     async fn what_a_sandbox_has_reported_by_its_end_is_counted() {
         let (sandbox, mut connections, _dir) = followed();
         let metrics = Arc::<Metrics>::default();
-        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone()));
+        let follower = tokio::spawn(follow(sandbox.clone(), metrics.clone(), Events::default()));
         let (_, mut stream) = connections.recv().await.unwrap();
         sandbox.gone().cancel();
         tokio::task::yield_now().await;
@@ -337,7 +362,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
         let metrics = Arc::<Metrics>::default();
-        let mut follower = Follower::new(&sandbox, &metrics);
+        let events = Events::default();
+        let mut follower = Follower::new(&sandbox, &metrics, &events);
         let mut seq = 0;
         let mut take = |line: &dyn Fn(u64) -> String| {
             seq += 1;
@@ -388,7 +414,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let sandbox = crate::sandbox::testing::sandbox_in(SandboxId::random(), dir.path(), "");
             let metrics = Arc::default();
-            let mut follower = Follower::new(&sandbox, &metrics);
+            let events = Events::default();
+        let mut follower = Follower::new(&sandbox, &metrics, &events);
             for line in lines {
                 let before = (follower.last, follower.missed);
                 match follower.take(line.trim_end()) {

@@ -17,6 +17,7 @@ use tokio_util::{
 
 use super::streams::Paced;
 use crate::{
+    logging::request::carried,
     metrics::{Meter, Open},
     sandbox::{Busy, Outflow, Stream},
     serve::Line,
@@ -42,7 +43,7 @@ pub(super) fn tunnel(
 ) -> Response<Body> {
     let inside = hyper::upgrade::on(&mut response);
     let (cut, line) = (cut.clone(), line.clone());
-    tokio::spawn(async move {
+    tokio::spawn(carried(async move {
         let _busy = busy;
         let abandoned = line.abandoned().clone();
         let carried =
@@ -50,7 +51,7 @@ pub(super) fn tunnel(
         if let Some(Err(error)) = carried {
             tracing::debug!(peer = %line.peer(), %error, "tunnel ended");
         }
-    });
+    }));
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);

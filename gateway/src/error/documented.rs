@@ -68,6 +68,13 @@ groups! {
     TooMany {
         TOO_MANY => "the tenant has as many as it may, or has made as many in a minute",
     }
+    /// Of what agents tell.
+    TooManyTold {
+        TOO_MANY => "more was told of the sandbox than may be in a second",
+    }
+    TooManyWatch {
+        TOO_MANY => "as many watch as may",
+    }
     /// Of whoever copies a sandbox's files.
     NotCopied {
         Status::Conflict => "it is paused, or about to be, or a template has that name",
@@ -117,6 +124,21 @@ groups! {
     NotNow {
         Status::Conflict => "it is about to be paused, or to go on, or being killed",
     }
+    /// Of what asks the envd of a sandbox.
+    NoAnswer {
+        Status::Conflict => "it is paused, or about to be, or being killed",
+        UNAVAILABLE => "its envd does not answer",
+    }
+    NoFigures {
+        UNAVAILABLE => "nothing is known of what it uses yet",
+    }
+    TooManyStreams {
+        TOO_MANY => "there are as many of them as there may be at once",
+    }
+    NoAgent {
+        Status::BadRequest => "it has no sandboxes, or something in the request is not valid",
+        Status::NotFound => "there is no such agent",
+    }
     /// Of what changes what a sandbox may reach.
     NotFenced {
         Status::Conflict => "it is paused, or about to be, or being killed",
@@ -138,6 +160,14 @@ groups! {
     }
     NotReady {
         UNAVAILABLE => "no sandbox can be made yet",
+    }
+    NoWebhook {
+        Status::BadRequest => "the id, or something else in the request, is not valid",
+        Status::NotFound => "there is no such webhook",
+    }
+    /// Of what is written to a file of its own.
+    NotKept {
+        Status::Internal => "something failed inside; the gateway's log has it",
     }
     NotImplemented {
         Status::NotImplemented => "E2B has it, this gateway does not yet",

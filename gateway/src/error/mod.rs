@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use crate::{
     backend,
+    events::webhooks,
     metrics::Denied,
     sandbox::{self, Phase, SandboxId},
     template::FindError,
@@ -29,9 +30,11 @@ use crate::{
 
 pub use data_plane::DataPlaneError;
 pub(crate) use documented::{
-    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoBatch, NoBatchMade, NoPool,
-    NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NotCopied, NotFenced, NotImplemented, NotNow,
-    NotPaused, NotReady, NotResumed, PoolNotChanged, PoolNotMade, Resumed, TooMany, guarded,
+    BatchNotDeleted, BeingKilled, InvalidBody, InvalidQuery, NoAgent, NoAnswer, NoBatch,
+    NoBatchMade, NoFigures, NoPool, NoSandbox, NoSandboxMade, NoSnapshot, NoTemplate, NoWebhook,
+    NotCopied, NotFenced, NotImplemented, NotKept, NotNow, NotPaused, NotReady, NotResumed,
+    PoolNotChanged, PoolNotMade, Resumed, TooMany, TooManyStreams, TooManyTold, TooManyWatch,
+    guarded,
 };
 pub(crate) use routed::with_routed;
 use status::Status;
@@ -111,6 +114,17 @@ impl ApiError {
         Self::new(Status::TooLarge, text)
     }
 
+    /// Of streams that stay open, so many at once.
+    pub(crate) fn too_many_streams(most: usize) -> Self {
+        let text = format!("there are {most} such streams, as many as there may be at once");
+        Self::new(Status::TooMany { retry_after: RETRY_FULL }, text).because(Denied::Limit)
+    }
+
+    /// Not known yet, but soon.
+    pub(crate) fn no_figures(id: &str) -> Self {
+        Self::unavailable(RETRY_FULL, format!("sandbox {id} has no figures yet"))
+    }
+
     /// What this version cannot do yet.
     pub fn not_implemented(what: &str) -> Self {
         Self::new(Status::NotImplemented, format!("{what} is not implemented yet"))
@@ -126,9 +140,20 @@ impl ApiError {
         Self::new(Status::Unavailable { retry_after }, message)
     }
 
+    /// More than there may be, until then.
+    pub(crate) fn too_many(again: Duration, message: impl Into<String>) -> Self {
+        let retry_after = again.as_secs_f64().ceil().max(1.0) as u32;
+        Self::new(Status::TooMany { retry_after }, message)
+    }
+
     /// Until there is a template to make sandboxes from.
     pub fn starting() -> Self {
         Self::unavailable(RETRY_BUILDING, "the gateway is starting")
+    }
+
+    /// Of a gateway that should not be sent anything new.
+    pub(crate) fn unhealthy(which: &str) -> Self {
+        Self::unavailable(RETRY_BUILDING, format!("not healthy: {which}"))
     }
 
     /// E2B's text.
@@ -229,7 +254,9 @@ impl From<sandbox::Error> for ApiError {
                 Self::new(Status::TooMany { retry_after: RETRY_FULL }, error.to_string())
                     .because(Denied::Limit)
             }
-            E::TooManyLayers(_) | E::SnapshotInUse(..) => Self::bad_request(error.to_string()),
+            E::TooManyLayers(_) | E::SnapshotInUse(..) | E::TooMuchMetadata(_) => {
+                Self::bad_request(error.to_string())
+            }
             E::TooMuch(_) | E::NoSuchLimit(_) => {
                 let text = format!("metadata: {}: {error}", crate::limits::ASKED);
                 Self::bad_request(text)
@@ -265,6 +292,16 @@ impl From<sandbox::Error> for ApiError {
     }
 }
 
+impl From<webhooks::Error> for ApiError {
+    fn from(error: webhooks::Error) -> Self {
+        use webhooks::Error as E;
+        match error {
+            E::Invalid(_) | E::TooMany(_) => Self::bad_request(error.to_string()),
+            E::Io { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
 /// Of every failure.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
@@ -295,14 +332,31 @@ impl ApiError {
 #[derive(Clone)]
 struct Internal(String);
 
+/// A failure that tells more.
+#[derive(Serialize)]
+struct With<'a, T> {
+    #[serde(flatten)]
+    error: ErrorBody<'a>,
+    #[serde(flatten)]
+    more: T,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        self.with(())
+    }
+}
+
+impl ApiError {
+    /// The answer, with the fields of `more` in its body.
+    pub(crate) fn with(self, more: impl Serialize) -> Response {
         let status = self.status.code();
-        let body = ErrorBody {
+        let error = ErrorBody {
             code: status.as_u16(),
             message: self.message.as_str().into(),
             error_code: self.error_code,
         };
+        let body = With { error, more };
         let mut response = (status, Json(body)).into_response();
         if let Some(seconds) = self.status.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Event, EventId, Kind, New, Types,
+    Event, EventId, Kind, New, Scrub, Types,
     event::{FIRST, millis},
 };
 
@@ -25,6 +25,9 @@ use super::{
 const MOST_NAMES: usize = 64;
 /// Of all that come after those.
 const OTHERS: &str = "others";
+
+/// Of what may wait for a subscriber, whatever it asks for.
+const LEAST_BYTES: usize = 1 << 10;
 
 /// How much may wait for a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,7 @@ struct Shared {
     /// What anybody subscribes to.
     wanted: AtomicU64,
     told: [AtomicU64; Kind::ALL.len()],
+    scrub: OnceLock<Scrub>,
     bus: Mutex<Bus>,
 }
 
@@ -95,7 +99,7 @@ impl Ids {
 impl Default for Shared {
     fn default() -> Self {
         let told = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { wanted: AtomicU64::new(0), told, bus: Mutex::default() }
+        Self { wanted: AtomicU64::new(0), told, scrub: OnceLock::new(), bus: Mutex::default() }
     }
 }
 
@@ -111,17 +115,34 @@ impl Events {
         self.0.told[kind as usize].fetch_add(1, Relaxed);
     }
 
-    /// Tells it to whoever wants it. Never waits for any of them, and never fails.
-    pub fn emit(&self, new: New) -> EventId {
+    /// What takes secrets out of whatever is told, in place of [`Scrub::default`]. For who begins:
+    /// nothing has been told yet.
+    pub fn scrub_by(&self, scrub: Scrub) {
+        if self.0.scrub.set(scrub).is_err() {
+            tracing::error!("events were told before it was known what is a secret in them");
+        }
+    }
+
+    pub(crate) fn scrub(&self) -> &Scrub {
+        self.0.scrub.get_or_init(Scrub::default)
+    }
+
+    /// Tells it to whoever wants it, without secrets. Never waits for any of them, and never fails.
+    pub fn emit(&self, mut new: New) -> EventId {
         let kind = new.what.kind_of();
         self.skip(kind);
+        // Whoever comes after this is too late for it.
+        let wanted = self.wants(kind);
+        if wanted {
+            self.scrub().clean(&mut new.what);
+        }
         let now = Utc::now();
         let mut bus = self.0.bus.lock();
         let id = match new.id {
             Some(id) => id,
             None => bus.ids.next(millis(now)),
         };
-        let mut wanting = bus.rings.iter().filter(|ring| ring.types.has(kind)).peekable();
+        let mut wanting = bus.rings.iter().filter(|ring| wanted && ring.types.has(kind)).peekable();
         if wanting.peek().is_some() {
             let event = Arc::new(new.told(id, now));
             let weight = event.weight();
@@ -149,6 +170,7 @@ impl Events {
         let known = bus.lost.contains_key(&name) || bus.lost.len() < MOST_NAMES;
         let name = if known { name } else { OTHERS.to_owned() };
         let lost = bus.lost.entry(name).or_default().clone();
+        let room = Room { events: room.events.max(1), bytes: room.bytes.max(LEAST_BYTES) };
         let waiting = Waiting { closed: bus.closed, wake_at: 1, ..Waiting::default() };
         let ring =
             Arc::new(Ring { types, room, lost, waiting: Mutex::new(waiting), more: Notify::new() });

@@ -6,14 +6,15 @@ use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-use super::kind::What;
+use super::{kind::What, trace};
 use crate::sandbox::{SandboxId, Tenant};
 
 /// A UUIDv7: sorts by time, to the millisecond of what happened.
 ///
 /// Those of one gateway rise in the order of their making, with one exception: what a sandbox is
 /// made, started, paused, resumed and ended by is [derived](Self::derived) from what its record
-/// keeps, and may be told a moment after its instant. So the bus, and a file written from it, have
+/// keeps, and may be told a moment after its instant; so may what its envd
+/// [reports](Self::reported). So the bus, and a file written from it, have
 /// the order; to go on after an id look for it, rather than compare.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(Uuid);
@@ -44,6 +45,19 @@ impl EventId {
         // The id of a sandbox is random: as good as any hash of it.
         let random = sandbox.spread().rotate_left(u32::from(rank));
         Self::of(millis(at), rank, random)
+    }
+
+    /// The id that every gateway gives to what the envd of that sandbox reports so: which one
+    /// follows it need not know what the one before has told. It comes after those that are
+    /// [derived](Self::derived) of the same millisecond; `rank` tells the events of one report
+    /// apart.
+    pub(crate) fn reported(sandbox: SandboxId, at: DateTime<Utc>, seq: u64, rank: u8) -> Self {
+        let number = seq.wrapping_mul(2).wrapping_add(u64::from(rank));
+        let count = u64::from(NUMBERS - FIRST);
+        let random = (sandbox.spread() ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // Less than a count that fits.
+        let within = u16::try_from(number % count).unwrap_or_default();
+        Self::of(millis(at), FIRST + within, random ^ (random >> 29))
     }
 }
 
@@ -232,7 +246,8 @@ pub struct New {
 }
 
 impl New {
-    /// That happened now, and came of nothing.
+    /// That happened now, came of nothing, and belongs to the request that is being answered, if
+    /// there is one.
     pub fn of(
         sandbox: SandboxId,
         tenant: Tenant,
@@ -240,7 +255,8 @@ impl New {
         what: What,
     ) -> Self {
         let template = template.into();
-        Self { id: None, at: None, parent: None, trace: None, sandbox, template, tenant, what }
+        let trace = trace::current();
+        Self { id: None, at: None, parent: None, trace, sandbox, template, tenant, what }
     }
 
     #[must_use]
@@ -320,7 +336,7 @@ pub(super) mod tests {
                 reason: text(),
                 total_cost: Some(cost),
             },
-            What::ExecStarted { command: text(), cwd: some(), pid: Some(3) },
+            What::ExecStarted { command: text(), cwd: some(), pid: Some(3), repeated: true },
             What::ExecCompleted {
                 command: some(),
                 exit_code: -1,
@@ -352,12 +368,25 @@ pub(super) mod tests {
             What::ResourceCpu { cpu_percent: 99.5, cores: 2 },
             What::ResourceMemory { memory_used_mb: 1.5, memory_limit_mb: 512 },
             What::ResourceDisk { disk_used_mb: 0.0, disk_limit_mb: None },
+            What::ResourceThreshold {
+                agent_id: text(),
+                resource: text(),
+                above: true,
+                percent: 99.5,
+                threshold: 80.0,
+            },
             What::CostRuntime { duration_ms: 1, rate: cost, cost },
             What::CostStorage { duration_ms: 1, rate: cost, cost },
             What::CostTotal { sandbox_cost: cost, period: period() },
             What::KernelStarted { language: some() },
             What::KernelExited { died: true },
-            What::CodeExecuted { language: text(), error: false, duration_ms: None },
+            What::CodeExecuted {
+                language: text(),
+                error: false,
+                duration_ms: None,
+                repeated: true,
+                code: some(),
+            },
         ]
     }
 

@@ -26,12 +26,13 @@ pub struct Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum What {
-    /// Its processes are there and its envd answers; its record is about to be written.
+    /// Its processes are there and its envd answers, and so is its record.
     #[serde(rename = "sandbox.created")]
     SandboxCreated {
         /// The template's name.
         image: String,
         resources: Resources,
+        /// None where there is more than 16 KiB of it.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         metadata: BTreeMap<String, String>,
         /// It was ready before it was asked for.
@@ -110,6 +111,9 @@ pub enum What {
         cwd: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
+        /// It was begun again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
     },
     #[serde(rename = "exec.completed")]
     ExecCompleted {
@@ -182,6 +186,18 @@ pub enum What {
         disk_limit_mb: Option<u64>,
     },
 
+    /// What it uses has come to its agent's threshold, or has fallen well below it again.
+    #[serde(rename = "resource.threshold")]
+    ResourceThreshold {
+        agent_id: String,
+        /// `cpu` or `memory`.
+        resource: String,
+        above: bool,
+        /// 100 is one core, or all the memory it may have; the threshold's too.
+        percent: f64,
+        threshold: f64,
+    },
+
     /// Of a time that it ran.
     #[serde(rename = "cost.runtime")]
     CostRuntime {
@@ -221,6 +237,12 @@ pub enum What {
         error: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         duration_ms: Option<u64>,
+        /// It was run again and again, word for word.
+        #[serde(default, skip_serializing_if = "is_false")]
+        repeated: bool,
+        /// Cut off after 4 KiB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
     },
 }
 
@@ -292,6 +314,7 @@ kinds! {
     ResourceCpu "resource.cpu",
     ResourceMemory "resource.memory",
     ResourceDisk "resource.disk",
+    ResourceThreshold "resource.threshold",
     CostRuntime "cost.runtime",
     CostStorage "cost.storage",
     CostTotal "cost.total",
@@ -331,6 +354,7 @@ impl What {
             Self::ExecCompleted { command, stdout, stderr, .. } => {
                 of(command) + of(stdout) + of(stderr)
             }
+            Self::CodeExecuted { language, code, .. } => language.len() + of(code),
             Self::ExecFailed { error, command } => error.len() + of(command),
             Self::FileCreated { path, .. }
             | Self::FileModified { path, .. }
@@ -343,6 +367,7 @@ impl What {
             Self::ToolFailed { tool_name, error } => tool_name.len() + error.len(),
             Self::PortExposed { url, .. } => url.len(),
             Self::NetworkEgress { host, .. } => host.len(),
+            Self::ResourceThreshold { agent_id, .. } => agent_id.len(),
             _ => 0,
         }
     }

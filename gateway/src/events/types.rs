@@ -80,7 +80,7 @@ impl fmt::Display for Types {
 }
 
 /// In time of their lengths' product at most: a star gives back what it took only to the last star.
-fn matches(glob: &str, text: &str) -> bool {
+pub(super) fn matches(glob: &str, text: &str) -> bool {
     let (glob, text) = (glob.as_bytes(), text.as_bytes());
     let (mut g, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -9,6 +9,8 @@ use super::{
 };
 use crate::{
     backend::{self, OwnProcess},
+    events::Events,
+    logging::Log,
     sandbox::{PoolCount, Reason, Sandboxes},
 };
 
@@ -28,10 +30,15 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     metrics.denials.tell(&mut text);
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
+    log(&mut text, metrics);
+    scrubbed(&mut text, sandboxes);
+    webhooks(&mut text, metrics);
     certificate(&mut text, metrics);
+    events(&mut text, sandboxes.events());
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
+    metrics.exporters.tell(&mut text);
     process(&mut text, metrics, &backend::own_process());
     view.forget();
     let text = text.finish();
@@ -39,11 +46,31 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     text
 }
 
+/// What was taken out of events.
+fn scrubbed(text: &mut Text, sandboxes: &Sandboxes) {
+    let scrub = sandboxes.events().scrub();
+    let name = "coppice_scrub_hits_total";
+    text.counters(name, "What looked like a secret in events, by the pattern that found it.");
+    for (pattern, hits) in scrub.hits() {
+        text.sample(name, &[("pattern", pattern)], hits);
+    }
+    let name = "coppice_scrub_bytes_redacted_total";
+    text.counter(name, "Bytes of those.", scrub.bytes());
+}
+
 /// What sandboxes have done, alone.
 #[cfg(test)]
 pub(crate) fn told_of_work(metrics: &Metrics) -> String {
     let mut text = Text::new(Format::Plain, 0);
     metrics.work.tell(&mut text);
+    text.finish()
+}
+
+/// What exporters have done, alone.
+#[cfg(test)]
+pub(crate) fn told_of_exporters(metrics: &Metrics) -> String {
+    let mut text = Text::new(Format::Plain, 0);
+    metrics.exporters.tell(&mut text);
     text.finish()
 }
 
@@ -101,6 +128,14 @@ fn of_sandboxes(text: &mut Text, metrics: &Metrics, sandboxes: &Sandboxes, view:
     text.histogram(name, "How long resumes took.", &metrics.resumes);
 }
 
+fn log(text: &mut Text, metrics: &Metrics) {
+    let name = "coppice_log_lost_total";
+    text.counters(name, "Lines that the log lacks, by where they were to go.");
+    for (to, lost) in metrics.log.get().into_iter().flat_map(Log::lost) {
+        text.sample(name, &[("to", to)], lost);
+    }
+}
+
 fn certificate(text: &mut Text, metrics: &Metrics) {
     let until = metrics.certificate.get().map_or(0, |until| until.load(Ordering::Relaxed));
     let name = "coppice_tls_certificate_expiry_timestamp_seconds";
@@ -113,6 +148,31 @@ fn certificate(text: &mut Text, metrics: &Metrics) {
     for (result, count) in ["done", "failed"].into_iter().zip(metrics.renewals.values()) {
         text.sample(name, &[("result", result)], count);
     }
+}
+
+fn events(text: &mut Text, events: &Events) {
+    let name = "coppice_events_total";
+    text.counters(name, "Events, whether or not anybody wanted them, by type.");
+    for (kind, count) in events.told() {
+        text.sample(name, &[("type", kind.name())], count);
+    }
+    let name = "coppice_events_lost_total";
+    text.counters(name, "Events that a subscriber was too slow for, by subscriber.");
+    for (subscriber, count) in events.lost() {
+        text.sample(name, &[("subscriber", &subscriber)], count);
+    }
+}
+
+fn webhooks(text: &mut Text, metrics: &Metrics) {
+    let name = "coppice_webhook_deliveries_total";
+    text.counters(name, "Attempts to deliver an event to a webhook, by how they ended.");
+    for (result, count) in ["success", "failed"].into_iter().zip(metrics.webhook_attempts.values())
+    {
+        text.sample(name, &[("result", result)], count);
+    }
+    let name = "coppice_webhook_events_lost_total";
+    let lost = metrics.webhook_losses.value();
+    text.counter(name, "Events that a webhook wanted and never gets.", lost);
 }
 
 fn pool(text: &mut Text, pool: &BTreeMap<String, PoolCount>) {

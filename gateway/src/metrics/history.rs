@@ -51,6 +51,12 @@ impl Sample {
         (sample.cpu_percent.is_finite() && sample.cpu_percent >= 0.0).then_some(sample)
     }
 
+    /// As many as there may be, each for as many of these.
+    pub(crate) fn drawn_together(samples: &[Self], most: usize) -> Vec<Self> {
+        let of_one = samples.len().div_ceil(most.max(1)).max(1);
+        samples.chunks(of_one).filter_map(Self::of).collect()
+    }
+
     /// One for several, which are not none.
     fn of(several: &[Self]) -> Option<Self> {
         let last = several.last()?;
@@ -183,6 +189,15 @@ mod tests {
         ]);
         let drawn = drawn.unwrap();
         assert_eq!((drawn.at, drawn.cpu_percent, drawn.memory_kib), (10, 75.0, 9));
+    }
+
+    #[test]
+    fn of_many_no_more_are_left_than_wanted_and_none_is_left_out() {
+        let samples: Vec<Sample> = (1..=10).map(sample).collect();
+        let drawn = Sample::drawn_together(&samples, 4);
+        assert_eq!(drawn.iter().map(|sample| sample.at).collect::<Vec<_>>(), [3, 6, 9, 10]);
+        assert_eq!(Sample::drawn_together(&samples, 10), samples);
+        assert!(Sample::drawn_together(&[], 4).is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod counts;
 mod denied;
+mod exporters;
 mod families;
 mod history;
 mod requests;
@@ -25,23 +26,26 @@ use parking_lot::Mutex;
 
 use counts::{Counter, Counters, Histogram};
 use denied::Denials;
+use exporters::Exporters;
 use requests::Requests;
 use traffic::Traffic;
 use view::View;
 use work::Work;
 
 pub(crate) use denied::Denied;
+pub(crate) use exporters::Exported;
 pub(crate) use families::tell;
 #[cfg(test)]
-pub(crate) use families::told_of_work;
+pub(crate) use families::{told_of_exporters, told_of_work};
 pub(crate) use history::{History, Sample};
 pub(crate) use requests::NONE;
-pub(crate) use samples::{Samples, Standing};
+pub(crate) use samples::{Latest, Samples, Standing};
 pub(crate) use text::Format;
 pub(crate) use traffic::{Direction, Meter, Open, Route};
 pub(crate) use work::{Account, Execute};
 
 use crate::{
+    logging::Log,
     sandbox::{Error, Reason},
     template::FindError,
 };
@@ -64,10 +68,16 @@ pub struct Metrics {
     requests: Requests,
     denials: Denials,
     audit_losses: Counter,
+    /// Delivered, failed.
+    webhook_attempts: Counters<2>,
+    webhook_losses: Counter,
     /// See [`Metrics::certificate`].
     certificate: OnceLock<Arc<AtomicI64>>,
+    /// See [`Metrics::logged_by`].
+    log: OnceLock<Log>,
     /// Done, failed.
     renewals: Counters<2>,
+    exporters: Exporters,
     view: Mutex<View>,
 }
 
@@ -123,8 +133,12 @@ impl Default for Metrics {
             requests: Requests::default(),
             denials: Denials::default(),
             audit_losses: Counter::default(),
+            webhook_attempts: Counters::default(),
+            webhook_losses: Counter::default(),
             certificate: OnceLock::new(),
+            log: OnceLock::new(),
             renewals: Counters::default(),
+            exporters: Exporters::default(),
             view: Mutex::default(),
         }
     }
@@ -151,6 +165,16 @@ impl Metrics {
         self.audit_losses.add(count);
     }
 
+    /// A delivery to a webhook was taken, or was not.
+    pub(crate) fn webhook_attempted(&self, taken: bool) {
+        self.webhook_attempts.raise(usize::from(!taken));
+    }
+
+    /// So many events never come to a webhook that wanted them.
+    pub(crate) fn webhook_events_lost(&self, count: u64) {
+        self.webhook_losses.add(count);
+    }
+
     /// Where the end of the certificate that is served can be read, in seconds since the epoch; 0 as
     /// long as there is none.
     pub fn certificate(&self, until: Arc<AtomicI64>) {
@@ -158,9 +182,20 @@ impl Metrics {
         let _ = self.certificate.set(until);
     }
 
+    /// Where the lines that the log lacks are counted.
+    pub(crate) fn logged_by(&self, log: &Log) {
+        // There is one log in a process.
+        let _ = self.log.set(log.clone());
+    }
+
     /// A new certificate was got from the authority, or was not.
     pub(crate) fn certificate_renewed(&self, done: bool) {
         self.renewals.raise(usize::from(!done));
+    }
+
+    /// Where the exporter of that name counts.
+    pub(crate) fn exporter(&self, name: &str) -> Arc<Exported> {
+        self.exporters.add(name)
     }
 
     #[cfg(test)]
@@ -182,12 +217,16 @@ impl Metrics {
         &self.samples
     }
 
-    pub(crate) fn create_succeeded(&self, took: Duration) {
+    /// A sandbox was made, and is about to be seen.
+    pub(crate) fn sandbox_begun(&self, took: Duration) {
         self.creates.observe(took);
     }
 
-    pub(crate) fn create_failed(&self, error: &Error) {
-        self.create_failures.raise(CreateFailure::of(error).row());
+    /// Returns what the failure is counted by.
+    pub(crate) fn create_failed(&self, error: &Error) -> &'static str {
+        let row = CreateFailure::of(error).row();
+        self.create_failures.raise(row);
+        CREATE_FAILURES[row].1
     }
 
     /// Because a client wanted it so.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use tokio::sync::{Mutex, watch};
 
 use super::history::{History, Sample};
 use crate::{backend::Usage, sandbox::SandboxId};
@@ -19,7 +20,13 @@ pub(crate) struct Latest {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Samples(RwLock<HashMap<SandboxId, Tracked>>);
+pub(crate) struct Samples {
+    all: RwLock<HashMap<SandboxId, Tracked>>,
+    /// When all were last looked at; told to whoever waits for the next look.
+    swept: watch::Sender<Option<Instant>>,
+    /// Held by whoever looks out of turn.
+    pub(crate) turn: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Tracked {
@@ -50,7 +57,7 @@ impl Samples {
         wall: u32,
         standing: impl Fn(SandboxId) -> Standing,
     ) {
-        let mut all = self.0.write();
+        let mut all = self.all.write();
         all.retain(|id, tracked| {
             let swept = sweep.contains_key(id);
             if !swept {
@@ -61,11 +68,17 @@ impl Samples {
         for (id, usage) in sweep {
             all.entry(*id).or_default().take(*usage, wall, standing(*id));
         }
+        drop(all);
+        self.swept.send_replace(Some(Instant::now()));
     }
 
-    #[cfg(test)]
+    /// When all were last looked at, from now on.
+    pub(crate) fn swept(&self) -> watch::Receiver<Option<Instant>> {
+        self.swept.subscribe()
+    }
+
     pub(crate) fn latest(&self, id: SandboxId) -> Option<Latest> {
-        self.0.read().get(&id)?.latest
+        self.all.read().get(&id)?.latest
     }
 
     /// For each of many, without a lock for each.
@@ -74,7 +87,7 @@ impl Samples {
         those: impl Iterator<Item = (SandboxId, T)>,
         mut each: impl FnMut(T, &Latest),
     ) {
-        let all = self.0.read();
+        let all = self.all.read();
         for (id, what) in those {
             if let Some(latest) = all.get(&id).and_then(|tracked| tracked.latest.as_ref()) {
                 each(what, latest);
@@ -84,23 +97,23 @@ impl Samples {
 
     /// The newest of a sandbox's history.
     pub(crate) fn newest(&self, id: SandboxId) -> Option<Sample> {
-        self.0.read().get(&id)?.history.latest().copied()
+        self.all.read().get(&id)?.history.latest().copied()
     }
 
     /// A sandbox's history within these seconds since the epoch, the oldest first.
     pub(crate) fn between(&self, id: SandboxId, start: u64, end: u64) -> Vec<Sample> {
-        let all = self.0.read();
+        let all = self.all.read();
         all.get(&id).map(|tracked| tracked.history.between(start, end)).unwrap_or_default()
     }
 
     /// Goes on with a history of before.
     pub(crate) fn restore(&self, id: SandboxId, history: History) {
-        self.0.write().entry(id).or_default().history = history;
+        self.all.write().entry(id).or_default().history = history;
     }
 
     /// What is to be written for those of `which` that have changed since they were last asked for.
     pub(crate) fn unsaved(&self, which: &impl Fn(SandboxId) -> bool) -> Vec<(SandboxId, Vec<u8>)> {
-        let mut all = self.0.write();
+        let mut all = self.all.write();
         let changed = all.iter_mut().filter(|(id, tracked)| tracked.unsaved && which(**id));
         changed
             .map(|(id, tracked)| {
@@ -165,6 +178,8 @@ mod tests {
             cache_bytes: 4 << 20,
             disk_bytes: Some(3 << 20),
             processes: 2,
+            network: None,
+            block: None,
         }
     }
 

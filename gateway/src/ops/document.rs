@@ -20,6 +20,7 @@ use crate::error::{ErrorBody, with_routed};
 /// Ways to show a key, by their names in the document.
 pub(crate) const API_KEY: &str = "apiKey";
 pub(crate) const BEARER: &str = "bearer";
+pub(crate) const OPEN_SANDBOX_KEY: &str = "openSandboxKey";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +41,8 @@ headers of more than 128 KiB (HTTP/2: 64 KiB). 429 and 503 always carry `Retry-A
     tags(
         (name = "sandboxes"),
         (name = "templates"),
+        (name = "opensandbox", description = "In the shapes of OpenSandbox"),
+        (name = "agents", description = "What the sandboxes of agents use, in Evonic's shapes"),
         (name = "pools", description = "For operators: takes a key of scope admin"),
         (name = "batches"),
         (name = "gateway", description = "For operators; without a key"),
@@ -56,6 +59,10 @@ pub(crate) fn without_routes() -> openapi::OpenApi {
         .security_scheme(
             API_KEY,
             SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
+        )
+        .security_scheme(
+            OPEN_SANDBOX_KEY,
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("OPEN-SANDBOX-API-KEY"))),
         )
         .security_scheme(BEARER, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     document.components = Some(with_routed(components));

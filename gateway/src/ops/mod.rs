@@ -2,28 +2,27 @@
 //! where there are any, but on the listener that has nothing else.
 
 pub(crate) mod document;
+mod health;
+mod log_level;
+mod overview;
 
 use std::{io::Write, time::Instant};
 
 use axum::{
-    Json,
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use flate2::{Compression, write::GzEncoder};
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Gateway, auth,
     control::document_keys,
-    error::{self, ApiError, NotReady},
+    error,
+    logging::request::answered,
     metrics::{self as figures, Format},
-    sandbox::{Error, Tenant},
-    template::{BASE, FindError},
 };
 
 pub(crate) fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
@@ -32,31 +31,25 @@ pub(crate) fn routes(gateway: &Gateway) -> OpenApiRouter<Gateway> {
     let guarded = guarded
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin_if_any))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers));
-    OpenApiRouter::new().routes(routes!(health)).routes(routes!(document::show)).merge(guarded)
+    OpenApiRouter::new()
+        .merge(health::routes())
+        .routes(routes!(document::show))
+        .merge(guarded)
+        .merge(admin(gateway))
+}
+
+/// What takes a key of scope admin, also where there are none but that of whoever comes.
+fn admin(gateway: &Gateway) -> OpenApiRouter<Gateway> {
+    let mut guarded = log_level::routes().merge(overview::routes());
+    document_keys(guarded.get_openapi_mut());
+    guarded
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin))
+        .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
 }
 
 /// `/metrics`, for whoever asks.
 pub(crate) fn figures_alone() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new().routes(routes!(metrics))
-}
-
-#[derive(Serialize, ToSchema)]
-struct Health {
-    /// `healthy`.
-    status: &'static str,
-}
-
-/// Whether a sandbox can be made.
-#[utoipa::path(get, path = "/health", tag = "gateway", security(()), responses(
-    (status = 200, description = "it can", body = Health),
-    NotReady,
-))]
-async fn health(State(gateway): State<Gateway>) -> Result<Json<Health>, ApiError> {
-    match gateway.sandboxes().template(&Tenant::default(), BASE) {
-        Ok(_) => Ok(Json(Health { status: "healthy" })),
-        Err(Error::Template { source: FindError::Unknown, .. }) => Err(ApiError::starting()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Figures for Prometheus; docs/metrics.md has what each means. A key is asked for where there are
@@ -91,6 +84,7 @@ pub(crate) async fn observe(
     let (status, took) = (answer.status().as_u16(), began.elapsed());
     let metrics = gateway.sandboxes().metrics();
     metrics.request_answered(route, method.as_str(), status, took);
+    answered(route, &method, status, took);
     if let Some(reason) = error::denial(&answer) {
         metrics.denied(reason);
     }

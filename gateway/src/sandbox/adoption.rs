@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use tokio::{sync::oneshot, time::sleep};
 
@@ -99,7 +99,9 @@ impl Sandboxes {
             }
             Err(error) if error.is_not_there() => {
                 return match Record::of_ended(&dir) {
-                    Some((record, reason)) => self.go_on_removing(&record, dir, reason),
+                    Some((record, reason, at)) => {
+                        self.go_on_removing(&record, dir, reason, at);
+                    }
                     // It was being made, or waited in the pool.
                     None => self.give_up(id, dir, Reason::NoRecord),
                 };
@@ -166,6 +168,7 @@ impl Sandboxes {
         self.0.registry.readmit(sandbox.clone());
         self.begin(&sandbox, Some(&cell));
         self.flush_soon(&sandbox);
+        self.tell_adopted(&sandbox, moment.phase);
         tracing::info!(sandbox = %id, phase = ?moment.phase, "adopted");
     }
 
@@ -203,18 +206,32 @@ impl Sandboxes {
     /// Removes one that was visible to the gateway before.
     pub(super) fn give_up_known(&self, record: &Record, dir: PathBuf, reason: Reason) {
         self.0.metrics.sandbox_ended(reason);
-        self.go_on_removing(record, dir, reason);
+        let at = Some(Utc::now());
+        self.go_on_removing(record, dir, reason, at);
     }
 
-    /// Removes one that the gateway before has ended, and has counted.
-    fn go_on_removing(&self, record: &Record, dir: PathBuf, reason: Reason) {
+    /// Removes one that the gateway before has ended, and has counted. Whether it came to tell of
+    /// it nobody knows, so it is told again, under the same ids.
+    fn go_on_removing(
+        &self,
+        record: &Record,
+        dir: PathBuf,
+        reason: Reason,
+        at: Option<DateTime<Utc>>,
+    ) {
         let life = Arc::new(Life::at(record.moment()));
+        if let Some(at) = at
+            && life.make(|moment, _| moment.end(reason, at)).is_ok()
+        {
+            self.tell_ended(&record.facts, &life);
+        }
         self.remove_found(record.facts.id, dir, reason, Remembered::new(&life, &record.facts));
     }
 
     /// Removes what nothing is known of.
     fn give_up(&self, id: SandboxId, dir: PathBuf, reason: Reason) {
         self.0.metrics.sandbox_ended(reason);
+        self.tell_lost(id, reason);
         let life = Arc::new(Life::pending());
         self.remove_found(id, dir, reason, Remembered::unborn(&life, Tenant::default()));
     }
@@ -292,7 +309,7 @@ mod tests {
         fs::remove_file(unrecorded.dir().join("sandbox.json")).unwrap();
         fs::remove_dir_all(orphan.dir()).unwrap();
         let killed = create(long).await.unwrap();
-        Record::remove(killed.dir(), Some(Reason::User)).await.unwrap();
+        Record::remove(killed.dir(), Some((Reason::User, Utc::now()))).await.unwrap();
         fs::create_dir(dir.path().join("sandboxes").join("not an id")).unwrap();
         fs::create_dir_all(dir.path().join("trash/old/er")).unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;

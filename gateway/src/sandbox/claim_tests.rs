@@ -226,7 +226,9 @@ async fn whatever_a_power_failure_leaves_is_told_as_it_is() {
         assert!(power.sandbox.life.end(Reason::User));
         power.withdrawn();
         power.check(Found::is_none).await;
-        Record::remove(power.sandbox.dir(), Some(Reason::User)).await.unwrap();
+        Record::remove(power.sandbox.dir(), Some((Reason::User, chrono::Utc::now())))
+            .await
+            .unwrap();
         power.wrote(true);
         power.check(Found::is_none).await;
         drop(power.home);
@@ -285,7 +287,7 @@ async fn a_gateway_that_died_meanwhile_has_its_successor_withdraw_it() {
     // It was written that the one runs, and the other has ended, and no more.
     resumed.life.make(|moment, now| moment.resume(Reason::User, now, now + LONG)).unwrap();
     resumed.save().unwrap();
-    Record::remove(ended.dir(), Some(Reason::User)).await.unwrap();
+    Record::remove(ended.dir(), Some((Reason::User, chrono::Utc::now()))).await.unwrap();
     let seen = watch(&bed);
     let after = testing::sandboxes(bed.dir.path(), &bed.backend, testing::rules());
     after.adopt_all().await.unwrap();

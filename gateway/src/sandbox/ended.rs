@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
-use super::{Facts, SandboxId, Tenant, life::Life};
+use super::{Facts, Sandbox, SandboxId, Tenant, life::Life};
 use crate::limits::Limits;
 
 /// So many at most,
@@ -39,6 +39,12 @@ impl Remembered {
             created_at: facts.started_at,
             limits: Some(facts.limits),
         }
+    }
+
+    /// One that is about to end, or was a moment ago.
+    pub(super) fn of(sandbox: &Sandbox) -> Self {
+        let metadata = (*sandbox.metadata()).clone();
+        Self { metadata, ..Self::new(&sandbox.life, sandbox.facts()) }
     }
 
     /// One that was never anything but wanted.

@@ -69,12 +69,13 @@ impl Sandboxes {
     ) -> oneshot::Receiver<()> {
         let id = sandbox.id();
         // Before it is hidden: whoever asks for it finds it in one place or the other.
-        self.0.ended.remember(id, Remembered::new(&sandbox.life, sandbox.facts()));
+        self.0.ended.remember(id, Remembered::of(sandbox));
         self.0.registry.hide(id, &sandbox.facts().tenant);
         sandbox.gone().cancel();
         self.watch(sandbox);
         tracing::info!(sandbox = %id, %reason, "ending");
         self.0.metrics.sandbox_ended(reason);
+        self.tell_ended(sandbox.facts(), &sandbox.life);
         let (tried, first_try) = oneshot::channel();
         let (sandboxes, sandbox) = (self.clone(), sandbox.clone());
         self.0.tasks.spawn(async move {
@@ -159,8 +160,8 @@ impl Sandboxes {
     ) -> Result<(), Error> {
         // The record first: the client is told that the sandbox has ended, so should the rest
         // fail and this gateway end, the next one must not go on with it.
-        let reason = life.and_then(|life| life.now().reason);
-        let removed = step("the removal of a record", STEP, Record::remove(dir, reason)).await;
+        let why = life.map(Life::now).and_then(|now| Some((now.reason?, now.since)));
+        let removed = step("the removal of a record", STEP, Record::remove(dir, why)).await;
         if let Err(error) = removed {
             // Its processes have to end nevertheless.
             tracing::warn!(sandbox = %id, "{error}");

@@ -74,6 +74,9 @@ pub enum Error {
     /// Has lived as long as a sandbox may.
     #[error("sandbox {0} has lived as long as a sandbox may")]
     TooOld(SandboxId),
+    /// So many bytes it may have.
+    #[error("its metadata would have more than {0} bytes")]
+    TooMuchMetadata(usize),
     #[error("{doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// A step was not over in time; what it did nobody knows.

@@ -232,7 +232,7 @@ impl World {
             .into_iter()
             .flatten()
         {
-            (moment.since, moment.runs_since) = (time(0), time(0));
+            (moment.since, moment.runs_since, moment.stood) = (time(0), time(0), 0);
             if let Some(pause) = &mut moment.paused {
                 pause.at = time(0);
             }

@@ -7,9 +7,12 @@ use std::{
 
 use futures_util::future;
 
-use crate::limits::Bounds;
+use crate::{events::What, limits::Bounds};
 
-use super::{Error, Owner, Sandbox, SandboxId, Sandboxes, Wanted, pool::Shape, snapshotting::Copy};
+use super::{
+    Error, Owner, Sandbox, SandboxId, Sandboxes, Wanted, making::Asked, pool::Shape,
+    snapshotting::Copy,
+};
 
 impl Sandboxes {
     /// Makes `count` sandboxes, each of which runs for `timeout`, over a copy of the files of one
@@ -38,7 +41,7 @@ impl Sandboxes {
                 ingress: facts.ingress.clone(),
                 // What it has it has of its source.
                 limits: Bounds::default(),
-                metadata: facts.metadata.clone(),
+                metadata: (*source.metadata()).clone(),
                 env_vars: facts.env_vars.clone(),
                 auto_pause: facts.auto_pause,
                 auto_pause_filesystem: facts.auto_pause_filesystem,
@@ -49,23 +52,28 @@ impl Sandboxes {
             let limits = sandboxes.0.rules.limits.bound(facts.limits);
             let limits = wanted.owner.quota.limits.bound(limits);
             let shape = Shape { template: Arc::new(template), limits, network };
-            let forks = (0..count).map(|_| sandboxes.make_fork(&shape, &wanted));
+            let forks = (0..count).map(|_| sandboxes.make_fork(id, &shape, &wanted));
             let forks = future::join_all(forks).await;
             drop(hold);
             let made = forks.iter().filter(|fork| fork.is_ok()).count();
+            sandboxes
+                .tell_of(&source, What::SandboxForked { asked: count as u64, made: made as u64 });
             tracing::info!(sandbox = %id, count, made, "forked");
             Ok(forks)
         })
         .await
     }
 
-    async fn make_fork(&self, shape: &Shape, wanted: &Wanted) -> Result<Arc<Sandbox>, Error> {
-        let began = Instant::now();
-        let made = self.make_of(shape, wanted).await;
-        match &made {
-            Ok(_) => self.0.metrics.create_succeeded(began.elapsed()),
-            Err(error) if error.refuses_the_client() => {}
-            Err(error) => self.0.metrics.create_failed(error),
+    async fn make_fork(
+        &self,
+        source: SandboxId,
+        shape: &Shape,
+        wanted: &Wanted,
+    ) -> Result<Arc<Sandbox>, Error> {
+        let asked = Asked { began: Instant::now(), forked_from: Some(source) };
+        let made = self.make_of(shape, wanted, asked).await;
+        if let Err(error) = &made {
+            self.tell_not_made(wanted.owner.tenant.clone(), &wanted.template, error);
         }
         made
     }

@@ -1,4 +1,5 @@
-//! Sandboxes that are paused when nobody has sent them anything for a while.
+//! Sandboxes that are paused when nobody has sent them anything for a while, and when that was of
+//! those that give way to others of their agent.
 //!
 //! A client asks for it in the metadata, which E2B's SDKs can carry: `coppice.idleTimeout`. What
 //! counts is what goes through the data plane: a request until its answer has ended, and every
@@ -19,10 +20,14 @@ use super::{Error, Reason, Sandbox, Sandboxes, life::Refused};
 /// The key in the metadata; its value is in seconds.
 pub(crate) const IDLE_TIMEOUT: &str = "coppice.idleTimeout";
 
-/// How idle one is that is to be paused for it.
+/// The key in the metadata of whose it is: agents may have so many at once.
+pub(crate) const AGENT: &str = "agent_id";
+
+/// How idle one is of which that matters.
 #[derive(Debug)]
 pub(super) struct Idle {
-    patience: TimeDelta,
+    /// Of one that is to be paused for it.
+    patience: Option<TimeDelta>,
     /// Requests and streams.
     open: AtomicU64,
     /// Milliseconds since the epoch.
@@ -44,7 +49,10 @@ impl Idle {
     /// Of one that has just been spoken to; metadata of before this key meant anything may say
     /// what it likes.
     pub(super) fn of(metadata: &BTreeMap<String, String>, now: DateTime<Utc>) -> Option<Self> {
-        let patience = timeout(metadata).ok().flatten()?;
+        let patience = timeout(metadata).ok().flatten();
+        if patience.is_none() && !metadata.contains_key(AGENT) {
+            return None;
+        }
         let last = AtomicI64::new(now.timestamp_millis());
         Some(Self { patience, open: AtomicU64::new(0), last })
     }
@@ -55,12 +63,17 @@ impl Idle {
 
     /// When it will have been idle for long enough, if nothing more comes; later than that while
     /// something is open.
-    pub(super) fn due(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+    pub(super) fn due(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        Some(self.used(now) + self.patience?)
+    }
+
+    /// When it was last sent something: now, while something is open.
+    fn used(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         let last = self.last.load(SeqCst);
         let busy = self.open.load(SeqCst) > 0;
         let last = if busy { now } else { DateTime::from_timestamp_millis(last).unwrap_or(now) };
         // What a clock that was set back has left in the future counts from now.
-        last.min(now) + self.patience
+        last.min(now)
     }
 }
 
@@ -87,7 +100,13 @@ impl Sandbox {
 
     /// Whether it is to be paused now.
     pub(super) fn is_idle(&self, now: DateTime<Utc>) -> bool {
-        self.idle.as_ref().is_some_and(|idle| idle.due(now) <= now)
+        self.idle.as_ref().and_then(|idle| idle.due(now)).is_some_and(|due| due <= now)
+    }
+
+    /// When it was last sent something, as far as that is taken note of.
+    pub(crate) fn used(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let started = self.facts().started_at;
+        self.idle.as_ref().map_or(started, |idle| idle.used(now))
     }
 
     /// When its deadline is to be met.
@@ -114,7 +133,8 @@ impl Sandbox {
         if deadline <= now {
             return self.deadline_due();
         }
-        Some(self.idle.as_ref().map_or(deadline, |idle| deadline.min(idle.due(now))))
+        let idle = self.idle.as_ref().and_then(|idle| idle.due(now));
+        Some(idle.map_or(deadline, |idle| deadline.min(idle)))
     }
 }
 
@@ -174,14 +194,25 @@ mod tests {
     #[test]
     fn it_is_due_when_nothing_was_open_for_so_long() {
         let idle = Idle::of(&metadata("10"), at(0)).unwrap();
-        assert_eq!(idle.due(at(3000)), at(10_000));
+        assert_eq!(idle.due(at(3000)), Some(at(10_000)));
         idle.open.fetch_add(1, SeqCst);
-        assert_eq!(idle.due(at(12_000)), at(22_000));
+        assert_eq!(idle.due(at(12_000)), Some(at(22_000)));
         idle.open.fetch_sub(1, SeqCst);
         idle.touch(at(13_000));
-        assert_eq!(idle.due(at(22_000)), at(23_000));
+        assert_eq!(idle.due(at(22_000)), Some(at(23_000)));
         // The clock is set back.
-        assert_eq!(idle.due(at(1000)), at(11_000));
+        assert_eq!(idle.due(at(1000)), Some(at(11_000)));
+    }
+
+    #[test]
+    fn of_an_agent_s_it_is_known_when_it_was_used_and_it_is_never_due_for_that() {
+        let metadata = BTreeMap::from([(AGENT.to_owned(), "one".to_owned())]);
+        let idle = Idle::of(&metadata, at(0)).unwrap();
+        idle.touch(at(500));
+        assert_eq!((idle.used(at(2000)), idle.due(at(2000))), (at(500), None));
+        idle.open.fetch_add(1, SeqCst);
+        assert_eq!(idle.used(at(2000)), at(2000));
+        assert!(Idle::of(&BTreeMap::new(), at(0)).is_none());
     }
 
     #[tokio::test]

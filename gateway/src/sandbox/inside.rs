@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use envd::wire::Init;
 
 use super::{NotRun, Ran, Sandbox, Task};
-use crate::metrics::Metrics;
+use crate::{events::Events, metrics::Metrics};
 
 #[async_trait]
 pub trait Inside: Send + Sync + 'static {
-    /// Called once for every sandbox that becomes visible; what it reports is counted.
-    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>);
+    /// Called once for every sandbox that becomes visible; what it reports is counted, and told.
+    fn follow(&self, sandbox: Arc<Sandbox>, metrics: &Arc<Metrics>, events: &Events);
 
     /// Whether the envd of the sandbox in `dir` is there for whoever asks. Bounded in time.
     async fn answers(&self, dir: &Path) -> bool;

@@ -147,15 +147,21 @@ impl Journal {
         self.0.lock().note(level, message, BTreeMap::new());
     }
 
-    /// What a sandbox reports; what it has reported before is not taken twice.
-    pub(crate) fn report(&self, report: &Report) {
-        let Some((level, message, fields)) = told(&report.what) else { return };
+    /// The same, with more about it.
+    pub(super) fn note_with(&self, level: Level, message: &str, fields: BTreeMap<String, String>) {
+        self.0.lock().note(level, message, fields);
+    }
+
+    /// What a sandbox reports, if it is for people; what it has reported before is not taken
+    /// twice. Whether it was taken.
+    pub(crate) fn report(&self, report: &Report) -> bool {
+        let Some((level, message, fields)) = told(&report.what) else { return false };
         let at = report.at.min(now());
         let mut rings = self.0.lock();
         let (seq, last) = rings.report;
         // One whose envd began anew counts from 1 again, later.
         if report.seq <= seq && at <= last {
-            return;
+            return false;
         }
         rings.report = (report.seq, at);
         let at = rings.next(at);
@@ -165,6 +171,7 @@ impl Journal {
         while rings.reported.len() > most {
             rings.reported.pop_front();
         }
+        true
     }
 
     /// All there is, the oldest first.
@@ -302,7 +309,7 @@ fn told(what: &What) -> Option<Told> {
             field("durationMs", duration_ms.to_string());
             (if *failed { Level::Warn } else { Level::Info }, "code executed")
         }
-        What::FileRead { .. } | What::FileWritten { .. } => return None,
+        What::FileRead { .. } | What::FileWritten { .. } | What::Unknown => return None,
     };
     Some((level, message.to_owned(), fields))
 }
@@ -324,7 +331,7 @@ mod tests {
 
     fn ended(seq: u64, at: u64, exit_code: i32) -> Report {
         let what = What::ProcessEnded { pid: 7, exit_code, duration_ms: 5, out_of_memory: false };
-        Report { seq, at, kernels: 0, commands: 0, what }
+        Report { seq, at, kernels: 0, commands: 0, what, more: false, part: String::new() }
     }
 
     fn told_by(journal: &Journal) -> Vec<(Level, String)> {

@@ -295,6 +295,7 @@ impl Sandboxes {
         sandbox.between.1.fetch_add(1, Ordering::Relaxed);
         // All that took its time, which is not the client's.
         let _ = sandbox.life.make(|moment, now| {
+            let now = moment.paused.map_or(now, |pause| now.max(pause.at));
             moment.plan(now, after(now, life).min(self.latest(now)));
             Ok(())
         });

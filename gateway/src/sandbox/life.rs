@@ -1,6 +1,6 @@
 //! Where a sandbox stands, and the one place that decides where it goes.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, atomic::AtomicBool};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use parking_lot::Mutex;
@@ -123,6 +123,9 @@ pub(super) struct Moment {
     /// From when the longest life counts: its start, or when it was last resumed.
     pub(super) runs_since: DateTime<Utc>,
     pub(super) paused: Option<Pause>,
+    /// For how long (milliseconds) it stood still between its start and `runs_since`. While it is
+    /// paused `runs_since` may be that of a resume that failed.
+    pub(super) stood: u64,
 }
 
 /// What is told of it.
@@ -148,6 +151,7 @@ impl Moment {
             deadline: now,
             runs_since: now,
             paused: None,
+            stood: 0,
         }
     }
 
@@ -182,7 +186,9 @@ impl Moment {
     pub(super) fn stand(&mut self, now: DateTime<Utc>) -> Result<(), Refused> {
         let reason = self.reason.unwrap_or(Reason::User);
         self.go(Move::Stand, None, now)?;
-        let pause = self.paused.get_or_insert(Pause { at: whole(now), reason });
+        // No earlier than it ran, though the clock was set back.
+        let at = whole(now).max(self.runs_since);
+        let pause = self.paused.get_or_insert(Pause { at, reason });
         self.reason = Some(pause.reason);
         Ok(())
     }
@@ -204,8 +210,16 @@ impl Moment {
     pub(super) fn run(&mut self, now: DateTime<Utc>) -> Result<(), Refused> {
         let reason = self.paused.and(self.reason);
         self.go(Move::Run, reason, now)?;
+        self.stood = self.stood_by_now();
         self.paused = None;
         Ok(())
+    }
+
+    /// As `stood`, of one that is about to run since `runs_since`. That is before it was paused
+    /// where it could not be.
+    pub(super) fn stood_by_now(&self) -> u64 {
+        let last = self.paused.map_or(0, |pause| millis_between(pause.at, self.runs_since));
+        self.stood.saturating_add(last)
     }
 
     /// One that was written down as running, and that the gateway which found it cannot let go on:
@@ -268,6 +282,8 @@ pub(super) struct Life {
     journal: Journal,
     /// Once it can be seen.
     shown: OnceLock<Shown>,
+    /// Whether it was told that it stands as it does, if it does; changed with the moment.
+    told: AtomicBool,
 }
 
 impl Life {
@@ -286,7 +302,19 @@ impl Life {
     }
 
     pub(super) fn at(moment: Moment) -> Self {
-        Self { moment: Mutex::new(moment), journal: Journal::default(), shown: OnceLock::new() }
+        // What could not be put as it was written nobody has been told of.
+        let told = moment.phase == Phase::Paused && moment.reason != Some(Reason::PauseFailed);
+        Self {
+            moment: Mutex::new(moment),
+            journal: Journal::default(),
+            shown: OnceLock::new(),
+            told: AtomicBool::new(told),
+        }
+    }
+
+    /// Looks at the moment while nobody makes a move.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Moment, &AtomicBool) -> T) -> T {
+        look(&self.moment.lock(), &self.told)
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -371,8 +399,13 @@ impl Life {
     }
 }
 
+/// From one instant to a later one; nothing where the clock was set back between.
+pub(super) fn millis_between(from: DateTime<Utc>, to: DateTime<Utc>) -> u64 {
+    u64::try_from((to - from).num_milliseconds()).unwrap_or_default()
+}
+
 /// Instants are compared, told and written down in milliseconds.
-fn whole(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole(at: DateTime<Utc>) -> DateTime<Utc> {
     at.trunc_subsecs(3)
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
     BatchId, Error, Inside, Owner, PoolRules, Quota, Registry, Sandbox, SandboxId, Tenant,
@@ -27,8 +26,9 @@ use super::{
 };
 use crate::{
     backend::{Backend, NetworkMode},
-    events::Events,
+    events::{Events, Tariff},
     limits::{self, Bounds, Limit, Limits},
+    logging::Tasks,
     metrics::Metrics,
     network::{Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -77,6 +77,10 @@ pub struct Rules {
     pub network: NetworkMode,
     /// What is kept ready.
     pub pool: PoolRules,
+    /// What sandboxes that are made from now on cost.
+    pub tariff: Tariff,
+    /// Between two events of what a sandbox uses (seconds); 0: there are none.
+    pub resource_events: u32,
 }
 
 /// Which template a name means at present.
@@ -111,7 +115,7 @@ pub(super) struct Shared {
     /// Turns to be made: more at once only get into each other's way in the kernel.
     pub(super) making: Semaphore,
     /// Transitions and record writes under way.
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) stopping: AtomicBool,
 }
 
@@ -147,7 +151,7 @@ impl Sandboxes {
             snapshots: Arc::new(Snapshots::new(data_dir.join("snapshots"))),
             copies: CopyTurns::default(),
             making: turns(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stopping: AtomicBool::new(false),
         }))
     }

@@ -50,6 +50,15 @@ pub(super) struct Made {
     pub(super) pool: Option<PoolId>,
 }
 
+/// How a sandbox came to be made.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// When it was asked for.
+    pub(super) began: Instant,
+    /// Whose files it has.
+    pub(super) forked_from: Option<SandboxId>,
+}
+
 /// As many as there are cores: making one is all work and no waiting.
 fn at_once() -> usize {
     std::thread::available_parallelism().map_or(2, NonZero::get)
@@ -97,11 +106,10 @@ impl Sandboxes {
         let sandboxes = self.clone();
         let began = Instant::now();
         let task = self.0.tasks.spawn(async move {
-            let made = sandboxes.make(wanted).await;
-            match &made {
-                Ok(_) => sandboxes.0.metrics.create_succeeded(began.elapsed()),
-                Err(error) if error.refuses_the_client() => {}
-                Err(error) => sandboxes.0.metrics.create_failed(error),
+            let (tenant, template) = (wanted.owner.tenant.clone(), wanted.template.clone());
+            let made = sandboxes.make(wanted, Asked { began, forked_from: None }).await;
+            if let Err(error) = &made {
+                sandboxes.tell_not_made(tenant, &template, error);
             }
             let sandbox = made?;
             if let Some(ticket) = ticket {
@@ -112,7 +120,7 @@ impl Sandboxes {
         task.await.map_err(|e| Error::BrokenOff(e.to_string()))?
     }
 
-    pub(super) async fn make(&self, wanted: Wanted) -> Result<Arc<Sandbox>, Error> {
+    pub(super) async fn make(&self, wanted: Wanted, asked: Asked) -> Result<Arc<Sandbox>, Error> {
         let template = self.template(&wanted.owner.tenant, &wanted.template)?;
         // Held until the sandbox holds them itself.
         let Some(_hold) = self.0.snapshots.hold(&template.layers) else {
@@ -120,10 +128,10 @@ impl Sandboxes {
             return Err(Error::Template { name: wanted.template, source });
         };
         let shape = self.shape(template, &wanted.policy, &wanted.limits, &wanted.owner.quota)?;
-        if let Some(sandbox) = self.take(&shape, &wanted).await? {
+        if let Some(sandbox) = self.take(&shape, &wanted, asked).await? {
             return Ok(sandbox);
         }
-        self.make_of(&shape, &wanted).await
+        self.make_of(&shape, &wanted, asked).await
     }
 
     /// Makes a sandbox of that shape, of which the snapshots are held.
@@ -131,6 +139,7 @@ impl Sandboxes {
         &self,
         shape: &Shape,
         wanted: &Wanted,
+        asked: Asked,
     ) -> Result<Arc<Sandbox>, Error> {
         let id = SandboxId::random();
         let place = self.admit(id, &wanted.owner).await?;
@@ -147,7 +156,7 @@ impl Sandboxes {
             }
         };
         let made = Made { dir, cell, envd_token, pool: None };
-        self.finish(place, shape, wanted, made).await
+        self.finish(place, shape, wanted, made, asked).await
     }
 
     pub(super) async fn turn_to_make(&self) -> Result<SemaphorePermit<'_>, Error> {
@@ -173,6 +182,7 @@ impl Sandboxes {
         shape: &Shape,
         wanted: &Wanted,
         made: Made,
+        asked: Asked,
     ) -> Result<Arc<Sandbox>, Error> {
         let id = place.id();
         let started_at = Utc::now();
@@ -195,6 +205,7 @@ impl Sandboxes {
             auto_resume: wanted.auto_resume,
             auto_pause_filesystem: wanted.auto_pause_filesystem,
             timeout: wanted.timeout.as_secs().max(1),
+            tariff: self.0.rules.tariff,
         };
         place.life().plan(started_at, after(started_at, wanted.timeout));
         let sandbox = Sandbox::planned(facts, made.dir, place.life());
@@ -210,7 +221,9 @@ impl Sandboxes {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
-        if let Err(place) = place.fill(&sandbox) {
+        self.tell_created(&sandbox, asked);
+        let tell = || self.tell_started(&sandbox, asked);
+        if let Err(place) = place.fill(&sandbox, tell) {
             self.discard(place, sandbox.dir().to_owned(), Reason::User);
             return Err(Error::EndedInCreation(id));
         }
@@ -273,7 +286,7 @@ impl Sandboxes {
         if let Some(cell) = cell {
             self.end_with_its_cell(sandbox.clone(), cell.ended.clone());
         }
-        self.0.inside.follow(sandbox.clone(), &self.0.metrics);
+        self.0.inside.follow(sandbox.clone(), &self.0.metrics, &self.0.events);
         self.0.pool.stir();
     }
 }
@@ -472,7 +485,7 @@ mod tests {
         let facts = Facts { id, ..testing::facts() };
         let sandbox = Sandbox::planned(facts, bed.dir.path().join("x"), place.life());
         let sandbox = Arc::new(sandbox);
-        assert!(place.fill(&sandbox).is_err());
+        assert!(place.fill(&sandbox, || {}).is_err());
         kill.await.unwrap().unwrap();
         assert!(bed.sandboxes.running(id).is_err());
     }

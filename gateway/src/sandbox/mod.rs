@@ -21,14 +21,18 @@
 //! settings.
 
 mod adoption;
+mod asking;
 mod batches;
 mod claim;
+mod consumption;
 mod copy_turns;
+mod crossing;
 mod deadlines;
 mod ended;
 mod ending;
 mod envd_log;
 mod error;
+mod evicting;
 #[cfg(test)]
 mod exploration;
 mod flushing;
@@ -42,6 +46,7 @@ mod life;
 mod lifecycle;
 mod making;
 mod marks;
+mod metadata;
 mod networking;
 mod order;
 mod outlet;
@@ -60,10 +65,12 @@ mod snapshots;
 mod snapshotting;
 mod status;
 mod steps;
+mod telling;
 mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trash;
+mod vitals;
 
 pub use batches::{
     BatchId, BatchState, MOST_REPLICAS, NewBatch, NotRun, Ran, SeenBatch, SeenMember, Task,
@@ -73,6 +80,7 @@ pub use batches::{
 pub(crate) use envd_log::parse as logged;
 pub use error::Error;
 pub use id::{InvalidId, SandboxId};
+pub(crate) use idle::AGENT;
 pub use idle::Busy;
 pub use inside::Inside;
 pub use journal::{Entry, Journal, Level, Source};
@@ -89,3 +97,4 @@ pub use shelves::Position;
 pub use snapshots::{Among, Named, Snapshot};
 pub use status::Seen;
 pub use tenant::{InvalidTenant, Owner, Quota, Tenant};
+pub(crate) use vitals::Vital;

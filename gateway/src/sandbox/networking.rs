@@ -41,6 +41,9 @@ impl Sandboxes {
                 sandboxes.record_soon(&sandbox);
             }
             let done = sandboxes.ended_if_stuck(&sandbox, done);
+            if done.is_ok() {
+                sandboxes.tell_updated(&sandbox, "network", None);
+            }
             tracing::info!(sandbox = %id, done = done.is_ok(), "network changed");
             done
         })

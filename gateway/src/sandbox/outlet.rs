@@ -1,5 +1,5 @@
 //! What clients have of one sandbox through the gateway: how many streams at once, and how fast what
-//! it answers comes out. Of one that has no such limits nothing is counted.
+//! it answers comes out. Of one that has no such limits only its requests are counted.
 //!
 //! The rate is one for all that it answers. What is too fast waits where it comes from: nobody reads
 //! on, and whoever writes in the sandbox is held up.
@@ -8,7 +8,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -28,6 +31,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 pub(super) struct Outlet {
+    requests: AtomicU64,
     streams: AtomicU64,
     /// When all that has come out by now would have, at the rate it is to have.
     even: Mutex<Option<Instant>>,
@@ -53,6 +57,16 @@ pub struct Outflow {
 }
 
 impl Sandbox {
+    /// Something is sent to it.
+    pub(crate) fn is_asked(&self) {
+        self.outlet.requests.fetch_add(1, Relaxed);
+    }
+
+    /// How often, since this gateway began.
+    pub(crate) fn requests(&self) -> u64 {
+        self.outlet.requests.load(Relaxed)
+    }
+
     /// To be held as long as the stream is open; `None` where there may be no more.
     pub fn open_stream(self: &Arc<Self>) -> Option<Stream> {
         let Some(most) = self.limit(Limit::Streams) else { return Some(Stream(None)) };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::time::timeout;
 
 use super::{
@@ -134,7 +134,7 @@ impl Sandboxes {
         let error = match stood {
             Ok(()) => {
                 sandbox.between.marks(Marks::has_ended);
-                self.0.metrics.pause_succeeded(began.elapsed());
+                self.tell_paused(sandbox, began.elapsed());
                 let reason = sandbox.status().reason.map_or("", Reason::code);
                 tracing::info!(sandbox = %id, reason, files_only = files, "paused");
                 self.flush_soon(sandbox);
@@ -229,7 +229,10 @@ impl Sandboxes {
             || sandbox.pause_mode() == Some(PauseMode::Filesystem)
             || sandbox.between.ended().is_cancelled();
         let doubtful = sandbox.was_unresponsive();
-        let resumed = |moment: &mut Moment, now| {
+        let before = sandbox.life.now();
+        let resumed = |moment: &mut Moment, now: DateTime<Utc>| {
+            // Its time goes on from where it stood still, wherever the clock went meanwhile.
+            let now = moment.paused.map_or(now, |pause| now.max(pause.at));
             moment.resume(reason, now, after(now, timeout).min(self.latest(now)))
         };
         sandbox.life.make(resumed).map_err(refused(id))?;
@@ -251,7 +254,7 @@ impl Sandboxes {
         };
         match going {
             Ok(()) => {
-                self.0.metrics.resume_succeeded(began.elapsed());
+                self.tell_resumed(sandbox, &before, began.elapsed());
                 tracing::info!(sandbox = %id, %reason, booted, "resumed");
                 Ok(())
             }

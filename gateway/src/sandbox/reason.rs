@@ -21,6 +21,7 @@ pub enum Reason {
     OtherVersion,
     PauseFailed,
     Stuck,
+    Evicted,
 }
 
 /// What it does to a sandbox.
@@ -37,7 +38,7 @@ enum Effect {
 use Effect::{Ends, Fails, Moves};
 
 /// In the order of the declaration.
-const TABLE: [(Reason, Effect, &str, &str); 16] = [
+const TABLE: [(Reason, Effect, &str, &str); 17] = [
     (Reason::User, Ends, "user", "a client asked for it"),
     (Reason::Traffic, Moves, "traffic", "something was sent to it"),
     (Reason::Deadline, Ends, "deadline", "its time was over"),
@@ -69,6 +70,7 @@ const TABLE: [(Reason, Effect, &str, &str); 16] = [
     ),
     (Reason::PauseFailed, Fails, "pause_failed", "it should have been paused and could not be"),
     (Reason::Stuck, Fails, "stuck", "a step of its life was not over in time"),
+    (Reason::Evicted, Ends, "evicted", "its agent needed the place for another"),
 ];
 
 impl Reason {

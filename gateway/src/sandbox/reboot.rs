@@ -56,6 +56,7 @@ impl Sandboxes {
             self.record_soon(&sandbox);
         }
         self.flush_soon(&sandbox);
+        self.tell_adopted(&sandbox, moment.phase);
         tracing::info!(sandbox = %id, phase = ?moment.phase, files_only = true, "adopted");
     }
 }

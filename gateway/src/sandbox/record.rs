@@ -24,13 +24,15 @@ use super::{
 };
 use crate::{
     backend::NetworkMode,
+    events::Tariff,
     limits::Limits,
     network::{Ingress, NetworkPolicy},
     template::Template,
 };
 
 const NAME: &str = "sandbox.json";
-/// What it is called once the sandbox has ended, with the reason's code at the end.
+/// What it is called once the sandbox has ended, with the reason's code at the end, and when that
+/// was, in milliseconds since the epoch.
 const ENDED: &str = "ended.";
 /// Raised when an older gateway would misread what is written.
 const VERSION: u32 = 6;
@@ -67,6 +69,8 @@ pub struct Facts {
     /// To be shown by whoever wants to reach it, where not everybody may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_token: Option<String>,
+    /// What its clients said of it then; [`Sandbox::metadata`](super::Sandbox::metadata) is as
+    /// they have changed it.
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
     pub started_at: DateTime<Utc>,
@@ -92,6 +96,9 @@ pub struct Facts {
     /// What it was made for (seconds), and is resumed for when woken.
     #[serde(default)]
     pub timeout: u64,
+    /// What it costs for its whole life, whatever others cost later.
+    #[serde(default, skip_serializing_if = "Tariff::is_free")]
+    pub tariff: Tariff,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +110,9 @@ pub(super) struct Record {
     /// Left out where that is its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     runs_since: Option<DateTime<Utc>>,
+    /// For how long it was paused before that (milliseconds).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    stood: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_at: Option<DateTime<Utc>>,
     /// Of a pause; its code.
@@ -166,6 +176,7 @@ impl Record {
             protocol: envd::wire::PROTOCOL,
             deadline: now.deadline,
             runs_since: Some(now.runs_since).filter(|since| *since != facts.started_at),
+            stood: if stands { now.stood } else { now.stood_by_now() },
             paused_at: pause.map(|pause| pause.at),
             reason: pause.map(|pause| pause.reason.code().to_owned()),
             policy: NetworkPolicy::default(),
@@ -194,6 +205,7 @@ impl Record {
             deadline: self.deadline,
             runs_since,
             paused,
+            stood: self.stood,
         }
     }
 
@@ -231,11 +243,15 @@ impl Record {
     /// From here on nobody goes on with the sandbox of that directory; a gateway that starts
     /// before the directory is gone finds why by [`Self::of_ended`]. One that is not there is a
     /// success.
-    pub(super) async fn remove(dir: &Path, reason: Option<Reason>) -> Result<(), Error> {
+    pub(super) async fn remove(
+        dir: &Path,
+        why: Option<(Reason, DateTime<Utc>)>,
+    ) -> Result<(), Error> {
         let path = dir.join(NAME);
-        let removed = match reason {
-            Some(reason) => {
-                let kept = dir.join(format!("{ENDED}{}", reason.code()));
+        let removed = match why {
+            Some((reason, at)) => {
+                let (code, at) = (reason.code(), at.timestamp_millis());
+                let kept = dir.join(format!("{ENDED}{code}.{at}"));
                 tokio::fs::rename(&path, kept).await
             }
             None => tokio::fs::remove_file(&path).await,
@@ -248,12 +264,16 @@ impl Record {
         }
     }
 
-    /// What a sandbox was that has ended and is not removed yet, and why it ended.
-    pub(super) fn of_ended(dir: &Path) -> Option<(Self, Reason)> {
+    /// What a sandbox was that has ended and is not removed yet, why it ended, and when, where
+    /// that was written down.
+    pub(super) fn of_ended(dir: &Path) -> Option<(Self, Reason, Option<DateTime<Utc>>)> {
         fs::read_dir(dir).ok()?.find_map(|entry| {
             let name = entry.ok()?.file_name();
-            let reason = Reason::of_code(name.to_str()?.strip_prefix(ENDED)?)?;
-            Some((Self::read_from(&dir.join(&name)).ok()?, reason))
+            let why = name.to_str()?.strip_prefix(ENDED)?;
+            let (code, at) = why.split_once('.').unwrap_or((why, ""));
+            let reason = Reason::of_code(code)?;
+            let at = at.parse().ok().and_then(DateTime::from_timestamp_millis);
+            Some((Self::read_from(&dir.join(&name)).ok()?, reason, at))
         })
     }
 
@@ -291,6 +311,10 @@ impl Record {
         }
         serde_json::from_slice(&json).map_err(|e| refused(e.to_string()))
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Writes a file beside and renames it; not before it is on the disk, where after a power failure

@@ -1,7 +1,7 @@
 //! All sandboxes of this gateway, by id.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
@@ -32,6 +32,10 @@ use crate::network::NetworkPolicy;
 /// A sandbox that has been visible at least once.
 pub struct Sandbox {
     facts: Facts,
+    /// Its template's name, for whatever is told of it.
+    pub(super) image: Arc<str>,
+    /// As it is now; what it was made with is among the facts.
+    metadata: RwLock<Arc<BTreeMap<String, String>>>,
     /// What it may reach; changed in its turn.
     policy: RwLock<NetworkPolicy>,
     dir: PathBuf,
@@ -79,8 +83,10 @@ impl Sandbox {
     fn of(facts: Facts, dir: PathBuf, life: Arc<Life>) -> Self {
         let gone = CancellationToken::new();
         Self {
+            metadata: RwLock::new(Arc::new(facts.metadata.clone())),
             policy: RwLock::default(),
             idle: Idle::of(&facts.metadata, Utc::now()),
+            image: facts.template.id.as_str().into(),
             facts,
             dir,
             run: RwLock::new(gone.child_token()),
@@ -102,6 +108,22 @@ impl Sandbox {
     /// What it was made from and with.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What its clients have said of it, as they did last.
+    pub fn metadata(&self) -> Arc<BTreeMap<String, String>> {
+        self.metadata.read().clone()
+    }
+
+    /// Puts what `change` makes of it in its place, unless that fails.
+    pub(super) fn change_metadata<E>(
+        &self,
+        change: impl FnOnce(&BTreeMap<String, String>) -> Result<BTreeMap<String, String>, E>,
+    ) -> Result<(), E> {
+        let mut metadata = self.metadata.write();
+        let changed = change(&metadata)?;
+        *metadata = Arc::new(changed);
+        Ok(())
     }
 
     /// One that may reach no more than that.
@@ -198,7 +220,9 @@ impl Sandbox {
             return Ok(());
         }
         let (kept, host) = (self.between.kept(), self.between.host());
-        let record = Record::new(self.facts.clone(), &now, kept, host);
+        let metadata = (*self.metadata()).clone();
+        let facts = Facts { metadata, ..self.facts.clone() };
+        let record = Record::new(facts, &now, kept, host);
         record.under(self.policy()).write(&self.dir)
     }
 
@@ -532,14 +556,20 @@ impl Reservation {
         self
     }
 
-    /// Makes the sandbox of that [life](Self::life) visible, unless it was ended meanwhile.
-    pub(super) fn fill(self, sandbox: &Arc<Sandbox>) -> Result<(), Reservation> {
+    /// Makes the sandbox of that [life](Self::life) visible, unless it was ended meanwhile;
+    /// `tell`s of it before anybody can do anything with it.
+    pub(super) fn fill(
+        self,
+        sandbox: &Arc<Sandbox>,
+        tell: impl FnOnce(),
+    ) -> Result<(), Reservation> {
         let mut places = self.registry.places.write();
         // Decided under the lock that `abandon` reads under: no kill falls between.
         if self.life.make(Moment::begin).is_err() {
             drop(places);
             return Err(self);
         }
+        tell();
         self.registry.order.add(sandbox);
         places.put(self.id, Place::Present(sandbox.clone()));
         drop(places);

@@ -6,7 +6,7 @@ use crate::sandbox::{Quota, testing};
 fn fill(place: Reservation) -> Result<(), Reservation> {
     let facts = Facts { id: place.id(), ..testing::facts() };
     let sandbox = Sandbox::planned(facts, PathBuf::from("/nowhere"), place.life());
-    place.fill(&Arc::new(sandbox))
+    place.fill(&Arc::new(sandbox), || {})
 }
 
 fn reserve(registry: &Arc<Registry>, id: SandboxId, most: usize) -> Option<Reservation> {

@@ -32,7 +32,9 @@ impl Sandboxes {
         let sandbox = self.not_ending(id)?;
         let now = Utc::now();
         let mut too_old = false;
+        let mut before = None;
         let renewed = sandbox.life.renew(|life| {
+            before = Some(life.deadline);
             let latest = self.latest(life.runs_since);
             too_old = latest <= now;
             if too_old {
@@ -41,11 +43,14 @@ impl Sandboxes {
                 choose(life.deadline, after(now, timeout).min(latest))
             }
         });
-        renewed.map_err(refused(id))?;
+        let deadline = renewed.map_err(refused(id))?;
         if too_old {
             return Err(Error::TooOld(id));
         }
         self.watch(&sandbox);
+        if before != Some(deadline) {
+            self.tell_updated(&sandbox, "timeout", Some(deadline));
+        }
         // This gateway keeps to it all the same.
         if let Err(error) = self.record(&sandbox).await
             && !sandbox.life.is_over()

@@ -19,7 +19,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Level, Phase, Sandbox, SandboxId, Sandboxes, journal};
+use super::{Level, Phase, Sandbox, SandboxId, Sandboxes, consumption::Told, journal};
 use crate::metrics::{Denied, History, Samples, Standing};
 
 /// Between two sweeps.
@@ -64,9 +64,11 @@ impl Sandboxes {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refused = None;
+        let mut told = Told::default();
         for sweep in 0_u64.. {
             ticks.tick().await;
             self.sample().await;
+            self.tell_consumption(&mut told, sweep);
             self.count_refused(&mut refused).await;
             self.save(move |id| id.spread() % SAVING == sweep % SAVING).await;
         }
@@ -77,10 +79,20 @@ impl Sandboxes {
         self.save(|_| true).await;
     }
 
-    async fn sample(&self) {
+    /// Looks, unless that was done no longer ago than this; whether it could be done.
+    pub(crate) async fn sample_if_older(&self, age: Duration) -> bool {
+        let _turn = self.samples().turn.lock().await;
+        let swept = *self.samples().swept().borrow();
+        swept.is_some_and(|at| at.elapsed() <= age) || self.sample().await
+    }
+
+    async fn sample(&self) -> bool {
         let sweep = match self.0.backend.usage().await {
             Ok(sweep) => sweep,
-            Err(error) => return tracing::warn!("what sandboxes use cannot be told: {error}"),
+            Err(error) => {
+                tracing::warn!("what sandboxes use cannot be told: {error}");
+                return false;
+            }
         };
         let wall = u32::try_from(Utc::now().timestamp()).unwrap_or(u32::MAX);
         let registry = &self.0.registry;
@@ -89,6 +101,7 @@ impl Sandboxes {
             Some(_) => Standing::Still,
             None => Standing::Nobodys,
         });
+        true
     }
 
     /// What the policies of sandboxes have refused since the last time.

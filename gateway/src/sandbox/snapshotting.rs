@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     backend,
+    events::What,
     template::{FindError, Template},
 };
 
@@ -82,6 +83,10 @@ impl Sandboxes {
             let added = sandboxes.0.tasks.spawn_blocking(move || snapshots.add(snapshot)).await;
             let snapshot = added.map_err(|e| Error::BrokenOff(e.to_string()))??;
             drop((hold, promise));
+            if let Some(sandbox) = sandboxes.0.registry.any(id) {
+                let what = What::SandboxSnapshotted { snapshot: snapshot.reference() };
+                sandboxes.tell_of(&sandbox, what);
+            }
             tracing::info!(sandbox = %id, snapshot = snapshot.reference(), "snapshotted");
             sandboxes.flush_snapshot(snapshot.clone());
             Ok(snapshot)

@@ -47,7 +47,7 @@ impl Sandboxes {
         let one = if let Some((life, tenant)) = self.0.registry.pending(id) {
             Some(Remembered::unborn(&life, tenant))
         } else if let Some(sandbox) = self.0.registry.any(id) {
-            Some(Remembered::new(&sandbox.life, sandbox.facts()))
+            Some(Remembered::of(&sandbox))
         } else {
             self.0.ended.get(id)
         };

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Cause, Cell, CellSpec, Check, Copied, Error, NetworkMode, Usage},
+    events::Tariff,
     limits::{Bounds, Limit, Limits},
     network::{Filter, Ingress, NetworkPolicy},
     template::{FindError, Template},
@@ -284,6 +285,8 @@ impl Backend for TestBackend {
             cache_bytes: 0,
             disk_bytes: None,
             processes: 1,
+            network: None,
+            block: None,
         };
         Ok(self.cells.lock().keys().map(|id| (*id, usage)).collect())
     }
@@ -314,7 +317,8 @@ pub(crate) fn inside(backend: &Arc<TestBackend>) -> Box<dyn Inside> {
 
 #[async_trait]
 impl Inside for Listening {
-    fn follow(&self, _sandbox: Arc<Sandbox>, _metrics: &Arc<crate::metrics::Metrics>) {}
+    fn follow(&self, _: Arc<Sandbox>, _: &Arc<crate::metrics::Metrics>, _: &crate::events::Events) {
+    }
 
     async fn answers(&self, _dir: &Path) -> bool {
         !self.0.mute.load(Ordering::SeqCst)
@@ -385,6 +389,7 @@ pub(crate) fn facts() -> Facts {
         auto_resume: false,
         auto_pause_filesystem: false,
         timeout: 60,
+        tariff: Tariff::default(),
     }
 }
 
@@ -436,6 +441,8 @@ pub(crate) fn rules() -> Rules {
         max_life: Some(Duration::from_secs(24 * 3600)),
         network: NetworkMode::Nat,
         pool: PoolRules::default(),
+        tariff: Tariff::default(),
+        resource_events: 1,
     }
 }
 

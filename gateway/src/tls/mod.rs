@@ -67,7 +67,7 @@ pub enum Error {
     Authority { dir: PathBuf, domain: String, source: rustls::Error },
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -87,7 +87,7 @@ impl Files {
 }
 
 /// All there are; at least one.
-fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(crate) fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.and_then(|found| match found.is_empty() {

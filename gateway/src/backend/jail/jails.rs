@@ -17,6 +17,7 @@ use tracing::error;
 
 use super::{
     cause,
+    counted::Disks,
     cpu_time::Clocks,
     cpus, devfs, ending,
     ends::Ends,
@@ -64,6 +65,7 @@ pub(super) struct Inner {
     pub(super) children: Mutex<HashMap<SandboxId, Arc<Process>>>,
     pub(super) cpus: Cpus,
     pub(super) clocks: Mutex<Clocks>,
+    pub(super) disks: Mutex<Disks>,
     /// Why envds have ended, until what they left is gone.
     causes: Mutex<HashMap<SandboxId, Cause>>,
 }
@@ -84,6 +86,7 @@ impl Host {
             children: Mutex::default(),
             cpus,
             clocks: Mutex::default(),
+            disks: Mutex::default(),
             causes: Mutex::default(),
             settings,
         })))

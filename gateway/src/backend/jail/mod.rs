@@ -8,6 +8,7 @@
 
 mod cause;
 mod copying;
+mod counted;
 mod cpu_time;
 mod devfs_rules;
 mod ends;

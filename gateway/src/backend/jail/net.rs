@@ -12,7 +12,11 @@
 //! ARP; on a subnet each, the packet filter knows by the route of an address whose it is. So
 //! nothing in the rules names a sandbox, and making a link is a handful of ioctls.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use envd::wire::JailNetwork;
 use parking_lot::Mutex;
@@ -20,6 +24,7 @@ use rctl_sys::jail::Jid;
 use tracing::warn;
 
 use super::{
+    counted::Links,
     error::Kernel,
     fences::Fence,
     net_slot::{Owner, PREFIX, RUN, Slot, Slots},
@@ -29,7 +34,7 @@ use super::{
     plan::Stack,
 };
 use crate::{
-    backend::{Error, NetworkMode, Settings},
+    backend::{Error, NetworkMode, Settings, Traffic},
     network,
     sandbox::SandboxId,
 };
@@ -42,6 +47,7 @@ pub(super) struct Network {
     filter: Arc<Filter>,
     /// From `prepare` to `retire`.
     guard: Mutex<Option<Guard>>,
+    links: Mutex<Links>,
 }
 
 impl Network {
@@ -53,7 +59,18 @@ impl Network {
             filter: Arc::new(Filter::new(tag.clone(), settings.dns.clone(), RUN.as_ref())),
             tag,
             guard: Mutex::default(),
+            links: Mutex::default(),
         }
+    }
+
+    /// What has gone over the links of those that are there.
+    pub(super) fn traffic(
+        &self,
+        there: &BTreeSet<SandboxId>,
+    ) -> Result<HashMap<SandboxId, Traffic>, Error> {
+        let interfaces = net_sys::counters()?;
+        let slots = || self.slots.list();
+        Ok(self.links.lock().traffic(&interfaces, there, &self.data_dir, slots))
     }
 
     /// Makes the host ready: modules, forwarding, the packet filter. Idempotent. A host whose

@@ -61,6 +61,12 @@ impl Slot {
         format!("epair{}a", self.unit())
     }
 
+    /// Whether that may be the host's end of a link of ours.
+    pub(super) fn is_outside(interface: &str) -> bool {
+        let unit = interface.strip_prefix("epair").and_then(|rest| rest.strip_suffix('a'));
+        unit.and_then(|unit| unit.parse::<u32>().ok()).is_some_and(|unit| unit >= FIRST_UNIT)
+    }
+
     /// The jail's.
     pub(super) fn inside(self) -> String {
         format!("epair{}b", self.unit())
@@ -290,6 +296,8 @@ mod tests {
         let first = Slot(0);
         assert_eq!((first.pair(), first.outside()), ("epair4096".into(), "epair4096a".into()));
         assert_eq!(first.inside(), "epair4096b");
+        assert!(Slot::is_outside(&first.outside()) && !Slot::is_outside(&first.inside()));
+        assert!(!Slot::is_outside("epair0a") && !Slot::is_outside("em0"));
         assert_eq!(first.gateway(), Ipv4Addr::new(198, 18, 0, 1));
         assert_eq!(first.address(), Ipv4Addr::new(198, 18, 0, 2));
         assert_eq!(first.loopback(), Ipv4Addr::new(127, 64, 0, 1));

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    collections::HashMap,
     ffi::{CStr, CString, c_char, c_int},
     fs, io,
     net::Ipv4Addr,
@@ -170,6 +171,35 @@ pub(super) fn uplinks() -> Result<Vec<Interface>, Error> {
     uplinks.sort_unstable();
     uplinks.dedup();
     Ok(uplinks)
+}
+
+/// Bytes that each of the host's interfaces has received and sent, by its name: getifaddrs(3).
+pub(super) fn counters() -> Result<HashMap<String, (u64, u64)>, Error> {
+    let mut first = ptr::null_mut();
+    // SAFETY: the kernel's library makes a list, of which `first` is set to the first entry.
+    let answer = unsafe { libc::getifaddrs(&raw mut first) };
+    let made = if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    made.call("getifaddrs", "this host")?;
+    let mut found = HashMap::new();
+    let mut next = first.cast_const();
+    // SAFETY: each entry is one of that list, which nobody else has and which is freed below.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next.cast_const();
+        // SAFETY: an address, where there is one, is as long as its family says; all have one.
+        let family = unsafe { entry.ifa_addr.as_ref() }.map(|address| address.sa_family);
+        if family != Some(libc::AF_LINK as libc::sa_family_t) || entry.ifa_data.is_null() {
+            continue;
+        }
+        // SAFETY: the data of an entry of that family are a `struct if_data`, at an address that
+        // suits it or not.
+        let data = unsafe { entry.ifa_data.cast::<libc::if_data>().read_unaligned() };
+        // SAFETY: the name ends in NUL and is part of the list.
+        let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned();
+        found.insert(name, (data.ifi_ibytes, data.ifi_obytes));
+    }
+    // SAFETY: as getifaddrs has made it; nothing of it is kept.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(found)
 }
 
 fn remembered() -> std::path::PathBuf {

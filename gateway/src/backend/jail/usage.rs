@@ -29,7 +29,7 @@ pub(super) fn sweep(inner: &Inner) -> Result<BTreeMap<SandboxId, Usage>, Error> 
     // Without it the seconds of the accounts are left.
     let table = table.inspect_err(|error| error!(%error, "CPU time in whole seconds only"));
     let spent = table.map(|table| cpu_time::by_jail(&table)).unwrap_or_default();
-    let mut clocks = inner.clocks.lock();
+    let (mut clocks, mut disks) = (inner.clocks.lock(), inner.disks.lock());
     for (id, jail) in jails {
         if jail.dying {
             continue;
@@ -47,10 +47,12 @@ pub(super) fn sweep(inner: &Inner) -> Result<BTreeMap<SandboxId, Usage>, Error> 
         // FreeBSD: the kernel's figure takes tens of seconds to fall.
         let frozen = freezing::is_marked(&inner.directory(id));
         let percent = if frozen { 0 } else { account.pcpu_percent };
+        let at = Instant::now();
+        let (read, written) = (account.readbps_bytes_per_second, account.writebps_bytes_per_second);
         usage.insert(
             id,
             Usage {
-                at: Instant::now(),
+                at,
                 cpu: clocks.read(
                     id,
                     Duration::from_secs(account.cputime_seconds),
@@ -63,9 +65,21 @@ pub(super) fn sweep(inner: &Inner) -> Result<BTreeMap<SandboxId, Usage>, Error> 
                 cache_bytes: 0,
                 disk_bytes: layers::used(inner, id),
                 processes: account.maxproc,
+                network: None,
+                block: Some(disks.add(id, at, read, written)),
             },
         );
     }
-    clocks.keep(&usage.keys().copied().collect());
+    let there = usage.keys().copied().collect();
+    clocks.keep(&there);
+    disks.keep(&there);
+    match inner.network.traffic(&there) {
+        Ok(traffic) => {
+            for (id, usage) in &mut usage {
+                usage.network = traffic.get(id).copied();
+            }
+        }
+        Err(error) => error!(%error, "what goes over links cannot be told"),
+    }
     Ok(usage)
 }

@@ -18,10 +18,11 @@ use std::{
 use envd::walls::{self, Wall};
 use nix::errno::Errno;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::{
     block,
-    cgroup_limits::{limit, limit_disk},
+    cgroup_limits::{count_disk, limit, limit_disk},
     cgroup_plan::{Controller, Hierarchy, Plan, Version, v2_mount},
     error::Call,
     freezer::Freezer,
@@ -79,6 +80,13 @@ impl Cgroups {
             let parent = hierarchy.mount.join(&self.parent);
             make(&parent, true)?;
             delegate(hierarchy, &parent)?;
+            if hierarchy.version == Version::V1
+                && hierarchy.controllers.contains(&Controller::Io)
+                && let Some(disk) = &self.disk
+                && let Err(error) = count_disk(&parent, disk)
+            {
+                warn!(%error, "what sandboxes read from the disk is not counted");
+            }
         }
         Ok(())
     }
@@ -95,10 +103,15 @@ impl Cgroups {
         let mut user_procs = Vec::new();
         let disk = limits.disk_read.or(limits.disk_write).and(self.disk.as_deref());
         for hierarchy in &self.plan.hierarchies {
+            let cell = self.cell(hierarchy, id);
             if disk.is_none() && Plan::is_for_disks(hierarchy) {
+                // Only counted, so one cgroup does: no command has to be moved there.
+                if self.disk.is_some() {
+                    make(&cell, false)?;
+                    envd_v1.push(cell.join("cgroup.procs"));
+                }
                 continue;
             }
-            let cell = self.cell(hierarchy, id);
             make(&cell, false)?;
             delegate(hierarchy, &cell)?;
             for (leaf, limits) in LEAVES.into_iter().zip([margin, limits]) {
@@ -155,7 +168,19 @@ impl Cgroups {
             cpu: self.cpu_file(id, ""),
             processes: self.cell(pids, id).join("pids.current"),
             memory: self.memory_files(id)?,
+            block: self.block_file(id),
+            disk: self.disk.clone(),
         })
+    }
+
+    /// What a sandbox has had of disks. v1: not there for one that a gateway of before has made.
+    fn block_file(&self, id: SandboxId) -> Option<PathBuf> {
+        let io = self.plan.of(Controller::Io)?;
+        let file = match io.version {
+            Version::V1 => "blkio.throttle.io_service_bytes_recursive",
+            Version::V2 => "io.stat",
+        };
+        Some(self.cell(io, id).join(file))
     }
 
     /// Of a leaf, or of the sandbox as a whole.

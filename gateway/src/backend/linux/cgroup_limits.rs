@@ -72,6 +72,12 @@ pub(super) fn limit_disk(
     Ok(())
 }
 
+/// Has what is read from a disk, and written to it, counted for v1's cgroups. Linux: since 6.10 that
+/// begins when the first limit for the disk is set; this one is none.
+pub(super) fn count_disk(parent: &Path, disk: &str) -> Result<(), Error> {
+    write(&parent.join("blkio.throttle.read_bps_device"), &format!("{disk} {}", u64::MAX))
+}
+
 /// Kernels without swap accounting have no such file.
 fn optional(path: &Path, text: &str) -> Result<(), Error> {
     match write(path, text) {

@@ -31,6 +31,7 @@ mod loop_file;
 mod mountinfo;
 mod net;
 mod net_late;
+mod net_stats;
 mod netfilter;
 mod nft;
 mod places;
@@ -306,8 +307,13 @@ impl Backend for Host {
 
     async fn usage(&self) -> Result<BTreeMap<SandboxId, Usage>, Error> {
         let inner = Arc::clone(&self.0);
-        blocking(move || Ok(usage::sweep(&inner.cgroups, &inner.disk.read().clone(), &inner.usage)))
-            .await
+        blocking(move || {
+            let disk = inner.disk.read().clone();
+            let mut all = usage::sweep(&inner.cgroups, &disk, &inner.usage);
+            inner.add_traffic(&mut all);
+            Ok(all)
+        })
+        .await
     }
 
     async fn refused(&self) -> Result<u64, Error> {
@@ -509,6 +515,21 @@ impl Inner {
             let mut slots = self.slots.list().into_iter();
             slots.find(|(_, owner)| owner.id == id).map(|(slot, _)| slot)
         })
+    }
+
+    /// What has gone over the links of those that have one. Blocks.
+    fn add_traffic(&self, all: &mut BTreeMap<SandboxId, Usage>) {
+        if all.is_empty() {
+            return;
+        }
+        let links = match net_stats::links() {
+            Ok(links) => links,
+            Err(error) => return warn!(%error, "what goes over links cannot be told"),
+        };
+        let taken = self.taken.lock();
+        for (id, usage) in all {
+            usage.network = taken.get(id).and_then(|slot| links.get(slot)).copied();
+        }
     }
 
     fn directory(&self, id: SandboxId) -> PathBuf {

@@ -30,6 +30,8 @@ const SLOTS: &str = "/run/coppice/slots";
 /// As many as there are ranges of 65,536 user ids from [`FIRST_UID`] on, roughly.
 const MAX: u32 = 60_000;
 const FIRST_UID: u32 = 0x1000_0000;
+/// The index of the first one's link.
+const FIRST_LINK: u32 = 0x0100_0000;
 /// Ids of a sandbox.
 pub(super) const UIDS: u32 = 65_536;
 
@@ -44,7 +46,7 @@ pub(super) const NETWORK: &str = "198.18.0.0/15";
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([198, 18, 0, 16]);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Slot(pub(super) u32);
 
 impl Slot {
@@ -63,7 +65,12 @@ impl Slot {
 
     /// Its index; chosen here, so that it need not be asked for.
     pub(super) fn link_index(self) -> u32 {
-        0x0100_0000 + self.0
+        FIRST_LINK + self.0
+    }
+
+    /// Whose link has that index, if it is one of ours.
+    pub(super) fn of_link(index: u32) -> Option<Self> {
+        index.checked_sub(FIRST_LINK).filter(|number| *number < MAX).map(Self)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     error::Call,
 };
 use crate::{
-    backend::{Error, Usage},
+    backend::{BlockIo, Error, Usage},
     sandbox::SandboxId,
 };
 
@@ -35,6 +35,10 @@ pub(super) struct Paths {
     pub(super) processes: PathBuf,
     /// Of each leaf; `memory.stat` lies beside each.
     pub(super) memory: Vec<PathBuf>,
+    /// v2's `io.stat` or v1's `blkio.throttle.io_service_bytes_recursive`, of the parent.
+    pub(super) block: Option<PathBuf>,
+    /// The disk of which that is to be told, `8:0`; `None` is all.
+    pub(super) disk: Option<String>,
 }
 
 /// What one sweep leaves to the next. The files stay open: to open one takes six times as long as
@@ -50,6 +54,8 @@ struct Known {
     cpu: Figure,
     processes: Figure,
     memory: Vec<Figure>,
+    block: Option<Figure>,
+    disk: Option<String>,
     /// As it was found last.
     usage: Option<Usage>,
     /// Whether it has run since its cache was looked at in its turn, and since its disk was.
@@ -157,8 +163,18 @@ impl Known {
             let Some(leaf) = Figure::open(path)? else { return Ok(None) };
             memory.push(leaf);
         }
-        let (usage, memory_then) = (None, 0);
-        Ok(Some(Self { cpu, processes, memory, usage, ran: true, wrote: true, memory_then }))
+        let block = paths.block.map(Figure::open).transpose()?.flatten();
+        Ok(Some(Self {
+            cpu,
+            processes,
+            memory,
+            block,
+            disk: paths.disk,
+            usage: None,
+            ran: true,
+            wrote: true,
+            memory_then: 0,
+        }))
     }
 
     /// `None` where it is gone. The CPU time comes first: what is spent after that shows in the
@@ -175,7 +191,7 @@ impl Known {
         let moved = self.usage.is_none_or(|before| before.cpu != cpu);
         (self.ran, self.wrote) = (self.ran || moved, self.wrote || moved);
         let (before, turn) = match self.usage {
-            None => (nothing(at), Turn::ALL),
+            None => (Usage::none(), Turn::ALL),
             Some(before) => (before, Turn::of(number, moved, self.ran)),
         };
         let mut usage = Usage { at, cpu, ..before };
@@ -183,6 +199,10 @@ impl Known {
             let Some(processes) = self.processes.number()? else { return Ok(None) };
             let Some(bytes) = self.memory()? else { return Ok(None) };
             (usage.processes, usage.memory_bytes) = (processes, bytes);
+        }
+        // What it has written goes to the disk when it no longer runs.
+        if turn.now || (turn.disk && self.wrote) {
+            usage.block = self.block()?;
         }
         // Of what has not run the cache can only have changed as its memory has.
         let change = usage.memory_bytes.abs_diff(self.memory_then);
@@ -211,6 +231,12 @@ impl Known {
         Ok(Some(bytes))
     }
 
+    fn block(&self) -> Result<Option<BlockIo>, Error> {
+        let Some(figure) = &self.block else { return Ok(None) };
+        let mut buffer = [0; 4096];
+        Ok(figure.read(&mut buffer)?.map(|text| block_io(text, self.disk.as_deref())))
+    }
+
     fn cache(&self) -> Result<Option<u64>, Error> {
         let mut bytes = 0_u64;
         for leaf in &self.memory {
@@ -222,18 +248,6 @@ impl Known {
             bytes = bytes.saturating_add(cached(text));
         }
         Ok(Some(bytes))
-    }
-}
-
-fn nothing(at: Instant) -> Usage {
-    Usage {
-        at,
-        cpu: Duration::ZERO,
-        cpu_percent: None,
-        memory_bytes: 0,
-        cache_bytes: 0,
-        disk_bytes: None,
-        processes: 0,
     }
 }
 
@@ -285,6 +299,29 @@ fn cached(stat: &str) -> u64 {
     all.saturating_sub(of("shmem").unwrap_or(0))
 }
 
+/// `8:0 rbytes=1 wbytes=2 ...` of v2, and `8:0 Read 1` with `8:0 Write 2` below it of v1.
+fn block_io(text: &str, disk: Option<&str>) -> BlockIo {
+    let mut all = BlockIo::default();
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let device = words.next();
+        if disk.is_some() && device != disk {
+            continue;
+        }
+        let words: Vec<&str> = words.collect();
+        let of = |v2: &str, v1: &str| match words[..] {
+            [name, bytes] if name == v1 => bytes.parse().unwrap_or(0),
+            _ => {
+                let mut named = words.iter().filter_map(|word| word.strip_prefix(v2));
+                named.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+            }
+        };
+        all.read = all.read.saturating_add(of("rbytes=", "Read"));
+        all.written = all.written.saturating_add(of("wbytes=", "Write"));
+    }
+    all
+}
+
 fn strange(path: &Path, text: &str) -> Error {
     let source = io::Error::new(io::ErrorKind::InvalidData, format!("not a figure: {text:?}"));
     Error::Call { call: "read", target: path.display().to_string(), source }
@@ -312,6 +349,24 @@ mod tests {
         assert_eq!(cached("cache 300\nrss 5\nshmem 100\nmapped_file 7\ntotal_cache 900\n"), 200);
         assert_eq!(cached("file 1\nshmem 2\n"), 0);
         assert_eq!(cached("file x\n"), 0);
+    }
+
+    #[test]
+    fn what_was_asked_of_the_disk_is_read_as_either_version_has_it() {
+        let read = |text, disk| {
+            let BlockIo { read, written } = block_io(text, disk);
+            (read, written)
+        };
+        let v2 = "8:0 rbytes=7 wbytes=9 rios=1 wios=1 dbytes=0 dios=0\n7:0 rbytes=1 wbytes=2\n";
+        assert_eq!(read(v2, Some("8:0")), (7, 9));
+        assert_eq!(read(v2, None), (8, 11));
+        assert_eq!(read(v2, Some("9:0")), (0, 0));
+        let v1 = "8:0 Read 7\n8:0 Write 9\n8:0 Sync 16\n8:0 Total 16\n7:0 Read 1\nTotal 17\n";
+        assert_eq!(read(v1, Some("8:0")), (7, 9));
+        assert_eq!(read(v1, None), (8, 9));
+        for strange in ["", "Total 0\n", "8:0\n", "8:0 rbytes=x wbytes=-1\n", "8:0 Read\n"] {
+            assert_eq!(read(strange, None), (0, 0), "{strange}");
+        }
     }
 
     #[test]
@@ -348,7 +403,13 @@ mod tests {
         fn paths(&self) -> Paths {
             let file = |name: &str| self.0.path().join(name);
             let memory = vec![file("envd"), file("user")];
-            Paths { cpu: file("cpu.stat"), processes: file("pids.current"), memory }
+            Paths {
+                cpu: file("cpu.stat"),
+                processes: file("pids.current"),
+                memory,
+                block: Some(file("io.stat")),
+                disk: None,
+            }
         }
 
         fn known(&self) -> Known {

@@ -1,18 +1,23 @@
 //! The protocol, driven through the router: every status and every shape.
 
+mod agents;
 mod contract;
 mod deadlines;
+mod events;
 mod lists;
 mod network;
+mod opensandbox;
 mod pages;
 mod pools;
 mod snapshots;
 mod status;
 mod templates;
 mod tenants;
+mod webhooks;
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -25,6 +30,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use contract::Document;
@@ -33,6 +39,11 @@ use crate::{
     Gateway, Parts,
     audit::Audit,
     auth::Keys,
+    events::{
+        store::{History, Settings},
+        webhooks::{Reach, Webhooks},
+    },
+    logging::Log,
     sandbox::{
         Rules, Sandboxes,
         testing::{self, TestBackend},
@@ -74,18 +85,26 @@ fn without_keys() -> Bed {
 fn bed_of(dir: TempDir, backend: Arc<TestBackend>, sandboxes: Sandboxes, keys: Keys) -> Bed {
     let gateway = Gateway::new(Parts {
         audit: Audit::open(dir.path(), sandboxes.metrics()).unwrap(),
+        history: history(dir.path(), &sandboxes),
+        webhooks: Webhooks::open(dir.path(), Reach::default()).unwrap(),
         sandboxes,
         templates: Box::new(|| {
             let template = Arc::new(testing::template());
             vec![Available { template, built_at: "2026-11-22T09:00:00Z".parse().unwrap() }]
         }),
         keys,
+        agents: agents::known(),
         domain: "sandboxes.test".into(),
         max_timeout: Some(Duration::from_secs(24 * 3600)),
         disk_bytes: 5 << 30,
+        log: Log::unheard(),
     });
     let router = crate::router(gateway.clone());
     Bed { gateway, dir, backend, router, document: Document::default() }
+}
+
+fn history(dir: &Path, sandboxes: &Sandboxes) -> History {
+    History::open(&Settings::of(dir), sandboxes.events(), CancellationToken::new()).unwrap()
 }
 
 fn bed() -> Bed {
@@ -104,6 +123,11 @@ impl Bed {
     async fn answer(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
+        let kind = parts.headers.get("content-type").map(|it| it.as_bytes());
+        if kind == Some(b"text/event-stream") {
+            // It does not end.
+            return Answer { status: parts.status, headers: parts.headers, body: Value::Null };
+        }
         let bytes = body.collect().await.unwrap().to_bytes();
         let text =
             parts.headers.get("content-type").is_some_and(|it| it.as_bytes().starts_with(b"text/"));

@@ -67,7 +67,8 @@ impl Marks {
     }
 
     fn new(at: i64, id: i64, sandbox: &str, tenant: &str, kind: &str) -> Self {
-        let keys = [key(sandbox), key_of_type(sandbox, kind), key(tenant), key_of_type(tenant, kind)];
+        let keys =
+            [key(sandbox), key_of_type(sandbox, kind), key(tenant), key_of_type(tenant, kind)];
         Self { at, id, keys }
     }
 }

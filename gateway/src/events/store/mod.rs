@@ -49,7 +49,7 @@ use packing::Packing;
 use roll::Roll;
 use shelf::Shelf;
 
-use super::{Batch, Events, Room, Subscription, Types};
+use super::{Batch, Events, Room, Subscription, Types, agents::Rates};
 
 pub use line::Line;
 pub use query::{Filter, Page, Place, Query, Start};
@@ -103,6 +103,9 @@ struct Inner {
     found: [CancellationToken; 2],
     looks: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    rates: Rates,
+    /// Nothing can be written at present.
+    failing: Arc<AtomicBool>,
     /// Those who watch are to hear the end.
     stop: CancellationToken,
     closing: CancellationToken,
@@ -129,6 +132,8 @@ impl History {
             found: Default::default(),
             looks: Arc::new(Semaphore::new(LOOKS)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            rates: Rates::default(),
+            failing: Arc::default(),
             stop,
             closing: CancellationToken::new(),
         };
@@ -138,13 +143,16 @@ impl History {
             most: settings.files.max(1),
             numbers: Vec::new(),
             closing: inner.closing.clone(),
+            _lock: roll.lock(),
         };
         let [known, packed] = inner.found.clone();
         thread::Builder::new()
             .name("events-pack".into())
             .spawn(move || packing.run(found, &put_aside, &packed))?;
-        let (from, closing) = (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
-        let writer = Writer { roll, from, aside, failing: false, closing };
+        let (from, closing) =
+            (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
+        let failing = inner.failing.clone();
+        let writer = Writer { roll, from, aside, failing, closing };
         // A runtime of its own: it outlives the other, to write what that has told last.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new()
@@ -190,6 +198,16 @@ impl History {
         looked.await.unwrap_or_default()
     }
 
+    /// Whether what happens is written down, as far as it has been tried.
+    pub fn writes(&self) -> bool {
+        !self.0.failing.load(Relaxed)
+    }
+
+    /// How often agents may tell of each sandbox.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.0.rates
+    }
+
     /// From `start` on, and then what happens; `None`: as many watch as may.
     pub fn watch(&self, filter: Filter, start: Option<Start>) -> Option<Watch> {
         let place: OwnedSemaphorePermit = self.0.watchers.clone().try_acquire_owned().ok()?;
@@ -210,8 +228,8 @@ struct Writer {
     roll: Roll,
     from: Subscription,
     aside: threads::Sender<u64>,
-    /// That nothing can be written has been said.
-    failing: bool,
+    /// Nothing can be written, which has been said.
+    failing: Arc<AtomicBool>,
     closing: CancellationToken,
 }
 
@@ -264,11 +282,12 @@ impl Writer {
         batch.events.iter().for_each(|event| self.roll.add(event));
         loop {
             let aside = &self.aside;
-            // It ends after this one.
-            let written = self.roll.write(|number| drop(aside.send(number)));
+            let written = self.roll.write(|number| {
+                // Where nothing compresses any more the next start does.
+                let _ = aside.send(number);
+            });
             match written {
-                Ok(()) if self.failing => {
-                    self.failing = false;
+                Ok(()) if self.failing.swap(false, Relaxed) => {
                     tracing::info!("events: the file goes on");
                 }
                 Ok(()) => {}
@@ -278,7 +297,7 @@ impl Writer {
                     self.roll.drop_waiting();
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
+                    if !self.failing.swap(true, Relaxed) {
                         tracing::error!("events: they cannot be written: {error}");
                     }
                     let _ = self.closing.run_until_cancelled(sleep(AGAIN)).await;

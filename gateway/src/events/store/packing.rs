@@ -39,6 +39,7 @@ pub(super) struct Packing {
     pub(super) numbers: Vec<u64>,
     /// Nobody reads or writes any more.
     pub(super) closing: CancellationToken,
+    pub(super) _lock: Arc<File>,
 }
 
 impl Packing {

@@ -72,6 +72,12 @@ pub struct Page {
     pub gap: bool,
 }
 
+/// As blocks are asked for it.
+#[cfg(test)]
+pub(super) fn wanted(filter: &Filter) -> Wanted {
+    filter.wanted()
+}
+
 impl Filter {
     fn wanted(&self) -> Wanted {
         let names: Vec<String> = if self.sandboxes.is_empty() {
@@ -81,9 +87,7 @@ impl Filter {
         };
         let keys = names.iter().flat_map(|name| match &self.kinds {
             None => vec![block::key(name)],
-            Some(kinds) => {
-                kinds.iter().map(|kind| block::key_of_type(name, kind.name())).collect()
-            }
+            Some(kinds) => kinds.iter().map(|kind| block::key_of_type(name, kind.name())).collect(),
         });
         let millis = |at: Option<DateTime<Utc>>| at.map(|at| at.timestamp_millis());
         Wanted {
@@ -190,7 +194,8 @@ fn ascend(seen: &Seen, start: Place, look: &mut Look<'_>, given_up: &AtomicBool)
                 continue;
             }
             let place = Place { file: *file, block, line: 0 };
-            let from = if place.file == start.file && block == start.block { start.line } else { 0 };
+            let from =
+                if place.file == start.file && block == start.block { start.line } else { 0 };
             let text = lines_of(segment, about, place);
             let mut at = from.min(text.len());
             for line in text[at..].split_inclusive('\n') {
@@ -241,9 +246,7 @@ fn end_of(seen: &Seen) -> Place {
     let last = seen.files.last_key_value();
     last.map_or_else(Place::default, |(file, segment)| match segment.blocks.len().checked_sub(1) {
         None => Place { file: *file, block: 0, line: 0 },
-        Some(block) => {
-            Place { file: *file, block, line: segment.blocks[block].plain as usize }
-        }
+        Some(block) => Place { file: *file, block, line: segment.blocks[block].plain as usize },
     })
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Roll {
     /// Lines that are still to be written, and how long each is.
     text: Vec<u8>,
     lines: Vec<(usize, Option<Marks>)>,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl Roll {
@@ -67,12 +67,17 @@ impl Roll {
             size,
             text: Vec::new(),
             lines: Vec::new(),
-            _lock: lock,
+            lock: Arc::new(lock),
         };
         if torn {
             roll.lost(1);
         }
         Ok((roll, aside.into_iter().collect()))
+    }
+
+    /// Nobody else writes here until the last of these is dropped.
+    pub(super) fn lock(&self) -> Arc<File> {
+        self.lock.clone()
     }
 
     /// Has what is in the file already found by whoever reads.
@@ -160,7 +165,8 @@ impl Roll {
 
 fn locked(names: &Names) -> io::Result<File> {
     let path = names.lock();
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(io::Error::other(format!(

@@ -75,9 +75,4 @@ impl Segment {
         GzDecoder::new(stored.as_slice()).take(u64::from(block.plain)).read_to_end(&mut text)?;
         Ok(text)
     }
-
-    /// So long the file is, as far as it is known (bytes).
-    pub(super) fn length(&self) -> u64 {
-        self.blocks.last().map_or(0, |last| last.end())
-    }
 }

@@ -154,7 +154,6 @@ impl Watch {
         let query = Query { filter: self.filter.clone(), start, limit: PAGE, ..Query::default() };
         self.history.find(query).await
     }
-
 }
 
 fn wants(filter: &Filter, event: &Event) -> bool {

@@ -16,7 +16,9 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{sleep, timeout};
 
 use super::{Batch, BatchId, MOST, NewBatch, REMEMBERED, State, keeping, keeping::Asked};
-use crate::sandbox::{Error, Reason, Sandbox, Sandboxes, Tenant, steps::CREATE};
+use crate::sandbox::{
+    Error, Reason, Sandbox, Sandboxes, Tenant, making::Asked as HowAsked, steps::CREATE,
+};
 
 /// Under way of one batch.
 const AT_ONCE: usize = 16;
@@ -160,12 +162,10 @@ impl Sandboxes {
         batch.state.lock().making += 1;
         let (sandboxes, batch, pass) = (self.clone(), batch.clone(), pass.clone());
         let making = self.0.tasks.spawn(async move {
-            let began = Instant::now();
-            let made = sandboxes.make(batch.asked.wanted(batch.id)).await;
-            let metrics = &sandboxes.0.metrics;
+            let asked = HowAsked { began: Instant::now(), forked_from: None };
+            let made = sandboxes.make(batch.asked.wanted(batch.id), asked).await;
             match made {
                 Ok(sandbox) => {
-                    metrics.create_succeeded(began.elapsed());
                     pass.made.fetch_add(1, Ordering::Relaxed);
                     let joined = batch.join(sandbox.id());
                     sandboxes.note(&batch, |state| state.making -= 1);
@@ -176,9 +176,11 @@ impl Sandboxes {
                     }
                 }
                 Err(error) => {
-                    if !error.refuses_the_client() {
-                        metrics.create_failed(&error);
-                    }
+                    sandboxes.tell_not_made(
+                        batch.asked.tenant.clone(),
+                        &batch.asked.template,
+                        &error,
+                    );
                     let why = error.reason();
                     let room = why == Reason::Capacity || matches!(error, Error::Template { .. });
                     tracing::debug!(batch = %batch.id, "batch: {error}");

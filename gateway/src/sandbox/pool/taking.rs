@@ -11,7 +11,7 @@ use crate::{
     backend::NetworkMode,
     sandbox::{
         Error, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
-        making::{Made, token},
+        making::{Asked, Made, token},
     },
 };
 
@@ -24,6 +24,7 @@ impl Sandboxes {
         &self,
         shape: &Shape,
         wanted: &Wanted,
+        asked: Asked,
     ) -> Result<Option<Arc<Sandbox>>, Error> {
         let envd_token = token()?;
         while self.0.pool.available(shape) > 0 {
@@ -51,7 +52,7 @@ impl Sandboxes {
             }
             let Entry { dir, cell, pool, _hold, .. } = entry;
             let made = Made { dir, cell, envd_token, pool: Some(pool) };
-            return self.finish(place, shape, wanted, made).await.map(Some);
+            return self.finish(place, shape, wanted, made, asked).await.map(Some);
         }
         Ok(None)
     }

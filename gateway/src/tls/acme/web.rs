@@ -1,7 +1,7 @@
 //! Asking an authority: HTTP/1.1 over TLS, a connection for each of the dozen requests that a
 //! certificate takes, everything bounded in time and size.
 
-use std::{error::Error as StdError, pin::Pin, sync::Arc, time::Duration};
+use std::{error::Error as StdError, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri, header};
@@ -13,12 +13,18 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 /// For one request, from looking the name up to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For one of its addresses to take a connection, before the next is tried: a network may swallow
+/// what goes to some.
+const ADDRESS: Duration = Duration::from_secs(5);
 /// More than any answer, certificates with their chains included.
 const LONGEST: usize = 1 << 20;
 
@@ -65,7 +71,7 @@ async fn exchange(
     let authority = authority.ok_or("it does not begin with https://")?;
     let host = authority.host().trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned())?;
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(443))).await?;
+    let stream = dial(host, authority.port_u16().unwrap_or(443)).await?;
     let stream = tls.connect(name, stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
@@ -76,4 +82,55 @@ async fn exchange(
     let (parts, body) = sender.send_request(request).await?.into_parts();
     let body = Limited::new(body, LONGEST).collect().await?.to_bytes();
     Ok(BytesResponse { parts, body: Box::new(body) })
+}
+
+/// By the first address that takes a connection, in the order that the resolver has them.
+async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    dial_any(lookup_host((host, port)).await?, ADDRESS).await
+}
+
+async fn dial_any(
+    addresses: impl Iterator<Item = SocketAddr>,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let mut refused = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in addresses {
+        let connected = timeout(patience, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => refused = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, os::fd::AsRawFd};
+
+    use nix::sys::socket::{Backlog, listen};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A listener whose queue is full takes no further connection and says nothing.
+    #[tokio::test]
+    async fn an_address_that_swallows_what_it_is_sent_holds_nobody_up_for_long() {
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (silent, answering) = (bind().await.unwrap(), bind().await.unwrap());
+        listen(&silent, Backlog::new(1).unwrap()).unwrap();
+        let (deaf, good) = (silent.local_addr().unwrap(), answering.local_addr().unwrap());
+        let patience = Duration::from_millis(200);
+        let mut queued = Vec::new();
+        while let Ok(stream) = dial_any([deaf].into_iter(), patience).await {
+            assert!(queued.len() < 16, "descriptor {} takes all", silent.as_raw_fd());
+            queued.push(stream);
+        }
+        let stream = dial_any([deaf, good].into_iter(), patience).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        let nobody = dial_any([].into_iter(), patience).await.unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::NotFound);
+        let alone = dial_any([deaf].into_iter(), patience).await.unwrap_err();
+        assert!(alone.to_string().starts_with(&deaf.to_string()), "{alone}");
+    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{extract::SandboxPath, shape::time};
+use super::super::{extract::SandboxPath, shape::time};
 use crate::{
     Gateway,
     error::{ApiError, NoSandbox},
@@ -26,7 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Sandbox {
+pub(super) struct Sandbox {
     id: String,
     status: SandboxStatus,
     metadata: BTreeMap<String, String>,
@@ -74,7 +74,7 @@ impl SandboxStatus {
 }
 
 impl Sandbox {
-    fn of(seen: Seen) -> Self {
+    pub(super) fn of(seen: Seen) -> Self {
         Self {
             id: seen.id.to_string(),
             status: SandboxStatus::of(seen.status),
@@ -89,7 +89,7 @@ impl Sandbox {
 
 /// Where a sandbox stands, why, and since when; the last thousand that ended too, until the gateway
 /// is started anew.
-#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "sandboxes", params(SandboxPath), responses(
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", tag = "opensandbox", params(SandboxPath), responses(
     (status = 200, description = "it is there, or was", body = Sandbox),
     NoSandbox,
 ))]

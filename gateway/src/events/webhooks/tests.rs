@@ -1,0 +1,89 @@
+//! Webhooks as they are kept.
+
+use super::*;
+
+fn said(url: &str) -> Said {
+    Said {
+        name: "mine".into(),
+        url: url.into(),
+        enabled: true,
+        events: vec!["sandbox.lifecycle.*".into(), "exec.completed".into()],
+        signature_secret: "not told".into(),
+    }
+}
+
+fn tenant(name: &str) -> Tenant {
+    name.parse().unwrap()
+}
+
+#[tokio::test]
+async fn they_are_the_same_after_a_restart_and_each_tenants_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let hooks = Webhooks::open(dir.path(), Reach::default()).unwrap();
+    let (one, other) = (tenant("one"), tenant("other"));
+    let first = hooks.create(&one, said("https://example.com/1")).await.unwrap();
+    hooks.create(&other, said("https://example.com/2")).await.unwrap();
+    assert_eq!(hooks.list(&one).len(), 1);
+    assert!(hooks.get(&other, first.id).is_none());
+    let change = || Change { enabled: Some(false), ..Change::default() };
+    assert!(hooks.change(&other, first.id, change()).await.unwrap().is_none());
+    assert!(!hooks.delete(&other, first.id).await.unwrap());
+    hooks.change(&one, first.id, change()).await.unwrap().unwrap();
+
+    let again = Webhooks::open(dir.path(), Reach::default()).unwrap();
+    let kept = again.get(&one, first.id).unwrap();
+    assert_eq!((kept.created_at, kept.said().enabled), (first.created_at, false));
+    assert_eq!(kept.said().signature_secret, "not told");
+    let file = dir.path().join("webhooks").join(format!("{}.json", first.id));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(again.delete(&one, first.id).await.unwrap());
+    assert!(!file.exists());
+    assert!(Webhooks::open(dir.path(), Reach::default()).unwrap().list(&one).is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_webhook_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let hooks = Webhooks::open(dir.path(), Reach::default()).unwrap();
+    let own = tenant("own");
+    let hook = hooks.create(&own, said("https://example.com")).await.unwrap();
+    let wrong = [
+        Change { url: Some("http://127.0.0.1/".into()), ..Change::default() },
+        Change { url: Some("gopher://example.com".into()), ..Change::default() },
+        Change { events: Some(Vec::new()), ..Change::default() },
+        Change { events: Some(vec!["sandbox.lifecycle.create".into()]), ..Change::default() },
+        Change { name: Some(String::new()), ..Change::default() },
+        Change { signature_secret: Some("x".repeat(1025)), ..Change::default() },
+    ];
+    for change in wrong {
+        let refused = hooks.change(&own, hook.id, change).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))));
+    }
+    assert_eq!(hook.said().url, "https://example.com");
+    for _ in 1..MOST_EACH {
+        hooks.create(&own, said("https://example.com")).await.unwrap();
+    }
+    let one_more = hooks.create(&own, said("https://example.com")).await;
+    assert!(matches!(one_more, Err(Error::TooMany(MOST_EACH))));
+    hooks.create(&tenant("other"), said("https://example.com")).await.unwrap();
+}
+
+#[test]
+fn a_type_is_asked_for_by_e2bs_name_by_ours_and_by_a_glob() {
+    use super::payload::{is_of_any, types};
+    for (glob, has, has_not) in [
+        ("sandbox.lifecycle.killed", "sandbox.terminated", "sandbox.created"),
+        ("sandbox.lifecycle.*", "sandbox.paused", "sandbox.started"),
+        ("sandbox.*", "sandbox.started", "exec.started"),
+        ("exec.*", "exec.failed", "sandbox.created"),
+        ("*", "cost.total", "none"),
+    ] {
+        let types = types(&[glob.to_owned()]);
+        assert!(types.matches(has), "{glob}");
+        assert!(!types.matches(has_not), "{glob}");
+    }
+    for wrong in ["", "create", "sandbox.lifecycle", "exec.complete"] {
+        assert!(!is_of_any(wrong), "{wrong}");
+    }
+}
