@@ -32,6 +32,7 @@ class Told:
         events, seen = [], set()
         for line in lines:
             event = json.loads(line, parse_float=Decimal)
+            assert event["type"] != "events.lost", line
             event["at"] = datetime.fromisoformat(event["timestamp"].replace("Z", "+00:00"))
             # What was told twice has one id.
             if event["id"] not in seen:

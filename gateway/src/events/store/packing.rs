@@ -50,6 +50,8 @@ impl Packing {
         put_aside: &mpsc::Receiver<u64>,
         looked_through: &CancellationToken,
     ) {
+        // Also where this ends by a mistake: nobody waits for it for good.
+        let looked_through = looked_through.clone().drop_guard();
         self.numbers = found.iter().map(|(number, _)| *number).collect();
         self.keep_most();
         for (number, aside) in found {
@@ -59,7 +61,7 @@ impl Packing {
                 tracing::error!("events: file {number} cannot be read: {error}");
             }
         }
-        looked_through.cancel();
+        drop(looked_through);
         while let Ok(number) = put_aside.recv() {
             self.numbers.push(number);
             self.keep_most();

@@ -250,7 +250,7 @@ async fn what_came_too_fast_is_counted_where_it_is_missing() {
     let from = bed.events.subscribe("store", Types::all(), Room { events: 3, bytes: 1 << 20 });
     let (aside, _put_aside) = threads::channel();
     let mut writer =
-        Writer { roll, from, aside, failing: false, closing: CancellationToken::new() };
+        Writer { roll, from, aside, failing: Arc::default(), closing: CancellationToken::new() };
     (0..10).for_each(|n| drop(emit(&bed.events, 1, path(n)).to_string()));
     writer.write_rest().await;
     let text = fs::read_to_string(bed.current()).unwrap();
