@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, io::Write, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use opentelemetry_proto::tonic::{
