@@ -187,7 +187,7 @@ def test_a_server_that_fails_and_recovers_has_all_and_what_it_had_by_the_same_id
     eventually(arrived, timeout=40)
     requests = receiver.requests
     assert {one["path"] for one in requests} == {"/v1/datasets/events/ingest"}
-    assert {one["headers"]["Authorization"] for one in requests} == {f"Bearer {TOKEN}"}
+    assert {one["headers"]["authorization"] for one in requests} == {f"Bearer {TOKEN}"}
     again = {event["id"] for event in receiver.bodies(500)[0]}
     taken = {event["id"]: event for body in receiver.bodies() for event in body}
     assert again and again <= taken.keys()
