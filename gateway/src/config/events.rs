@@ -41,6 +41,7 @@ pub struct Events {
     /// Of a file (bytes).
     size: u64,
     files: usize,
+    types: Types,
     pub exporters: Vec<Settings>,
     pub scrub: ScrubRules,
     /// Where webhooks may lead.
@@ -53,7 +54,7 @@ impl Events {
     /// Of a gateway with that data directory.
     pub fn kept(&self, data_dir: &Path) -> store::Settings {
         let dir = self.dir.clone().unwrap_or_else(|| data_dir.join("events"));
-        store::Settings { dir, size: self.size, files: self.files }
+        store::Settings { dir, size: self.size, files: self.files, types: self.types.clone() }
     }
 }
 
@@ -67,6 +68,7 @@ struct Said {
     /// Ranges of addresses that are not public, and that webhooks may lead to nevertheless.
     #[serde(default)]
     webhooks_allow: Vec<String>,
+    event_types: Option<Vec<String>>,
     #[serde(default)]
     exporters: Vec<SaidExporter>,
     #[serde(default)]
@@ -125,11 +127,13 @@ fn parse(text: &str) -> Result<Events, String> {
     if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
     }
+    let types = types(said.event_types)?;
     let (exporters, scrub) = (exporters(said.exporters)?, said.scrub.rules()?);
     Ok(Events {
         dir: said.dir,
         size: size * MB,
         files,
+        types,
         exporters,
         scrub,
         webhooks: reach(&said.webhooks_allow)?,
@@ -163,17 +167,21 @@ fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
     exporters.collect()
 }
 
+/// All, where nothing is said.
+fn types(said: Option<Vec<String>>) -> Result<Types, String> {
+    match said {
+        None => Ok(Types::all()),
+        Some(none) if none.is_empty() => {
+            Err("event_types: without any there is nothing to send".to_owned())
+        }
+        Some(types) => Types::of(types).map_err(|error| format!("event_types: {error}")),
+    }
+}
+
 fn settings(mut said: SaidExporter) -> Result<Settings, String> {
     let kind = kind(&mut said)?;
     let (batch, interval) = kind.batching();
-    let types = match said.event_types {
-        None => "*".to_owned(),
-        Some(types) if types.is_empty() => {
-            return Err("event_types: without any there is nothing to send".to_owned());
-        }
-        Some(types) => types.join(","),
-    };
-    let types = types.parse().map_err(|error| format!("event_types: {error}"))?;
+    let types = types(said.event_types)?;
     let batch = said.batch_size.unwrap_or(batch);
     if !(1..=MOST_AT_ONCE).contains(&batch) {
         return Err(format!("batch_size is a whole number from 1 to {MOST_AT_ONCE}"));
@@ -277,10 +285,18 @@ mod tests {
                 .map_err(|error| error.to_string())
         };
         assert_eq!(kept("").unwrap(), store::Settings::of(Path::new("/d")));
-        let own = kept("[events]\ndir = \"/e\"\nsize_mb = 7\nfiles = 3\n").unwrap();
-        assert_eq!(own, store::Settings { dir: "/e".into(), size: 7_000_000, files: 3 });
-        for wrong in ["dir = \"e\"", "size_mb = 0", "size_mb = 10001", "files = 1", "files = 1001"]
-        {
+        let toml = "[events]\ndir = \"/e\"\nsize_mb = 7\nfiles = 3\nevent_types = [\"exec.*\"]\n";
+        let types = "exec.*".parse().unwrap();
+        let own = store::Settings { dir: "/e".into(), size: 7_000_000, files: 3, types };
+        assert_eq!(kept(toml).unwrap(), own);
+        for wrong in [
+            "dir = \"e\"",
+            "size_mb = 0",
+            "size_mb = 10001",
+            "files = 1",
+            "files = 1001",
+            "event_types = []",
+        ] {
             let error = kept(&format!("[events]\n{wrong}\n")).unwrap_err();
             assert!(error.contains(wrong.split(' ').next().unwrap()), "{error}");
         }
