@@ -534,6 +534,20 @@ fn strike(dir: &Path, crash: Crash) -> usize {
     0
 }
 
+#[tokio::test]
+async fn a_file_of_no_lines_is_removed_rather_than_compressed() {
+    let bed = bed(Settings::SIZE, 10);
+    bed.close(bed.open()).await;
+    strike(&bed.settings.dir, Crash::WithoutCurrent);
+    let history = bed.open();
+    let id = emit(&bed.events, 1, path(1));
+    assert_eq!(numbers(&history.find(all()).await.lines), [1]);
+    bed.close(history).await;
+    assert_eq!(bed.names(), ["events.jsonl", "lock"].map(str::to_owned).into());
+    let page = bed.open().find(Query { start: Start::After(id), ..all() }).await;
+    assert!(page.lines.is_empty() && !page.gap);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
