@@ -293,6 +293,7 @@ fn a_look_for_one_reads_what_may_have_it_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let shelf = Arc::new(Shelf::default());
     let (mut roll, _) = Roll::open(dir.path(), Settings::SIZE, &shelf).unwrap();
+    roll.look_through().unwrap();
     let events = Events::default();
     let mut from = events.subscribe("test", Types::all(), Room { events: 1 << 20, bytes: 1 << 30 });
     for n in 0..30_000 {
