@@ -33,7 +33,7 @@ class Told:
     def of(self, sandbox, *types):
         # What is behind the last line's end is being written.
         events = [json.loads(line) for line in self.text().split("\n")[:-1]]
-        own = [event for event in events if event["sandboxId"] == sandbox.sandbox_id]
+        own = [event for event in events if event.get("sandboxId") == sandbox.sandbox_id]
         return [event for event in own if event["type"] in types]
 
 

@@ -140,7 +140,7 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         keys: config.keys,
         audit: audit.clone(),
         history: history.clone(),
-        webhooks,
+        webhooks: webhooks.clone(),
         agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
@@ -208,6 +208,7 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         audit.settle(AUDIT),
         history.settle(AUDIT),
         exporters.stop(EXPORT),
+        webhooks.settle(EXPORT),
         pushes.join_all()
     );
     sandboxes.save_samples().await;

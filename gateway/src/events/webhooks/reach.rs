@@ -9,7 +9,7 @@ use http::Uri;
 
 use crate::network::is_closed;
 
-/// The longest address (bytes).
+/// The longest address (characters, of which each is a byte in a URL).
 const LONGEST: usize = 2048;
 
 /// A range of addresses of either kind.
