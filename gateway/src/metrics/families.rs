@@ -158,9 +158,7 @@ fn events(text: &mut Text, events: &Events) {
     }
     let name = "coppice_events_lost_total";
     text.counters(name, "Events that a subscriber was too slow for, by subscriber.");
-    for (subscriber, count) in events.lost() {
-        text.sample(name, &[("subscriber", &subscriber)], count);
-    }
+    events.each_lost(|subscriber, count| text.sample(name, &[("subscriber", subscriber)], count));
 }
 
 fn webhooks(text: &mut Text, metrics: &Metrics) {

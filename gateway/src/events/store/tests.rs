@@ -444,10 +444,11 @@ async fn who_left_off_where_nothing_is_any_more_is_told_so_and_watchers_are_boun
     let bed = bed(1000, 2);
     let history = bed.open();
     let first = emit(&bed.events, 1, path(0));
+    // Each in a write of its own, so that they are in many files.
     for n in 1..50 {
         emit(&bed.events, 1, path(n));
+        history.settle(LONG).await;
     }
-    history.settle(LONG).await;
     eventually("deleted", || bed.names().len() <= 4).await;
     let mut watch = history.watch(of_acme(), Some(Start::After(first))).unwrap();
     assert_eq!(next(&mut watch).await, Some(Sight::Lost));
