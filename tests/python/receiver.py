@@ -53,7 +53,8 @@ class Receiver:
         return self
 
     def take(self, path, headers, body):
-        request = {"path": path, "headers": dict(headers), "body": json.loads(body)}
+        named = {name.lower(): value for name, value in headers.items()}
+        request = {"path": path, "headers": named, "body": json.loads(body)}
         with self.lock:
             status = self.answers.pop(0) if self.answers else 200
             self.requests.append({**request, "status": status})
