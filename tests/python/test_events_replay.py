@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 import pytest
-from e2b import CommandExitException, NotFoundException, Sandbox
+from e2b import CommandExitException, Sandbox, SandboxException
 
 pytestmark = [
     pytest.mark.local("reads the file of events of a gateway of its own"),
@@ -185,7 +185,7 @@ def test_whatever_is_done_is_told_and_replayed_gives_the_state_and_the_counters(
     short = Sandbox.create(timeout=1, **opts)
     paused = Sandbox.create(timeout=120, **opts)
     paused.pause()
-    with pytest.raises(NotFoundException):
+    with pytest.raises(SandboxException):
         Sandbox.create("nobody-s", timeout=120, **opts)
     box.kill()
     assert not box.kill()
