@@ -372,7 +372,7 @@ fn read(
         templates: given.take("templates", "base,code-interpreter-v1", recipes)?,
         tariff: given.tariff()?,
         resource_events: given.resource_events()?,
-        events: given.events()?,
+        events: given.events(&variable)?,
         agents: given.agents()?,
     })
 }

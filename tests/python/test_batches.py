@@ -90,6 +90,17 @@ def test_a_pool_that_is_made_at_run_time_fills_again_after_a_restart(clean, even
     assert pool(gateway, "mine")["status"]["allocated"] == 1
     asked(gateway, "pool", "rm", "mine")
     eventually(lambda: not entries(gateway))
+    # One of a network of its own is for whoever wants that.
+    asked(gateway, "pool", "create", "alone", "--internet", "false")
+    eventually(lambda: pool(gateway, "alone")["status"]["available"] == 1, timeout=30)
+    (ready,) = entries(gateway)
+    alone = Sandbox.create(allow_internet_access=False, **gateway.opts)
+    assert alone.sandbox_id == ready
+    links = alone.commands.run("tail -n +3 /proc/net/dev | cut -d: -f1")
+    assert links.stdout.split() == ["lo"]
+    alone.kill()
+    asked(gateway, "pool", "rm", pool(gateway, "alone")["id"])
+    eventually(lambda: not entries(gateway))
     assert taken.commands.run("echo b").stdout == "b\n"
     assert gauges(gateway) == {"total": 1, "allocated": 1, "available": 0}
     assert json.loads(asked(gateway, "pool", "list", "-o", "json")) == []
@@ -164,7 +175,7 @@ def test_a_batch_goes_on_after_its_gateway_was_killed(clean, eventually):
     with gateway.http() as http:
         made = http.post("/batches", json=body).raise_for_status().json()["batchID"]
         eventually(lambda: http.get(f"/batches/{made}").json()["taskRunning"] == 2)
-        before = http.get(f"/batches/{made}").json()
+        before = eventually(lambda: "reason" in (it := http.get(f"/batches/{made}").json()) and it)
         assert (before["state"], before["reason"]) == ("Provisioning", "capacity")
     gateway.end(signal.SIGKILL)
     gateway.start()

@@ -36,7 +36,8 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with receiver.lock:
                     status = receiver.answers.pop(0) if receiver.answers else 204
-                    receiver.taken.append((status, dict(self.headers), body, self.path))
+                    named = {name.lower(): value for name, value in self.headers.items()}
+                    receiver.taken.append((status, named, body, self.path))
                 self.send_response(status)
                 for name, value in receiver.headers.items():
                     self.send_header(name, value)
@@ -113,7 +114,7 @@ def test_a_life_is_delivered_signed_and_in_e2bs_shape(hooking, receiver, eventua
     eventually(lambda: len(receiver.types(id)) == 4)
     assert sorted(receiver.types(id)) == sorted(LIFECYCLE)
     for status, headers, body, path in receiver.taken:
-        assert (status, path, headers["Content-Type"]) == (204, "/hook", "application/json")
+        assert (status, path, headers["content-type"]) == (204, "/hook", "application/json")
         assert headers["e2b-webhook-id"] == hook["id"]
         assert headers["e2b-signature-version"] == "v1"
         assert verified(SECRET, body, headers["e2b-signature"])

@@ -11,7 +11,7 @@ use coppice::{
     backend::{self, Backend, NetworkMode},
     config::{self, Certificate, Config, Flags},
     data_dir::DataDir,
-    events::{Scrub, export::Exporters, store::History},
+    events::{Scrub, export::Exporters, otlp, store::History, webhooks::Webhooks},
     front_door::FrontDoor,
     limits::Limit,
     logging::Log,
@@ -119,6 +119,12 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         sandboxes.events(),
         sandboxes.metrics(),
     )?;
+    let pushes = otlp::push_metrics(&config.events.exporters, &sandboxes, &stop);
+    let webhooks = Webhooks::open(data_dir, config.events.webhooks.clone()).context("webhooks")?;
+    webhooks.deliver(&sandboxes);
+    if !config.events.enabled {
+        sandboxes.events().close();
+    }
     sandboxes.adopt_all().await?;
     sandboxes.begin_sampling().await;
 
@@ -134,6 +140,7 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         keys: config.keys,
         audit: audit.clone(),
         history: history.clone(),
+        webhooks: webhooks.clone(),
         agents: config.agents.clone(),
         domain,
         max_timeout: config.max_timeout,
@@ -197,7 +204,13 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         tracing::warn!("stopped in the middle of something; the next start goes on with it");
     }
     tidy.abort();
-    tokio::join!(audit.settle(AUDIT), history.settle(AUDIT), exporters.stop(EXPORT));
+    tokio::join!(
+        audit.settle(AUDIT),
+        history.settle(AUDIT),
+        exporters.stop(EXPORT),
+        webhooks.settle(EXPORT),
+        pushes.join_all()
+    );
     sandboxes.save_samples().await;
     ready.map(|()| ExitCode::SUCCESS)
 }

@@ -9,11 +9,12 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Error, Given, scrub};
+use super::{Error, Given, otlp, scrub};
 use crate::events::{
-    ScrubRules,
+    ScrubRules, Types,
     export::{Kind, Settings, axiom, postgres, program},
     store,
+    webhooks::{Range, Reach},
 };
 
 pub(super) const NAME: &str = "events";
@@ -22,6 +23,8 @@ const SPOOL: u64 = 64;
 const MOST_SPOOL: u64 = 1 << 20;
 const MOST_AT_ONCE: usize = 10_000;
 const LONGEST_WAIT: u64 = 3_600_000;
+/// Of the exporter that OpenTelemetry's own variables ask for.
+const OTEL: &str = "otel";
 /// Of a name (bytes).
 const LONGEST_NAME: usize = 63;
 
@@ -38,15 +41,20 @@ pub struct Events {
     /// Of a file (bytes).
     size: u64,
     files: usize,
+    types: Types,
     pub exporters: Vec<Settings>,
     pub scrub: ScrubRules,
+    /// Where webhooks may lead.
+    pub webhooks: Reach,
+    /// Nothing that happens is told to anybody where it is false.
+    pub enabled: bool,
 }
 
 impl Events {
     /// Of a gateway with that data directory.
     pub fn kept(&self, data_dir: &Path) -> store::Settings {
         let dir = self.dir.clone().unwrap_or_else(|| data_dir.join("events"));
-        store::Settings { dir, size: self.size, files: self.files }
+        store::Settings { dir, size: self.size, files: self.files, types: self.types.clone() }
     }
 }
 
@@ -56,6 +64,11 @@ struct Said {
     dir: Option<PathBuf>,
     size_mb: Option<u64>,
     files: Option<usize>,
+    enabled: Option<bool>,
+    /// Ranges of addresses that are not public, and that webhooks may lead to nevertheless.
+    #[serde(default)]
+    webhooks_allow: Vec<String>,
+    event_types: Option<Vec<String>>,
     #[serde(default)]
     exporters: Vec<SaidExporter>,
     #[serde(default)]
@@ -74,13 +87,28 @@ struct SaidExporter {
     postgres: Option<postgres::Said>,
     axiom: Option<axiom::Said>,
     program: Option<program::Said>,
+    otlp: Option<otlp::Said>,
 }
 
 impl Given {
-    /// The table `events`.
-    pub(super) fn events(&mut self) -> Result<Events, Error> {
+    /// The table `events`, and what OpenTelemetry's variables ask for.
+    pub(super) fn events(
+        &mut self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Events, Error> {
         let (text, place) = self.0.remove(NAME).unwrap_or_default();
-        parse(&text).map_err(|why| Error(format!("{place}: {why}")))
+        let mut events = parse(&text).map_err(|why| Error(format!("{place}: {why}")))?;
+        if let Some(otlp) = otlp::of_environment(variable) {
+            if events.exporters.iter().any(|exporter| exporter.name == OTEL) {
+                let why = "has the name of what OTEL_EXPORTER_OTLP_ENDPOINT asks for: take another";
+                return Err(Error(format!("{place}: exporter {OTEL:?} {why}")));
+            }
+            let kind = Kind::Otlp(Box::new(otlp));
+            let (batch, interval) = kind.batching();
+            let (name, types, spool) = (OTEL.to_owned(), Types::all(), SPOOL << 20);
+            events.exporters.push(Settings { name, types, batch, interval, spool, kind });
+        }
+        Ok(events)
     }
 }
 
@@ -99,8 +127,26 @@ fn parse(text: &str) -> Result<Events, String> {
     if said.dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
         return Err("dir is a whole path, such as /var/log/coppice/events".to_owned());
     }
+    let types = types(said.event_types)?;
     let (exporters, scrub) = (exporters(said.exporters)?, said.scrub.rules()?);
-    Ok(Events { dir: said.dir, size: size * MB, files, exporters, scrub })
+    Ok(Events {
+        dir: said.dir,
+        size: size * MB,
+        files,
+        types,
+        exporters,
+        scrub,
+        webhooks: reach(&said.webhooks_allow)?,
+        enabled: said.enabled.unwrap_or(true),
+    })
+}
+
+fn reach(allowed: &[String]) -> Result<Reach, String> {
+    let range = |text: &String| {
+        let wrong = |()| format!("webhooks_allow: {text:?} is not a range such as \"10.0.0.0/8\"");
+        text.parse::<Range>().map_err(wrong)
+    };
+    Ok(Reach { allowed: allowed.iter().map(range).collect::<Result<_, _>>()? })
 }
 
 fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
@@ -121,17 +167,21 @@ fn exporters(said: Vec<SaidExporter>) -> Result<Vec<Settings>, String> {
     exporters.collect()
 }
 
+/// All, where nothing is said.
+fn types(said: Option<Vec<String>>) -> Result<Types, String> {
+    match said {
+        None => Ok(Types::all()),
+        Some(none) if none.is_empty() => {
+            Err("event_types: without any there is nothing to send".to_owned())
+        }
+        Some(types) => Types::of(types).map_err(|error| format!("event_types: {error}")),
+    }
+}
+
 fn settings(mut said: SaidExporter) -> Result<Settings, String> {
     let kind = kind(&mut said)?;
     let (batch, interval) = kind.batching();
-    let types = match said.event_types {
-        None => "*".to_owned(),
-        Some(types) if types.is_empty() => {
-            return Err("event_types: without any there is nothing to send".to_owned());
-        }
-        Some(types) => types.join(","),
-    };
-    let types = types.parse().map_err(|error| format!("event_types: {error}"))?;
+    let types = types(said.event_types)?;
     let batch = said.batch_size.unwrap_or(batch);
     if !(1..=MOST_AT_ONCE).contains(&batch) {
         return Err(format!("batch_size is a whole number from 1 to {MOST_AT_ONCE}"));
@@ -166,12 +216,17 @@ fn kind(said: &mut SaidExporter) -> Result<Kind, String> {
             let table = said.program.take().ok_or_else(missing)?;
             Kind::Program(table.settings().map_err(of)?)
         }
-        _ => return Err(format!("kind is postgres, axiom or program, and not {name:?}")),
+        "otlp" => {
+            let table = said.otlp.take().ok_or_else(missing)?;
+            Kind::Otlp(Box::new(table.settings().map_err(of)?))
+        }
+        _ => return Err(format!("kind is postgres, axiom, program or otlp, and not {name:?}")),
     };
     let others = [
         ("postgres", said.postgres.is_some()),
         ("axiom", said.axiom.is_some()),
         ("program", said.program.is_some()),
+        ("otlp", said.otlp.is_some()),
     ];
     match others.into_iter().find(|(_, given)| *given) {
         Some((other, _)) => Err(format!("it is of kind {name}, and has a table {other}")),
@@ -230,10 +285,18 @@ mod tests {
                 .map_err(|error| error.to_string())
         };
         assert_eq!(kept("").unwrap(), store::Settings::of(Path::new("/d")));
-        let own = kept("[events]\ndir = \"/e\"\nsize_mb = 7\nfiles = 3\n").unwrap();
-        assert_eq!(own, store::Settings { dir: "/e".into(), size: 7_000_000, files: 3 });
-        for wrong in ["dir = \"e\"", "size_mb = 0", "size_mb = 10001", "files = 1", "files = 1001"]
-        {
+        let toml = "[events]\ndir = \"/e\"\nsize_mb = 7\nfiles = 3\nevent_types = [\"exec.*\"]\n";
+        let types = "exec.*".parse().unwrap();
+        let own = store::Settings { dir: "/e".into(), size: 7_000_000, files: 3, types };
+        assert_eq!(kept(toml).unwrap(), own);
+        for wrong in [
+            "dir = \"e\"",
+            "size_mb = 0",
+            "size_mb = 10001",
+            "files = 1",
+            "files = 1001",
+            "event_types = []",
+        ] {
             let error = kept(&format!("[events]\n{wrong}\n")).unwrap_err();
             assert!(error.contains(wrong.split(' ').next().unwrap()), "{error}");
         }
@@ -244,6 +307,7 @@ mod tests {
         for (toml, why) in [
             ("events = 1".to_owned(), "events in "),
             ("[events]\nexporter = []".to_owned(), "unknown field `exporter`"),
+            ("[events]\nwebhooks_allow = [\"10/8\"]".to_owned(), "webhooks_allow: \"10/8\""),
             (format!("{PROGRAM}batchsize = 1\n{TABLE}"), "unknown field `batchsize`"),
             (PROGRAM.to_owned(), "exporter \"mail\": kind program takes a table"),
             (format!("{PROGRAM}{TABLE}{PROGRAM}{TABLE}"), "another one of that name"),
@@ -257,7 +321,10 @@ mod tests {
                 format!("{PROGRAM}{TABLE}[events.exporters.axiom]\ndataset = \"d\"\n"),
                 "it is of kind program, and has a table axiom",
             ),
-            (PROGRAM.replace("\"program\"", "\"pager\""), "kind is postgres, axiom or program"),
+            (
+                PROGRAM.replace("\"program\"", "\"pager\""),
+                "kind is postgres, axiom, program or otlp",
+            ),
             (PROGRAM.replace("\"mail\"", "\"../x\"") + TABLE, "a name is 1 to 63"),
         ] {
             let error = parsed(&toml).expect_err(&toml);

@@ -38,7 +38,7 @@ impl Protocol {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+enum Signal {
     Traces,
     Metrics,
 }

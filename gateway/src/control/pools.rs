@@ -63,7 +63,8 @@ impl IntoParams for PoolPath {
         let name = ObjectBuilder::new()
             .schema_type(Type::String)
             .max_length(Some(LONGEST_PATH))
-            .pattern(Some("^[a-z0-9_.:-]+$"));
+            .pattern(Some("^[a-z0-9_.:-]+$"))
+            .examples(["agents"]);
         let name = ParameterBuilder::new()
             .name("id")
             .parameter_in(ParameterIn::Path)
@@ -77,6 +78,7 @@ impl IntoParams for PoolPath {
 /// How large a pool is, waiting (`buffer`) and with what was taken from it and runs (`pool`).
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(examples(json!({"bufferMin": 0, "bufferMax": 2, "poolMin": 0, "poolMax": 10})))]
 struct CapacitySpec {
     /// More than so many do not wait.
     #[serde(deserialize_with = "whole")]
@@ -119,7 +121,7 @@ impl CapacitySpec {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewPool {
-    #[schema(max_length = 63, pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    #[schema(max_length = 63, pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", examples("agents"))]
     name: String,
     /// What its sandboxes are made from.
     #[serde(rename = "templateID")]

@@ -177,12 +177,13 @@ impl<'a> Follower<'a> {
         // What an adopted sandbox did before is in the figures of the gateway before; the end of
         // what ran when there was none is still to be told.
         let of_now = report.at >= self.metrics.began_at();
-        let believed = !matches!(report.what, What::CodeExecuted { .. })
-            || !of_now
-            || self.sandbox.has_run_code();
-        if believed {
-            self.told.take(report, detail, of_now || unheard);
+        if of_now
+            && matches!(report.what, What::CodeExecuted { .. })
+            && !self.sandbox.has_run_code()
+        {
+            return;
         }
+        self.told.take(report, detail, of_now || unheard);
         if of_now {
             self.count(&report.what);
         }
@@ -191,9 +192,7 @@ impl<'a> Follower<'a> {
     fn count(&mut self, what: &What) {
         match what {
             What::CodeExecuted { language, failed, repeated, .. } => {
-                if self.sandbox.has_run_code() {
-                    self.account.code_executed(language, *failed, *repeated);
-                }
+                self.account.code_executed(language, *failed, *repeated);
             }
             What::KernelStarted { .. } => self.metrics.kernel_started(),
             What::KernelStopped { .. } => self.metrics.kernel_stopped(),

@@ -203,7 +203,7 @@ impl Events {
     }
 
     /// How many each subscriber has lost.
-    pub(crate) fn lost(&self) -> Vec<(String, u64)> {
+    pub fn lost(&self) -> Vec<(String, u64)> {
         let bus = self.0.bus.lock();
         bus.lost.iter().map(|(name, lost)| (name.clone(), lost.load(Relaxed))).collect()
     }

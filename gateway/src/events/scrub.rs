@@ -57,7 +57,7 @@ const PATTERNS: [(&str, &str); 16] = [
     ),
     (
         "option",
-        r#"(?i)--?(?:password|passwd|passphrase|token|secret|api-?key|access-?key)\s+(?:"([^"]+)|'([^']+)|([^\s"'-][^\s"']*))"#,
+        r#"(?i)(?:^|[\s"'])--?(?:password|passwd|passphrase|token|secret|api-?key|access-?key)\s+(?:"([^"]+)|'([^']+)|([^\s"'=-][^\s"']*))"#,
     ),
 ];
 

@@ -25,6 +25,7 @@ use super::{
     Error, Phase, Reason, Sandbox, Sandboxes,
     life::{Moment, Refused},
     marks::Marks,
+    pausing::Woken,
     pool::Shape,
     renewal::after,
     snapshots::Hold,
@@ -281,7 +282,12 @@ impl Sandboxes {
 
     /// Makes new processes over a sandbox's files, of one that is *Resuming*, in its turn. On error
     /// it has none, and its files.
-    pub(super) async fn boot(&self, sandbox: &Arc<Sandbox>, life: Duration) -> Result<(), Error> {
+    pub(super) async fn boot(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        life: Duration,
+        woken: Woken,
+    ) -> Result<(), Error> {
         let id = sandbox.id();
         self.check_memory()?;
         self.let_go(sandbox).await?;
@@ -299,7 +305,7 @@ impl Sandboxes {
             moment.plan(now, after(now, life).min(self.latest(now)));
             Ok(())
         });
-        if let Err(error) = self.run_on(sandbox) {
+        if let Err(error) = self.run_on(sandbox, Some(woken)) {
             // Ended meanwhile, perhaps before there was anything to end.
             drop(self.remove_soon(id, sandbox.dir().to_owned()));
             return Err(error);

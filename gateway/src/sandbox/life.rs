@@ -334,6 +334,15 @@ impl Life {
         &self,
         made: impl FnOnce(&mut Moment, DateTime<Utc>) -> Result<(), Refused>,
     ) -> Result<(), Refused> {
+        self.make_telling(made, |_, _| {})
+    }
+
+    /// Makes one, and tells of it before anybody makes another.
+    pub(super) fn make_telling(
+        &self,
+        made: impl FnOnce(&mut Moment, DateTime<Utc>) -> Result<(), Refused>,
+        tell: impl FnOnce(&Moment, &AtomicBool),
+    ) -> Result<(), Refused> {
         let mut moment = self.moment.lock();
         let before = moment.phase;
         made(&mut moment, Utc::now())?;
@@ -343,6 +352,7 @@ impl Life {
                 shown.moved(before, moment.phase);
             }
         }
+        tell(&moment, &self.told);
         Ok(())
     }
 

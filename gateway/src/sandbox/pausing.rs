@@ -28,6 +28,14 @@ const GREETING: Duration = Duration::from_secs(1);
 /// For a turn to pause, behind others.
 pub(super) const TURN: Duration = Duration::from_secs(20);
 
+/// How one that goes on stood still.
+#[derive(Clone, Copy)]
+pub(super) struct Woken {
+    pub(super) before: Moment,
+    /// When it was asked to go on, and had its turn.
+    pub(super) began: Instant,
+}
+
 impl Sandboxes {
     /// Stops a sandbox where it is; its time stands still. Returns when nothing of it runs, and a
     /// gateway that starts anew would find it paused.
@@ -121,7 +129,7 @@ impl Sandboxes {
         if let Err(error) = step("the freezing of a sandbox", STEP, freeze).await {
             if !matches!(error, Error::Stuck(..)) {
                 // It runs on.
-                self.run_on(sandbox)?;
+                self.run_on(sandbox, None)?;
             }
             return Err(error);
         }
@@ -151,7 +159,7 @@ impl Sandboxes {
         sandbox.life.make(resumed).map_err(refused(id))?;
         // Somebody may be flushing it, since before.
         sandbox.between.marks(Marks::stir);
-        match self.go_on(sandbox, false).await {
+        match self.go_on(sandbox, false, None).await {
             Ok(()) => {
                 self.record_soon(sandbox);
                 Err(error)
@@ -229,7 +237,7 @@ impl Sandboxes {
             || sandbox.pause_mode() == Some(PauseMode::Filesystem)
             || sandbox.between.ended().is_cancelled();
         let doubtful = sandbox.was_unresponsive();
-        let before = sandbox.life.now();
+        let woken = Woken { before: sandbox.life.now(), began };
         let resumed = |moment: &mut Moment, now: DateTime<Utc>| {
             // Its time goes on from where it stood still, wherever the clock went meanwhile.
             let now = moment.paused.map_or(now, |pause| now.max(pause.at));
@@ -240,12 +248,12 @@ impl Sandboxes {
         // Before it runs: a gateway that dies now leaves one that the next lets go on.
         let mut booted = cold;
         let going = match cold {
-            true => self.boot(sandbox, timeout).await,
+            true => self.boot(sandbox, timeout, woken).await,
             false => match self.record(sandbox).await {
-                Ok(()) => match self.go_on(sandbox, doubtful).await {
+                Ok(()) => match self.go_on(sandbox, doubtful, Some(woken)).await {
                     Err(Error::Unresponsive(_)) => {
                         booted = true;
-                        self.boot(sandbox, timeout).await
+                        self.boot(sandbox, timeout, woken).await
                     }
                     going => going,
                 },
@@ -254,7 +262,6 @@ impl Sandboxes {
         };
         match going {
             Ok(()) => {
-                self.tell_resumed(sandbox, &before, began.elapsed());
                 tracing::info!(sandbox = %id, %reason, booted, "resumed");
                 Ok(())
             }
@@ -293,7 +300,12 @@ impl Sandboxes {
     ///
     /// # Errors
     /// [`Error::Unresponsive`] where its envd has died, which may be seen only now.
-    async fn go_on(&self, sandbox: &Arc<Sandbox>, doubtful: bool) -> Result<(), Error> {
+    async fn go_on(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        doubtful: bool,
+        woken: Option<Woken>,
+    ) -> Result<(), Error> {
         let id = sandbox.id();
         self.withdraw(sandbox).await?;
         step("the thawing of a sandbox", STEP, self.0.backend.thaw(id)).await?;
@@ -305,14 +317,19 @@ impl Sandboxes {
         if doubtful && !answers {
             return Err(Error::OnlyFiles(id));
         }
-        self.run_on(sandbox)
+        self.run_on(sandbox, woken)
     }
 
-    /// As [`Self::go_on`], of one whose processes do already.
-    pub(super) fn run_on(&self, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    /// As [`Self::go_on`], of one whose processes do already; `woken` where it was told as paused.
+    pub(super) fn run_on(&self, sandbox: &Arc<Sandbox>, woken: Option<Woken>) -> Result<(), Error> {
         let id = sandbox.id();
         sandbox.mend();
-        sandbox.life.make(Moment::run).map_err(refused(id))?;
+        let runs = sandbox.life.make_telling(Moment::run, |moment, was_told| {
+            if let Some(woken) = woken {
+                self.tell_resumed(sandbox.facts(), moment, was_told, &woken);
+            }
+        });
+        runs.map_err(refused(id))?;
         sandbox.between.keep(None);
         self.watch(sandbox);
         Ok(())

@@ -11,10 +11,14 @@
 //! that the one before may not have told under the id that it would have had.
 //!
 //! Of one sandbox they are told in their order: each while the moment that it tells of still lasts,
-//! with the lock held under which all moves are made. A pause or a resume that an end has overtaken
-//! is neither told nor counted.
+//! with the lock held under which all moves are made. A pause that an end has overtaken, before its
+//! record was written, is neither told nor counted.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -22,6 +26,7 @@ use super::{
     Error, Facts, Phase, Reason, Sandbox, SandboxId, Sandboxes, Tenant,
     life::{Life, Moment, millis_between, whole},
     making::Asked,
+    pausing::Woken,
 };
 use crate::events::{EventId, Kind, New, Period, Price, Resources, What};
 
@@ -273,32 +278,34 @@ impl Sandboxes {
         });
     }
 
-    /// It runs again, and was as `before` while it stood still.
-    pub(super) fn tell_resumed(&self, sandbox: &Sandbox, before: &Moment, took: Duration) {
-        let facts = sandbox.facts();
-        sandbox.life.look(|moment, was_told| {
-            let Some(pause) = before.paused.filter(|_| moment.phase == Phase::Running) else {
-                return;
-            };
-            self.0.metrics.resume_succeeded(took);
-            let was_told = was_told.swap(false, Ordering::Relaxed);
-            let at = moment.runs_since;
-            let spans = Spans::new(facts, before, at);
-            let teller = self.teller(facts);
-            let what = || What::SandboxResumed {
-                paused_duration_ms: spans.stood_last,
-                reason: moment.reason.unwrap_or(Reason::User).code().to_owned(),
-                took_ns: nanos(took),
-            };
-            let paused = id(facts, Rank::Paused, pause.at);
-            let resumed = teller.tell(at, Rank::Resumed, Some(paused), what);
-            if let Some(bill) = Bill::of(facts) {
-                if !was_told {
-                    teller.tell(at, Rank::Runtime, Some(resumed), || bill.runtime(spans));
-                }
-                teller.tell(at, Rank::Storage, Some(resumed), || bill.storage(spans));
+    /// It runs again, as `moment` says.
+    pub(super) fn tell_resumed(
+        &self,
+        facts: &Facts,
+        moment: &Moment,
+        was_told: &AtomicBool,
+        woken: &Woken,
+    ) {
+        let was_told = was_told.swap(false, Ordering::Relaxed);
+        let Some(pause) = woken.before.paused else { return };
+        let took = woken.began.elapsed();
+        self.0.metrics.resume_succeeded(took);
+        let at = moment.runs_since;
+        let spans = Spans::new(facts, &woken.before, at);
+        let teller = self.teller(facts);
+        let what = || What::SandboxResumed {
+            paused_duration_ms: spans.stood_last,
+            reason: moment.reason.unwrap_or(Reason::User).code().to_owned(),
+            took_ns: nanos(took),
+        };
+        let paused = id(facts, Rank::Paused, pause.at);
+        let resumed = Some(teller.tell(at, Rank::Resumed, Some(paused), what));
+        if let Some(bill) = Bill::of(facts) {
+            if !was_told {
+                teller.tell(at, Rank::Runtime, resumed, || bill.runtime(spans));
             }
-        });
+            teller.tell(at, Rank::Storage, resumed, || bill.storage(spans));
+        }
     }
 
     /// It is being ended, by whoever made that move.

@@ -99,7 +99,7 @@ impl Plan {
         self.hierarchies.iter().find(|has| has.controllers.contains(&controller))
     }
 
-    /// Whether a hierarchy is of use only to sandboxes whose disk is bounded.
+    /// Whether a hierarchy is about disks alone: bounded for some sandboxes, counted for all.
     pub(super) fn is_for_disks(hierarchy: &Hierarchy) -> bool {
         hierarchy.version == Version::V1 && hierarchy.controllers == [Controller::Io]
     }

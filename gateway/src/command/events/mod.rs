@@ -7,7 +7,6 @@ mod tail;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use chrono::{DateTime, Duration, Utc};
 use clap::Subcommand;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -194,11 +193,16 @@ impl Table {
     }
 }
 
-/// To stdout; where nobody reads any more there is nobody to tell.
-fn say(text: &str) -> anyhow::Result<()> {
+/// Nobody reads what is said.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout: {0}")]
+struct Unheard(std::io::Error);
+
+/// To stdout.
+fn say(text: &str) -> Result<(), Unheard> {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Unheard)
 }
 
 /// One that is shown as it is told by hostile code: on one line, and so long at most (characters).

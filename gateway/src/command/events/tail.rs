@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     super::api::{Api, Reach, Refused, Stream},
-    Told, about, escape, instant, say, shown,
+    Told, Unheard, about, escape, instant, say, shown,
 };
 
 /// After which a stream that is silent is taken for broken: three of the gateway's comments.
@@ -65,8 +65,11 @@ impl Tail {
                 let lasting = refused.is_some_and(|status| {
                     status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
                 });
-                // Who reads has gone, or it was never any good.
-                if lasting || !connected || error.is::<std::io::Error>() {
+                if error.is::<Unheard>() {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                // Or it was never any good.
+                if lasting || !connected {
                     return Err(error);
                 }
                 eprintln!("coppice: {error:#}; trying again");

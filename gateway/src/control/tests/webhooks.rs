@@ -56,9 +56,9 @@ async fn what_is_wrong_with_a_webhook_is_said_without_its_secret() {
         ("url", json!("https://u:p@example.com"), "signatureSecret"),
         ("events", json!([]), "1 to 64"),
         ("events", json!(["sandbox.lifecycle.create"]), "exec.completed"),
-        ("events", json!("exec.*"), "events"),
+        ("events", json!("exec.*"), "expected a sequence"),
         ("name", json!(""), "name"),
-        ("name", Value::Null, "name"),
+        ("name", Value::Null, "expected a string"),
         ("signatureSecret", json!(""), "signatureSecret"),
     ] {
         let mut body = hook();

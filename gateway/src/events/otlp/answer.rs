@@ -240,7 +240,7 @@ mod tests {
         }
         let proxy = of_grpc(StatusCode::BAD_GATEWAY, &HeaderMap::new());
         assert!(matches!(proxy, Some(Answer::Later { .. })), "{proxy:?}");
-        let wrong = of_grpc(StatusCode::NOT_FOUND, &HeaderMap::new());
+        let wrong = of_grpc(StatusCode::from_u16(404).unwrap(), &HeaderMap::new());
         assert!(matches!(wrong, Some(Answer::Refused(_))), "{wrong:?}");
     }
 

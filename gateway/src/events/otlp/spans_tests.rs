@@ -19,7 +19,7 @@ fn bed() -> Bed {
 
 impl Bed {
     /// At so many milliseconds.
-    fn new(&self, at: i64, what: What) -> New {
+    fn happened(&self, at: i64, what: What) -> New {
         let at = chrono::DateTime::from_timestamp_millis(1_700_000_000_000 + at).unwrap();
         New::of(self.sandbox, crate::sandbox::Tenant::default(), "base", what).at(at)
     }
@@ -33,18 +33,22 @@ impl Bed {
     }
 }
 
+/// With what need not be there left out.
+fn what(kind: &str, data: serde_json::Value) -> What {
+    serde_json::from_value(serde_json::json!({"type": kind, "data": data})).unwrap()
+}
+
 fn started(command: &str) -> What {
-    What::ExecStarted {
-        command: command.into(),
-        cwd: Some("/home".into()),
-        pid: None,
-        repeated: false,
-    }
+    what("exec.started", serde_json::json!({"command": command, "cwd": "/home"}))
 }
 
 fn completed(exit_code: i32, duration_ms: u64) -> What {
-    let (stdout, stderr, pid) = (Some("out".into()), None, None);
-    What::ExecCompleted { command: None, exit_code, duration_ms, stdout, stderr, pid }
+    let data = serde_json::json!({"exitCode": exit_code, "durationMs": duration_ms, "stdout": "o"});
+    what("exec.completed", data)
+}
+
+fn adopted(state: &str) -> What {
+    what("sandbox.adopted", serde_json::json!({"state": state}))
 }
 
 fn told<'a>(span: &'a Span, name: &str) -> &'a Told {
@@ -56,12 +60,13 @@ fn told<'a>(span: &'a Span, name: &str) -> &'a Told {
 #[tokio::test]
 async fn a_beginning_and_its_end_are_one_span_whose_parent_is_what_they_came_of() {
     let mut bed = bed();
-    let first = bed.tell(bed.new(0, What::PortExposed { port: 80, url: "u".into() }));
-    let begun = bed.tell(bed.new(10, started("npm test")).parent(first));
+    let first = bed
+        .tell(bed.happened(0, what("port.exposed", serde_json::json!({"port": 80, "url": "u"}))));
+    let begun = bed.tell(bed.happened(10, started("npm test")).parent(first));
     let mut spans = Spans::default();
     let of_beginning = spans.of(&bed.heard().await);
     assert_eq!(of_beginning.len(), 1, "what has begun is told with its end");
-    bed.tell(bed.new(260, completed(3, 249)).parent(begun));
+    bed.tell(bed.happened(260, completed(3, 249)).parent(begun));
     let ended = bed.heard().await;
     let all = spans.of(&ended);
     let [span] = &all[..] else { panic!("{all:?}") };
@@ -84,9 +89,9 @@ async fn a_beginning_and_its_end_are_one_span_whose_parent_is_what_they_came_of(
 #[tokio::test]
 async fn an_end_whose_beginning_is_not_known_any_more_is_the_same_span_by_its_duration() {
     let mut bed = bed();
-    let begun = bed.tell(bed.new(0, started("true")));
+    let begun = bed.tell(bed.happened(0, started("true")));
     bed.heard().await;
-    bed.tell(bed.new(260, completed(0, 250)).parent(begun));
+    bed.tell(bed.happened(260, completed(0, 250)).parent(begun));
     // Another gateway's.
     let all = Spans::default().of(&bed.heard().await);
     assert_eq!(all.len(), 1);
@@ -99,9 +104,9 @@ async fn an_end_whose_beginning_is_not_known_any_more_is_the_same_span_by_its_du
 async fn what_came_of_a_request_is_in_its_trace_and_linked_to_the_sandboxs() {
     let mut bed = bed();
     let trace: TraceId = "0af7651916cd43dd8448eb211c80319c".parse().unwrap();
-    let first = bed.tell(bed.new(0, What::SandboxAdopted { state: "running".into() }));
-    let begun = bed.tell(bed.new(1, started("true")).parent(first).trace(trace));
-    bed.tell(bed.new(2, completed(0, 1)).parent(begun).trace(trace));
+    let first = bed.tell(bed.happened(0, adopted("running")));
+    let begun = bed.tell(bed.happened(1, started("true")).parent(first).trace(trace));
+    bed.tell(bed.happened(2, completed(0, 1)).parent(begun).trace(trace));
     let all = Spans::default().of(&bed.heard().await);
     let span = all.last().unwrap();
     assert_eq!((span.trace_id.as_slice(), span.parent_span_id.len()), (&trace.bytes()[..], 0));
@@ -112,15 +117,10 @@ async fn what_came_of_a_request_is_in_its_trace_and_linked_to_the_sandboxs() {
 #[tokio::test]
 async fn what_had_begun_ends_with_its_sandbox_and_is_told_once() {
     let mut bed = bed();
-    bed.tell(bed.new(0, started("sleep inf")));
-    let what = What::SandboxAdopted { state: "paused".into() };
-    bed.tell(bed.new(5, what));
-    let terminated: What = serde_json::from_value(serde_json::json!({
-        "type": "sandbox.terminated",
-        "data": {"totalRuntimeMs": 9, "totalPausedMs": 0, "reason": "user"}
-    }))
-    .unwrap();
-    bed.tell(bed.new(9, terminated));
+    bed.tell(bed.happened(0, started("sleep inf")));
+    bed.tell(bed.happened(5, adopted("paused")));
+    let data = serde_json::json!({"totalRuntimeMs": 9, "totalPausedMs": 0, "reason": "user"});
+    bed.tell(bed.happened(9, what("sandbox.terminated", data)));
     let mut spans = Spans::default();
     let all = spans.of(&bed.heard().await);
     let names: Vec<&str> = all.iter().map(|span| &*span.name).collect();
@@ -136,7 +136,7 @@ async fn what_is_remembered_is_bounded_and_what_is_forgotten_is_told() {
     let mut told = Vec::new();
     let long = "x".repeat(4000);
     for n in 0..3000 {
-        bed.tell(bed.new(n, started(&long)));
+        bed.tell(bed.happened(n, started(&long)));
         told.extend(spans.of(&bed.heard().await));
     }
     assert!(spans.weight <= HEAVIEST && spans.order.len() <= MOST);
@@ -148,7 +148,7 @@ async fn what_is_remembered_is_bounded_and_what_is_forgotten_is_told() {
 async fn one_of_each_type_is_a_span_by_its_name_and_no_id_comes_twice() {
     let mut bed = bed();
     for (n, what) in crate::events::event::tests::each().into_iter().enumerate() {
-        bed.tell(bed.new(n as i64, what));
+        bed.tell(bed.happened(n as i64, what));
     }
     let heard = bed.heard().await;
     let all = Spans::default().of(&heard);

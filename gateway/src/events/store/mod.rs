@@ -56,7 +56,7 @@ pub use query::{Filter, Page, Place, Query, Start};
 pub use watch::{Sight, Watch};
 
 /// Written at once.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
 /// How long the first of a batch waits for the others.
 const GATHER: Duration = Duration::from_millis(100);
 /// What may wait for the writer: some seconds of whatever a host can do.
@@ -78,6 +78,8 @@ pub struct Settings {
     pub size: u64,
     /// With the one that is written to.
     pub files: usize,
+    /// What is kept.
+    pub types: Types,
 }
 
 impl Settings {
@@ -86,7 +88,8 @@ impl Settings {
 
     /// As it is where nothing is said.
     pub fn of(data_dir: &Path) -> Self {
-        Self { dir: data_dir.join("events"), size: Self::SIZE, files: Self::FILES }
+        let dir = data_dir.join("events");
+        Self { dir, size: Self::SIZE, files: Self::FILES, types: Types::all() }
     }
 }
 
@@ -150,7 +153,7 @@ impl History {
             .name("events-pack".into())
             .spawn(move || packing.run(found, &put_aside, &packed))?;
         let (from, closing) =
-            (events.subscribe("store", Types::all(), ROOM), inner.closing.clone());
+            (events.subscribe("store", settings.types.clone(), ROOM), inner.closing.clone());
         let failing = inner.failing.clone();
         let writer = Writer { roll, from, aside, failing, closing };
         // A runtime of its own: it outlives the other, to write what that has told last.

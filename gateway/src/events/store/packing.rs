@@ -50,6 +50,8 @@ impl Packing {
         put_aside: &mpsc::Receiver<u64>,
         looked_through: &CancellationToken,
     ) {
+        // Also where this ends by a mistake: nobody waits for it for good.
+        let looked_through = looked_through.clone().drop_guard();
         self.numbers = found.iter().map(|(number, _)| *number).collect();
         self.keep_most();
         for (number, aside) in found {
@@ -59,7 +61,7 @@ impl Packing {
                 tracing::error!("events: file {number} cannot be read: {error}");
             }
         }
-        looked_through.cancel();
+        drop(looked_through);
         while let Ok(number) = put_aside.recv() {
             self.numbers.push(number);
             self.keep_most();
@@ -107,6 +109,11 @@ impl Packing {
     /// Compresses one whose lines are on the shelf.
     fn pack(&self, number: u64) -> io::Result<()> {
         let Some(plain) = self.shelf.get(number) else { return Ok(()) };
+        // A file of no lines at all is nothing that reads gzip takes for a file.
+        if plain.blocks.is_empty() {
+            self.shelf.remove(number);
+            return fs::remove_file(self.names.plain(number));
+        }
         let path = self.names.zipped(number);
         let new = Names::unfinished(&path);
         let mut file = create(&new)?;

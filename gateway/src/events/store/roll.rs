@@ -10,6 +10,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use chrono::{SecondsFormat, Utc};
@@ -28,6 +30,9 @@ use crate::events::Event;
 pub(super) const LOST: &str = "events.lost";
 /// Looked at once for the end of the last whole line (bytes).
 const LOOK: u64 = 64 << 10;
+/// How often it is tried to have the directory, and what is between.
+const PATIENCE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Roll {
     names: Names,
@@ -167,14 +172,21 @@ fn locked(names: &Names) -> io::Result<File> {
     let path = names.lock();
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(io::Error::other(format!(
-            "{} is held: another gateway writes its events there",
-            path.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(error),
+    for again in (0..PATIENCE).rev() {
+        match file.try_lock() {
+            Ok(()) => break,
+            // One that was killed has a child, for a moment, that is about to be a program.
+            Err(TryLockError::WouldBlock) if again > 0 => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(format!(
+                    "{} is held: another gateway writes its events there",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
     }
+    Ok(file)
 }
 
 fn append_to(path: &Path) -> io::Result<File> {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Error, deliveries::Deliveries, payload, reach::Reach};
 use crate::sandbox::Tenant;
 
-/// The longest name and secret (bytes).
+/// The longest name and secret (characters).
 const LONGEST_NAME: usize = 256;
 const LONGEST_SECRET: usize = 1024;
 /// Types of events at most.
@@ -80,12 +80,12 @@ impl Change {
 
 impl Said {
     pub(super) fn check(&self, reach: &Reach) -> Result<(), Error> {
-        let sized = |text: &str, longest| !text.is_empty() && text.len() <= longest;
+        let sized = |text: &str, longest| (1..=longest).contains(&text.chars().count());
         if !sized(&self.name, LONGEST_NAME) {
-            return Err(Error::Invalid("name has to have 1 to 256 bytes"));
+            return Err(Error::Invalid("name has to have 1 to 256 characters"));
         }
         if !sized(&self.signature_secret, LONGEST_SECRET) {
-            return Err(Error::Invalid("signatureSecret has to have 1 to 1024 bytes"));
+            return Err(Error::Invalid("signatureSecret has to have 1 to 1024 characters"));
         }
         if !(1..=MOST_EVENTS).contains(&self.events.len()) {
             return Err(Error::Invalid("events has to name 1 to 64 types of events"));

@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Inner, courier::Courier, payload};
 use crate::{
@@ -47,7 +48,12 @@ impl Waiting {
 }
 
 /// Until there are no more events.
-pub(super) async fn take_in(inner: Arc<Inner>, events: Events, sandboxes: Sandboxes) {
+pub(super) async fn take_in(
+    inner: Arc<Inner>,
+    events: Events,
+    sandboxes: Sandboxes,
+    mut asked: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+) {
     let mut subscription: Option<(Types, Subscription)> = None;
     // What came by the subscription before, and comes by this one too.
     let mut twice: HashSet<EventId> = HashSet::new();
@@ -69,12 +75,25 @@ pub(super) async fn take_in(inner: Arc<Inner>, events: Events, sandboxes: Sandbo
             }
         }
         let Some((_, subscription)) = &mut subscription else {
-            changed.await;
+            tokio::select! {
+                () = changed => {}
+                // There is nothing to put down.
+                Some(done) = asked.recv() => drop(done.send(())),
+            }
             continue;
         };
         let batch = tokio::select! {
             batch = subscription.batch(BATCH, WAIT) => batch,
             () = changed => continue,
+            Some(done) = asked.recv() => {
+                let waiting = subscription.waiting();
+                if waiting > 0 {
+                    let heard = subscription.batch(waiting, Duration::ZERO).await.events;
+                    put_down(&inner, heard, &sandboxes).await;
+                }
+                let _ = done.send(());
+                continue;
+            }
         };
         let mut heard = batch.events;
         heard.retain(|event| !twice.remove(&event.id));

@@ -26,11 +26,15 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::Utc;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 pub(crate) use deliveries::{Asked, Attempt, Group, Hour, Stats};
@@ -75,6 +79,8 @@ struct Inner {
     means: Mutex<Option<(Arc<Poster>, Arc<Metrics>)>>,
     /// There may be other couriers.
     changed: Notify,
+    /// Whoever wants all that has happened to be in the spools.
+    settling: Mutex<Option<mpsc::UnboundedSender<oneshot::Sender<()>>>>,
     /// One change at a time, so that files and what is in memory agree.
     changing: tokio::sync::Mutex<()>,
 }
@@ -128,6 +134,7 @@ impl Webhooks {
             couriers: Mutex::default(),
             means: Mutex::default(),
             changed: Notify::new(),
+            settling: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         })))
     }
@@ -143,8 +150,19 @@ impl Webhooks {
         for hook in hooks {
             self.follow(&hook);
         }
-        let events = crate::events::Events::default();
-        tokio::spawn(intake::take_in(self.0.clone(), events, sandboxes.clone()));
+        let events = sandboxes.events().clone();
+        let (settle, asked) = mpsc::unbounded_channel();
+        *self.0.settling.lock() = Some(settle);
+        tokio::spawn(intake::take_in(self.0.clone(), events, sandboxes.clone(), asked));
+    }
+
+    /// Returns when all that has happened is in the spools, or after so long.
+    pub async fn settle(&self, patience: Duration) {
+        let (done, settled) = oneshot::channel();
+        let settling = self.0.settling.lock().clone();
+        if settling.is_some_and(|settling| settling.send(done).is_ok()) {
+            let _ = timeout(patience, settled).await;
+        }
     }
 
     /// Those of a tenant, the oldest first.

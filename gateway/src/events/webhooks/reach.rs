@@ -9,7 +9,7 @@ use http::Uri;
 
 use crate::network::is_closed;
 
-/// The longest address (bytes).
+/// The longest address (characters, of which each is a byte in a URL).
 const LONGEST: usize = 2048;
 
 /// A range of addresses of either kind.
@@ -84,7 +84,10 @@ impl Reach {
             return Err("url has a user in it: a secret is to be in signatureSecret");
         }
         let host = bare(authority.host());
-        if host.is_empty() || authority.as_str().ends_with(':') || authority.port_u16() == Some(0) {
+        // What stands behind the host is a port, or nothing.
+        let port_given = authority.as_str().len() > authority.host().len();
+        let no_port = port_given && authority.port_u16().is_none_or(|port| port == 0);
+        if host.is_empty() || no_port {
             return Err("url names no host and port that could be reached");
         }
         let closed = match host.parse::<IpAddr>() {

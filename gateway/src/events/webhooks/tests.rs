@@ -87,3 +87,60 @@ fn a_type_is_asked_for_by_e2bs_name_by_ours_and_by_a_glob() {
         assert!(!is_of_any(wrong), "{wrong}");
     }
 }
+
+/// A server that answers once, and what it was sent.
+async fn once(answer: &'static str) -> (std::net::SocketAddr, tokio::task::JoinHandle<String>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"{}") {
+            let mut part = [0; 1024];
+            let count = stream.read(&mut part).await.unwrap();
+            text.extend_from_slice(&part[..count]);
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(text).unwrap()
+    });
+    (address, heard)
+}
+
+async fn posted(allowed: &str, url: String) -> deliveries::Attempt {
+    let reach = Reach { allowed: vec![allowed.parse().unwrap()] };
+    let poster = Poster::new(reach).unwrap();
+    let line = r#"{"id": "e", "sandbox": "s", "kind": "exec.started", "at": 0, "body": {}}"#;
+    let waiting: intake::Waiting = serde_json::from_str(line).unwrap();
+    poster.send(Uuid::nil(), &said(&url), &waiting, "{}".into()).await.attempt
+}
+
+#[tokio::test]
+async fn a_delivery_is_signed_and_its_answer_is_kept_within_bounds() {
+    let answer = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\nset-cookie: secret\r\n\
+                  content-length: 4\r\n\r\nlost";
+    let (address, heard) = once(answer).await;
+    let attempt = posted("127.0.0.0/8", format!("http://{address}/a?b")).await;
+    let text = heard.await.unwrap();
+    assert!(text.starts_with("POST /a?b HTTP/1.1\r\n"), "{text}");
+    let signed = format!("e2b-signature: {}\r\n", sign::signature("not told", b"{}"));
+    assert!(text.contains(&signed) && text.contains(&format!("host: {address}")), "{text}");
+    assert!(text.contains(&format!("e2b-delivery-id: {}", attempt.id)), "{text}");
+    let kept = attempt.answer.as_ref().unwrap();
+    assert_eq!((kept.status, &*kept.body, attempt.failed()), (302, "lost", true));
+    assert_eq!(attempt.error.as_ref().unwrap().0, "http_error");
+    assert!(!kept.headers.contains("secret") && kept.headers.contains("location"));
+    assert!(attempt.headers.contains("REDACTED") && !attempt.headers.contains(signed.trim()));
+}
+
+#[tokio::test]
+async fn what_leads_inside_is_not_connected_to() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let attempt = posted("192.0.2.0/24", format!("http://{host}:{port}/")).await;
+        assert_eq!(attempt.error.unwrap().0, "request_error", "{host}");
+    }
+    let connected = timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(connected.is_err());
+}

@@ -7,9 +7,12 @@ use futures_util::future;
 use tokio::task::JoinHandle;
 
 use super::{Entry, Shape};
-use crate::sandbox::{
-    Error, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
-    making::{Asked, Made, token},
+use crate::{
+    backend::NetworkMode,
+    sandbox::{
+        Error, Reason, Sandbox, SandboxId, Sandboxes, Wanted,
+        making::{Asked, Made, token},
+    },
 };
 
 /// What gives way is normally gone in far less.
@@ -32,9 +35,10 @@ impl Sandboxes {
             // Before its record is written: should this gateway die in between, the next one finds
             // none, and nobody was told of the sandbox.
             let init = shape.init(wanted.env_vars.clone(), envd_token.clone());
-            // One of the pool may reach all that any sandbox may.
+            // One of the pool may reach all that any sandbox may, if it has a network.
             let default = self.0.rules.network;
-            if !wanted.policy.filter(default).is_open()
+            if shape.network != NetworkMode::None
+                && !wanted.policy.filter(default).is_open()
                 && let Err(error) =
                     self.fence(entry.id, &wanted.policy, default, shape.limits).await
             {

@@ -38,13 +38,13 @@ pub(super) async fn measure(stage: &Stage, report: &mut Report) -> anyhow::Resul
     sandbox.kill(&mut client).await
 }
 
-struct Commands {
+pub(super) struct Commands {
     sandbox: Sandbox,
     client: Client,
 }
 
 impl Commands {
-    fn new(sandbox: &Sandbox) -> Self {
+    pub(super) fn new(sandbox: &Sandbox) -> Self {
         Self { sandbox: sandbox.clone(), client: sandbox.client() }
     }
 }

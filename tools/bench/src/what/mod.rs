@@ -5,6 +5,7 @@ mod burst;
 mod churn;
 mod command;
 mod create;
+mod events;
 mod execute;
 mod files;
 mod kill;
@@ -40,6 +41,8 @@ pub(crate) enum What {
     Sustained,
     /// A command's round trip; beside `nsenter`
     Command,
+    /// What events cost a command with every exporter on and dead, and 20,000 of them a second
+    Events,
     /// Code in a warm context; beside jupyter_client
     Execute,
     /// Uploads and downloads; beside nginx
@@ -57,7 +60,7 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Create,
         Self::Pool,
         Self::Kill,
@@ -65,6 +68,7 @@ impl What {
         Self::Batch,
         Self::Sustained,
         Self::Command,
+        Self::Events,
         Self::Execute,
         Self::Files,
         Self::Proxy,
@@ -83,6 +87,7 @@ impl What {
             Self::Batch => "batch",
             Self::Sustained => "sustained",
             Self::Command => "command",
+            Self::Events => "events",
             Self::Execute => "execute",
             Self::Files => "files",
             Self::Proxy => "proxy",
@@ -117,6 +122,7 @@ impl What {
             Self::Batch => batch::measure(stage, report).await,
             Self::Sustained => sustained::measure(stage, report).await,
             Self::Command => command::measure(stage, report).await,
+            Self::Events => events::measure(stage, report).await,
             Self::Execute => execute::measure(stage, report).await,
             Self::Files => files::measure(stage, report).await,
             Self::Proxy => proxy::measure(stage, report).await,
