@@ -123,6 +123,7 @@ impl Spool {
         self.next_number = last.max(told.segment).saturating_add(1);
         let mut before = 0;
         let mut whole = 0;
+        let mut start = None;
         for number in numbers {
             let path = self.path(number);
             let from = if number == told.segment { told.offset } else { 0 };
@@ -132,6 +133,9 @@ impl Spool {
                 continue;
             };
             whole = found.whole;
+            if number == told.segment {
+                start = found.start;
+            }
             let Scanned { length: bytes, lines, .. } = found;
             self.segments.push_back(Segment { number, bytes, before, lines });
             before += lines;
@@ -149,7 +153,11 @@ impl Spool {
             None => Place { segment: self.next_number, offset: 0 },
             // A host that lost power may have kept this and not what it is about.
             Some(first) if first.number == told.segment => {
-                Place { segment: first.number, offset: told.offset.min(first.bytes) }
+                // Where a line begins, whatever it says.
+                Place {
+                    segment: first.number,
+                    offset: start.unwrap_or(first.bytes).min(first.bytes),
+                }
             }
             Some(first) => Place { segment: first.number, offset: 0 },
         };
@@ -385,13 +393,15 @@ struct Scanned {
     length: u64,
     /// Where the last whole line ends.
     whole: u64,
-    /// Whole ones that begin at or after where it was looked from.
+    /// Whole ones that begin at or after where it was looked from,
     lines: u64,
+    /// and where the first line there does, if there is one.
+    start: Option<u64>,
 }
 
 fn scan(path: &Path, from: u64) -> io::Result<Scanned> {
     let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
-    let mut found = Scanned { length: 0, whole: 0, lines: 0 };
+    let mut found = Scanned { length: 0, whole: 0, lines: 0, start: None };
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -399,6 +409,9 @@ fn scan(path: &Path, from: u64) -> io::Result<Scanned> {
             return Ok(found);
         }
         let begins = found.length;
+        if begins >= from {
+            found.start.get_or_insert(begins);
+        }
         found.length += line.len() as u64;
         if told(&line).is_some() {
             found.whole = found.length;
