@@ -145,20 +145,19 @@ def test_the_terminal_is_given_back_however_it_ends(top, end):
     assert terminal.shown.rstrip().endswith(b"\x1b[?7h\x1b[?25h\x1b[?1049l")
 
 
-def test_it_is_stopped_and_goes_on_as_any_program(top, eventually):
-    terminal = top()
-    screen = Screen(terminal)
-    screen.wait_for(lambda lines: lines[2].startswith("SANDBOX"))
-    terminal.type("\x1a")
-    state = lambda: open(f"/proc/{terminal.process.pid}/stat").read().split(") ")[1][0]  # noqa: E731, SIM115
-    eventually(lambda: state() == "T")
-    screen.lines()
-    assert modes(terminal)[3] & termios.ICANON
-    terminal.process.send_signal(signal.SIGCONT)
-    eventually(lambda: not modes(terminal)[3] & termios.ICANON)
-    screen.wait_for(lambda lines: lines[2].startswith("SANDBOX"))
-    terminal.type("q")
-    assert terminal.ended() == 0
+def test_it_is_stopped_and_goes_on_as_any_program(user, eventually):
+    # By a shell that looks after its jobs: one that nobody would continue is not stopped.
+    program = f"{BINARY} top --interval 1; echo stopped; read -r _; fg"
+    with Terminal(["bash", "-mc", program], user, lambda: None) as terminal:
+        screen = Screen(terminal)
+        screen.wait_for(lambda lines: lines[2].startswith("SANDBOX"))
+        terminal.type("\x1a")
+        terminal.wait_for("\nstopped")
+        assert modes(terminal)[3] & termios.ICANON
+        terminal.type("\n")
+        eventually(lambda: not modes(terminal)[3] & termios.ICANON)
+        terminal.type("q")
+        assert terminal.ended() == 0
 
 
 def test_without_a_terminal_there_is_a_table_or_json(user, two):

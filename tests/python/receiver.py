@@ -1,6 +1,8 @@
 """An HTTP server of a test's own that takes events, and fails when it is told to."""
 
+import contextlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +19,14 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self):
+                super().setup()
+                receiver.open.add(self.connection)
+
+            def finish(self):
+                receiver.open.discard(self.connection)
+                super().finish()
+
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status, answer = receiver.take(self.path, self.headers, body)
@@ -31,7 +41,7 @@ class Receiver:
                 pass
 
         self.handler, self.server = Handler, None
-        self.port = None
+        self.port, self.open = None, set()
 
     def start(self):
         """On the port it had before."""
@@ -43,7 +53,8 @@ class Receiver:
         return self
 
     def take(self, path, headers, body):
-        request = {"path": path, "headers": dict(headers), "body": json.loads(body)}
+        named = {name.lower(): value for name, value in headers.items()}
+        request = {"path": path, "headers": named, "body": json.loads(body)}
         with self.lock:
             status = self.answers.pop(0) if self.answers else 200
             self.requests.append({**request, "status": status})
@@ -58,4 +69,8 @@ class Receiver:
         if self.server:
             self.server.shutdown()
             self.server.server_close()
+            # Connections that are kept would be answered on.
+            for connection in list(self.open):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             self.server = None

@@ -186,7 +186,8 @@ def test_network_is_what_went_over_its_link(internet):
         opts = {"timeout": 120, **gateway.outside}
         sandbox = Sandbox.create(metadata={"agent_id": "any"}, **opts)
         def network():
-            told = httpx.get(f"{gateway.outside['api_url']}/api/sandbox/stats?fresh=1")
+            url, key = gateway.outside["api_url"], {"X-API-Key": gateway.outside["api_key"]}
+            told = httpx.get(f"{url}/api/sandbox/stats?fresh=1", headers=key)
             (one,) = ok(told)["containers"]
             return one["network"]
 

@@ -175,7 +175,7 @@ def test_a_batch_goes_on_after_its_gateway_was_killed(clean, eventually):
     with gateway.http() as http:
         made = http.post("/batches", json=body).raise_for_status().json()["batchID"]
         eventually(lambda: http.get(f"/batches/{made}").json()["taskRunning"] == 2)
-        before = http.get(f"/batches/{made}").json()
+        before = eventually(lambda: "reason" in (it := http.get(f"/batches/{made}").json()) and it)
         assert (before["state"], before["reason"]) == ("Provisioning", "capacity")
     gateway.end(signal.SIGKILL)
     gateway.start()

@@ -151,7 +151,7 @@ def test_diagnostics_tell_people_what_happened(http, sandbox, eventually):
     assert datetime.datetime.fromisoformat(at) and (source, kind) == ("process", "Warning")
     assert rest.startswith("command ended")
     assert any(" lifecycle Normal created" in line for line in lines("events", "lifecycle"))
-    assert any(" envd " in line for line in lines("logs", "container"))
+    assert any(" exitCode=3" in line for line in lines("logs", "container"))
     assert len(lines("logs", "all")) >= len(lines("events", "all"))
     assert http.get(f"{path}/logs").status_code == 400
     assert ok(http.get(f"{path.removeprefix('/v1')}/logs?scope=all"))["content"]

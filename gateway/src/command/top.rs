@@ -103,7 +103,7 @@ async fn watch(top: &Top, gateway: Api) -> anyhow::Result<()> {
                 Some(Key::Suspend) => {
                     screen.give_back();
                     screen::stop_until_continued();
-                    screen = Screen::take().context("the terminal cannot be taken again")?;
+                    screen.take_again().context("the terminal cannot be taken again")?;
                 }
                 Some(Key::Redraw) => screen.forget(),
                 Some(key) if table.hears(key) => {}

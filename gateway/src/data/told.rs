@@ -88,18 +88,14 @@ impl<'a> Told<'a> {
                     self.over(made, *pid, *exit_code, (*duration_ms).min(longest), of, command);
                 }
             }
+            _ if !fresh => {}
             (Said::KernelStarted { language }, _) => {
-                if fresh {
-                    self.tell(&made, 0, What::KernelStarted { language: Some(name(language)) });
-                }
+                self.tell(&made, 0, What::KernelStarted { language: Some(name(language)) });
             }
             (Said::KernelDied { .. } | Said::KernelStopped { .. }, _) => {
-                if fresh {
-                    let died = matches!(report.what, Said::KernelDied { .. });
-                    self.tell(&made, 0, What::KernelExited { died });
-                }
+                let died = matches!(report.what, Said::KernelDied { .. });
+                self.tell(&made, 0, What::KernelExited { died });
             }
-            _ if !fresh => {}
             (Said::CodeExecuted { language, failed, duration_ms, repeated }, of) => {
                 let code = match of {
                     Of::Code { code } => Some(wire::text(&code)),

@@ -202,10 +202,11 @@ impl Events {
         Kind::ALL.into_iter().zip(&self.0.told).map(|(kind, told)| (kind, told.load(Relaxed)))
     }
 
-    /// How many each subscriber has lost.
-    pub fn lost(&self) -> Vec<(String, u64)> {
-        let bus = self.0.bus.lock();
-        bus.lost.iter().map(|(name, lost)| (name.clone(), lost.load(Relaxed))).collect()
+    /// Tells how many each subscriber has lost. No event is told meanwhile.
+    pub(crate) fn each_lost(&self, mut tell: impl FnMut(&str, u64)) {
+        for (name, lost) in &self.0.bus.lock().lost {
+            tell(name, lost.load(Relaxed));
+        }
     }
 }
 

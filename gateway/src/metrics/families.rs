@@ -31,14 +31,14 @@ pub(crate) fn tell(sandboxes: &Sandboxes, format: Format) -> String {
     let lost = metrics.audit_losses.value();
     text.counter("coppice_audit_lost_total", "Lines that the audit trail lacks.", lost);
     log(&mut text, metrics);
+    events(&mut text, sandboxes.events());
     scrubbed(&mut text, sandboxes);
     webhooks(&mut text, metrics);
     certificate(&mut text, metrics);
-    events(&mut text, sandboxes.events());
+    metrics.exporters.tell(&mut text);
     series::tell(&mut text, &view);
     metrics.work.tell(&mut text);
     pool(&mut text, &view.pool);
-    metrics.exporters.tell(&mut text);
     process(&mut text, metrics, &backend::own_process());
     view.forget();
     let text = text.finish();
@@ -158,9 +158,7 @@ fn events(text: &mut Text, events: &Events) {
     }
     let name = "coppice_events_lost_total";
     text.counters(name, "Events that a subscriber was too slow for, by subscriber.");
-    for (subscriber, count) in events.lost() {
-        text.sample(name, &[("subscriber", &subscriber)], count);
-    }
+    events.each_lost(|subscriber, count| text.sample(name, &[("subscriber", subscriber)], count));
 }
 
 fn webhooks(text: &mut Text, metrics: &Metrics) {

@@ -9,7 +9,7 @@ mod overview;
 use std::{io::Write, time::Instant};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Gateway, auth,
-    control::document_keys,
+    control::{self, document_keys},
     error,
     logging::request::answered,
     metrics::{self as figures, Format},
@@ -45,6 +45,7 @@ fn admin(gateway: &Gateway) -> OpenApiRouter<Gateway> {
     guarded
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
+        .layer(DefaultBodyLimit::max(control::MAX_BODY))
 }
 
 /// `/metrics`, for whoever asks.

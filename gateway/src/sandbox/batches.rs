@@ -78,7 +78,7 @@ struct State {
     making: usize,
     /// Given up.
     failed: usize,
-    /// Why one could not be made last, as long as some lack.
+    /// Why one could not be made last.
     why: Option<Reason>,
     task_error: Option<String>,
 }
@@ -227,7 +227,6 @@ impl Batch {
         let index = state.members.len();
         let task = self.asked.task.as_ref().map(|_| TaskState::Pending);
         state.members.insert(id, Member { index, task });
-        state.why = None;
         true
     }
 

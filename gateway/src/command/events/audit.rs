@@ -57,9 +57,9 @@ pub(super) async fn run(asked: Asked) -> anyhow::Result<ExitCode> {
             return Ok(());
         }
         if asking.json {
-            return say(&format!("{}\n", serde_json::to_string(&told)?));
+            return Ok(say(&format!("{}\n", serde_json::to_string(&told)?))?);
         }
-        say(&line(&told))
+        Ok(say(&line(&told))?)
     })
     .await?;
     Ok(ExitCode::SUCCESS)

@@ -5,9 +5,8 @@ mod cost;
 mod errors;
 mod tail;
 
-use std::process::ExitCode;
+use std::{collections::HashSet, process::ExitCode};
 
-use anyhow::Context;
 use chrono::{DateTime, Duration, Utc};
 use clap::Subcommand;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -84,7 +83,20 @@ impl Told {
     }
 }
 
-/// Shows all of those types from `since` on to `each`, the oldest first.
+/// Ids that have been seen: what the gateway before may not have told is told again by the next.
+#[derive(Default)]
+struct Known(HashSet<u128>);
+
+impl Known {
+    /// Whether it is another one.
+    fn add(&mut self, id: &str) -> bool {
+        // What is no id is like nothing else.
+        let id = u128::from_str_radix(&id.replace('-', ""), 16);
+        id.map_or(true, |id| self.0.insert(id))
+    }
+}
+
+/// Shows all of those types from `since` on to `each`, the oldest first, and each once.
 async fn all(
     asking: &Asking,
     types: &str,
@@ -100,12 +112,12 @@ async fn all(
     let (start, end) = (since.timestamp_millis().max(0), until.timestamp_millis().max(0));
     let query =
         format!("types={}&start={start}&end={end}&orderAsc=true&limit={PAGE}", escape(types));
-    let mut after: Option<String> = None;
+    let (mut after, mut known): (Option<String>, _) = (None, Known::default());
     loop {
         let after_it = after.iter().map(|id| format!("&after={id}")).collect::<String>();
         let page: Vec<Told> = api.get(&format!("{place}?{query}{after_it}")).await?;
         let (count, last) = (page.len(), page.last().map(|told| told.id.clone()));
-        page.into_iter().try_for_each(&mut each)?;
+        page.into_iter().filter(|told| known.add(&told.id)).try_for_each(&mut each)?;
         if count < PAGE || last == after {
             return Ok(());
         }
@@ -194,11 +206,16 @@ impl Table {
     }
 }
 
-/// To stdout; where nobody reads any more there is nobody to tell.
-fn say(text: &str) -> anyhow::Result<()> {
+/// Nobody reads what is said.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout: {0}")]
+struct Unheard(std::io::Error);
+
+/// To stdout.
+fn say(text: &str) -> Result<(), Unheard> {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Unheard)
 }
 
 /// One that is shown as it is told by hostile code: on one line, and so long at most (characters).
@@ -281,6 +298,14 @@ mod tests {
         assert!(instant("2026-11-22T09:00:00+01:00").is_ok() && instant("yesterday").is_err());
         let spoken = [5, 1500, 61_000, 3_700_000, 90_000_000].map(spoken);
         assert_eq!(spoken, ["5ms", "1.5s", "1m01s", "1h01m", "1d01h"]);
+    }
+
+    #[test]
+    fn an_event_that_comes_again_is_known() {
+        let mut known = Known::default();
+        let ids = ["019ecae1-4f40-7020-9c7a-5ff2a1b38c11", "019ecae1-4f40-7020-9c7a-5ff2a1b38c12"];
+        assert!(ids.iter().all(|id| known.add(id)));
+        assert!(!ids.iter().any(|id| known.add(id)));
     }
 
     #[test]

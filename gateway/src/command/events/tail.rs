@@ -6,11 +6,14 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
 
 use super::{
     super::api::{Api, Reach, Refused, Stream},
-    Told, about, escape, instant, say, shown,
+    Known, Told, Unheard, about, escape, instant, say, shown,
 };
 
 /// After which a stream that is silent is taken for broken: three of the gateway's comments.
@@ -22,6 +25,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST: usize = 1 << 20;
 /// Of what it is about (characters).
 const WORDS: usize = 160;
+
+/// Ids that are remembered: what comes again does so soon after a restart.
+const MOST_KNOWN: usize = 100_000;
+
+/// How far it has come.
+struct Place {
+    /// The last event's.
+    last: Option<String>,
+    known: Known,
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Tail {
@@ -48,31 +61,35 @@ impl Tail {
     /// Until Ctrl-C, or until nobody reads.
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let api = Api::new(&self.reach)?;
-        let mut last = self.after.clone();
+        let mut place = Place { last: self.after.clone(), known: Known::default() };
         let mut pause = FIRST_PAUSE;
         let mut connected = false;
+        let mut pressed = signal(SignalKind::interrupt()).context("cannot catch Ctrl-C")?;
         loop {
-            let before = last.clone();
+            let before = place.last.clone();
             let ended = tokio::select! {
-                ended = self.follow(&api, &mut last, &mut connected) => ended,
-                pressed = tokio::signal::ctrl_c() => {
-                    pressed.context("cannot catch Ctrl-C")?;
-                    return Ok(ExitCode::SUCCESS);
-                }
+                ended = self.follow(&api, &mut place, &mut connected) => ended,
+                _ = pressed.recv() => return Ok(ExitCode::SUCCESS),
             };
             if let Err(error) = ended {
                 let refused = error.downcast_ref::<Refused>().map(|refused| refused.status);
                 let lasting = refused.is_some_and(|status| {
                     status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
                 });
-                // Who reads has gone, or it was never any good.
-                if lasting || !connected || error.is::<std::io::Error>() {
+                if error.is::<Unheard>() {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                // Or it was never any good.
+                if lasting || !connected {
                     return Err(error);
                 }
                 eprintln!("coppice: {error:#}; trying again");
             }
-            pause = if last == before { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
-            sleep(pause).await;
+            pause = if place.last == before { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = pressed.recv() => return Ok(ExitCode::SUCCESS),
+            }
         }
     }
 
@@ -80,7 +97,7 @@ impl Tail {
     async fn follow(
         &self,
         api: &Api,
-        last: &mut Option<String>,
+        place: &mut Place,
         connected: &mut bool,
     ) -> anyhow::Result<()> {
         let mut path = format!("/events/sandboxes/watch?types={}", escape(&self.types));
@@ -90,6 +107,7 @@ impl Tail {
         if let Some(since) = self.since {
             path += &format!("&start={}", since.timestamp_millis().max(0));
         }
+        let last = place.last.clone();
         let headers: Vec<_> = last.iter().map(|last| ("last-event-id", last.as_str())).collect();
         let Stream { answer, connection: _connection } =
             api.open(Method::GET, &path, &headers, None).await?;
@@ -103,7 +121,7 @@ impl Tail {
             text.extend_from_slice(&data);
             while let Some(end) = text.windows(2).position(|pair| pair == b"\n\n") {
                 let part: Vec<u8> = text.drain(..end + 2).collect();
-                self.show(&String::from_utf8_lossy(&part), last)?;
+                self.show(&String::from_utf8_lossy(&part), place)?;
             }
             if text.len() > LONGEST {
                 bail!("the stream has no events");
@@ -112,18 +130,24 @@ impl Tail {
     }
 
     /// What stands between two empty lines.
-    fn show(&self, part: &str, last: &mut Option<String>) -> anyhow::Result<()> {
+    fn show(&self, part: &str, place: &mut Place) -> anyhow::Result<()> {
         let field = |name: &str| part.lines().find_map(|line| line.strip_prefix(name));
         if field("event: ") == Some("lost") {
             eprintln!("coppice: some events are no longer kept");
         }
         let (Some(id), Some(data)) = (field("id: "), field("data: ")) else { return Ok(()) };
+        place.last = Some(id.to_owned());
+        if place.known.0.len() >= MOST_KNOWN {
+            place.known = Known::default();
+        }
+        if !place.known.add(id) {
+            return Ok(());
+        }
         if self.json {
             say(&format!("{data}\n"))?;
         } else if let Ok(told) = serde_json::from_str::<Told>(data) {
             say(&format!("{}\n", line(&told)))?;
         }
-        *last = Some(id.to_owned());
         Ok(())
     }
 }

@@ -5,11 +5,11 @@
 use std::{
     io::{self, Write},
     panic,
-    sync::Mutex,
+    sync::{Mutex, Once},
 };
 
 use nix::sys::signal::{Signal, raise};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use super::table::Shown;
 
@@ -33,25 +33,14 @@ impl Screen {
     /// # Errors
     /// Standard output is no terminal, or cannot be written.
     pub(super) fn take() -> io::Result<Self> {
-        let before = tcgetattr(io::stdout())?;
-        let mut ours = before.clone();
-        // Whatever is typed comes at once, by itself and unseen.
-        ours.make_raw();
-        // What a panic says is to begin at the beginning of a line.
-        ours.output_modes |= rustix::termios::OutputModes::OPOST;
-        tcsetattr(io::stdout(), OptionalActions::Now, &ours)?;
-        let first = BEFORE.lock().map(|mut kept| kept.replace(before).is_none()).unwrap_or(false);
-        let screen = Self { drawn: Vec::new(), size: (0, 0) };
-        if first {
-            // A release ends in a panic without dropping anything.
-            let hook = panic::take_hook();
-            panic::set_hook(Box::new(move |panicked| {
-                give_back();
-                hook(panicked);
-            }));
-        }
-        put(TAKE)?;
-        Ok(screen)
+        seize()?;
+        Ok(Self { drawn: Vec::new(), size: (0, 0) })
+    }
+
+    /// After [`Self::give_back`].
+    pub(super) fn take_again(&mut self) -> io::Result<()> {
+        self.forget();
+        seize()
     }
 
     pub(super) fn give_back(&mut self) {
@@ -98,6 +87,29 @@ impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+fn seize() -> io::Result<()> {
+    let before = tcgetattr(io::stdout())?;
+    let mut ours = before.clone();
+    // Whatever is typed comes at once, by itself and unseen.
+    ours.make_raw();
+    // What a panic says is to begin at the beginning of a line.
+    ours.output_modes |= OutputModes::OPOST;
+    tcsetattr(io::stdout(), OptionalActions::Now, &ours)?;
+    if let Ok(mut kept) = BEFORE.lock() {
+        *kept = Some(before);
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        // A release ends in a panic without dropping anything.
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            give_back();
+            hook(panicked);
+        }));
+    });
+    put(TAKE)
 }
 
 fn give_back() {

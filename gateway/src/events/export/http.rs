@@ -80,7 +80,6 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    #[allow(dead_code, reason = "for gRPC, which says there how it went")]
     pub(crate) trailers: Option<HeaderMap>,
 }
 

@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, io::Write, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use opentelemetry_proto::tonic::{
@@ -151,7 +150,7 @@ impl Sender {
         if let Some(refused) = answer::of_grpc(answer.status, trailers) {
             return Ok(refused);
         }
-        let response = answer::unframed(answer.body).unwrap_or_else(Bytes::new);
+        let response = answer::unframed(answer.body).unwrap_or_default();
         Ok(taken::<R>(R::Response::decode(response).unwrap_or_default()))
     }
 
@@ -216,7 +215,7 @@ impl Exporter for Traces {
         for spans in parts(self.spans.of(events)) {
             let all = spans.len();
             match Self::part(&sender, spans).await {
-                Answer::Taken { refused: none, said } if none == 0 => {
+                Answer::Taken { refused: 0, said } => {
                     if !said.is_empty() {
                         tracing::warn!("the receiver of traces says: {said}");
                     }

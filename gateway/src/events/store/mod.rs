@@ -246,6 +246,8 @@ impl Writer {
             tracing::error!("events: what there is cannot be read: {error}");
         }
         known.cancel();
+        // That a line was torn is said at once, also where nothing happens.
+        self.write(Batch::default()).await;
         let mut closed = false;
         loop {
             tokio::select! {

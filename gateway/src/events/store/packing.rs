@@ -109,6 +109,11 @@ impl Packing {
     /// Compresses one whose lines are on the shelf.
     fn pack(&self, number: u64) -> io::Result<()> {
         let Some(plain) = self.shelf.get(number) else { return Ok(()) };
+        // A file of no lines at all is nothing that reads gzip takes for a file.
+        if plain.blocks.is_empty() {
+            self.shelf.remove(number);
+            return fs::remove_file(self.names.plain(number));
+        }
         let path = self.names.zipped(number);
         let new = Names::unfinished(&path);
         let mut file = create(&new)?;

@@ -293,6 +293,7 @@ fn a_look_for_one_reads_what_may_have_it_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let shelf = Arc::new(Shelf::default());
     let (mut roll, _) = Roll::open(dir.path(), Settings::SIZE, &shelf).unwrap();
+    roll.look_through().unwrap();
     let events = Events::default();
     let mut from = events.subscribe("test", Types::all(), Room { events: 1 << 20, bytes: 1 << 30 });
     for n in 0..30_000 {
@@ -443,10 +444,11 @@ async fn who_left_off_where_nothing_is_any_more_is_told_so_and_watchers_are_boun
     let bed = bed(1000, 2);
     let history = bed.open();
     let first = emit(&bed.events, 1, path(0));
+    // Each in a write of its own, so that they are in many files.
     for n in 1..50 {
         emit(&bed.events, 1, path(n));
+        history.settle(LONG).await;
     }
-    history.settle(LONG).await;
     eventually("deleted", || bed.names().len() <= 4).await;
     let mut watch = history.watch(of_acme(), Some(Start::After(first))).unwrap();
     assert_eq!(next(&mut watch).await, Some(Sight::Lost));
@@ -532,6 +534,20 @@ fn strike(dir: &Path, crash: Crash) -> usize {
         _ => {}
     }
     0
+}
+
+#[tokio::test]
+async fn a_file_of_no_lines_is_removed_rather_than_compressed() {
+    let bed = bed(Settings::SIZE, 10);
+    bed.close(bed.open()).await;
+    strike(&bed.settings.dir, Crash::WithoutCurrent);
+    let history = bed.open();
+    let id = emit(&bed.events, 1, path(1));
+    assert_eq!(numbers(&history.find(all()).await.lines), [1]);
+    bed.close(history).await;
+    assert_eq!(bed.names(), ["events.jsonl", "lock"].map(str::to_owned).into());
+    let page = bed.open().find(Query { start: Start::After(id), ..all() }).await;
+    assert!(page.lines.is_empty() && !page.gap);
 }
 
 proptest! {

@@ -148,7 +148,7 @@ impl Deliveries {
             asked.start.is_none_or(|start| attempt.at >= start)
                 && asked.end.is_none_or(|end| attempt.at < end)
                 && asked.failed.is_none_or(|failed| attempt.failed() == failed)
-                && (asked.kinds.is_empty() || asked.kinds.iter().any(|kind| *kind == attempt.kind))
+                && (asked.kinds.is_empty() || asked.kinds.contains(&attempt.kind))
         };
         let mut groups: Vec<Group> = Vec::new();
         for attempt in self.attempts.iter().filter(|attempt| wanted(attempt)) {
