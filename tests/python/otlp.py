@@ -3,7 +3,9 @@ types: over HTTP (protobuf and JSON) and over gRPC. They fail when they are told
 and started again where they were."""
 
 import base64
+import contextlib
 import gzip
+import socket
 import threading
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,10 +107,14 @@ class OverHttp(Taken):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        receiver = self
+        receiver, self.connections = self, set()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                receiver.connections.add(self.connection)
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -148,6 +154,10 @@ class OverHttp(Taken):
             self.server.shutdown()
             self.server.server_close()
             self.server = None
+            # Those that are kept open would be answered on.
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class OverGrpc(Taken):

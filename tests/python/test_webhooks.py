@@ -169,7 +169,12 @@ def test_a_receiver_that_fails_goes_away_and_comes_back_gets_all_of_it(
     ids.append(lived(gateway))
     # Down, and then the gateway too, the hard way.
     spool = gateway.data_dir / "webhooks" / f"{hook['id']}.spool"
-    eventually(lambda: b"lifecycle.killed" in b"".join(one.read_bytes() for one in spool.glob("*.seg")))
+
+    def kept():
+        lines = b"".join(one.read_bytes() for one in spool.glob("*.seg")).decode().splitlines()
+        return any(ids[1] in line and "lifecycle.killed" in line for line in lines)
+
+    eventually(kept)
     gateway.end(signal.SIGKILL)
     gateway.start()
     ids.append(lived(gateway))
