@@ -9,7 +9,7 @@ mod overview;
 use std::{io::Write, time::Instant};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Gateway, auth,
-    control::document_keys,
+    control::{MAX_BODY, document_keys},
     error,
     logging::request::answered,
     metrics::{self as figures, Format},
@@ -43,6 +43,7 @@ fn admin(gateway: &Gateway) -> OpenApiRouter<Gateway> {
     let mut guarded = log_level::routes().merge(overview::routes());
     document_keys(guarded.get_openapi_mut());
     guarded
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
 }
