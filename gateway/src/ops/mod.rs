@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Gateway, auth,
-    control::{self, document_keys},
+    control::{MAX_BODY, document_keys},
     error,
     logging::request::answered,
     metrics::{self as figures, Format},
@@ -43,9 +43,9 @@ fn admin(gateway: &Gateway) -> OpenApiRouter<Gateway> {
     let mut guarded = log_level::routes().merge(overview::routes());
     document_keys(guarded.get_openapi_mut());
     guarded
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::require_admin))
         .route_layer(middleware::from_fn_with_state(gateway.clone(), auth::refuse_strangers))
-        .layer(DefaultBodyLimit::max(control::MAX_BODY))
 }
 
 /// `/metrics`, for whoever asks.

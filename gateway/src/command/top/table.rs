@@ -291,8 +291,11 @@ impl Table {
         let sum = |of: fn(&Watched) -> Option<u64>| -> u64 {
             chosen.iter().filter_map(|one| of(one)).sum()
         };
-        let cpu: f64 = chosen.iter().filter_map(|one| one.cpu_used_pct).sum();
-        let rates: f64 = chosen.iter().filter_map(|one| one.rate).sum();
+        // Nothing sums up to -0.0.
+        let total = |of: fn(&Watched) -> Option<f64>| -> f64 {
+            chosen.iter().filter_map(|one| of(one)).fold(0.0, |sum, one| sum + one)
+        };
+        let (cpu, rates) = (total(|one| one.cpu_used_pct), total(|one| one.rate));
         let shown = match (chosen.len(), self.filter.as_str()) {
             (count, "") if count == self.all.len() => String::new(),
             (count, _) => format!("{count} shown, "),
