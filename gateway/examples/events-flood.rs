@@ -82,7 +82,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let spent = cpu()? - cpu_before;
     took.sort_unstable();
     let p99 = f64::from(took[took.len() * 99 / 100]) / 1e3;
-    let lost = events.lost().into_iter().find(|(name, _)| name == "store").map_or(0, |(_, n)| n);
+    let mut lost = 0;
+    events.each_lost(|name, n| lost += if name == "store" { n } else { 0 });
     stop.cancel();
     drop(history);
     exporters.stop(Duration::from_secs(1)).await;

@@ -203,7 +203,7 @@ impl Events {
     }
 
     /// Tells how many each subscriber has lost. No event is told meanwhile.
-    pub(crate) fn each_lost(&self, mut tell: impl FnMut(&str, u64)) {
+    pub fn each_lost(&self, mut tell: impl FnMut(&str, u64)) {
         for (name, lost) in &self.0.bus.lock().lost {
             tell(name, lost.load(Relaxed));
         }

@@ -13,7 +13,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 
 use super::{
     super::{Event, EventId, Next, Room, Subscription, Types},
-    Filter, History, Line, Query, Start,
+    Filter, History, Line, Place, Query, Start,
 };
 
 /// Read at once of what is kept.
@@ -52,6 +52,8 @@ enum State {
         from: Subscription,
         /// Seen already.
         seen: HashSet<String>,
+        /// Where that was, as long as nothing has come but what was seen there.
+        end: Option<Place>,
     },
 }
 
@@ -70,7 +72,9 @@ impl Watch {
         let state = match start {
             Some(start) => State::Kept(start),
             // From before the first answer on.
-            None => State::Live { from: subscribe(&history, &types), seen: HashSet::new() },
+            None => {
+                State::Live { from: subscribe(&history, &types), seen: HashSet::new(), end: None }
+            }
         };
         let ready = VecDeque::new();
         Self { history, filter, types, ready, state, last: None, _place: place }
@@ -94,17 +98,18 @@ impl Watch {
                         return Some(Sight::Lost);
                     }
                 }
-                State::Live { from, seen } => {
+                State::Live { from, seen, end } => {
                     let next = tokio::select! {
                         next = from.next() => next,
                         () = sleep(QUIET) => return Some(Sight::Quiet),
                     };
                     match next {
                         Next::Closed => return None,
-                        Next::Lost(_) => match self.last {
-                            // What it was too slow for is kept.
-                            Some(last) => self.state = State::Kept(Start::After(last)),
-                            None => return Some(Sight::Lost),
+                        // What it was too slow for is kept.
+                        Next::Lost(_) => match (self.last, end.take()) {
+                            (Some(last), _) => self.state = State::Kept(Start::After(last)),
+                            (None, Some(end)) => self.state = State::Kept(Start::At(end)),
+                            (None, None) => return Some(Sight::Lost),
                         },
                         Next::Event(event) => {
                             self.last = Some(event.id);
@@ -146,7 +151,7 @@ impl Watch {
                 break;
             }
         }
-        self.state = State::Live { from, seen };
+        (self.state, self.last) = (State::Live { from, seen, end: Some(end) }, None);
         gap
     }
 
