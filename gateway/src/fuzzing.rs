@@ -67,6 +67,8 @@ fn facts(token: &str) -> Facts {
     let limits = Limits { cpus: 1, memory_bytes: 1 << 30, processes: 1, ..Limits::default() };
     Facts {
         from_pool: false,
+        pool: None,
+        batch: None,
         auto_pause: false,
         auto_resume: false,
         auto_pause_filesystem: false,
