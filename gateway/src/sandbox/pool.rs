@@ -270,8 +270,7 @@ impl Sandboxes {
     /// Takes `counts` of before, for the room in it.
     pub fn count_pool(&self, counts: &mut BTreeMap<String, PoolCount>) {
         counts.values_mut().for_each(|count| *count = PoolCount::default());
-        let specs = self.0.pool.specs();
-        for spec in &specs {
+        for spec in self.0.pool.entries.lock().specs.values() {
             count_of(counts, &spec.template);
         }
         self.0.registry.visit(&Shelf::All, false, None, |sandbox| {
