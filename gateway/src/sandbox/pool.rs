@@ -290,8 +290,7 @@ impl Sandboxes {
         if let Some((_, name)) = &entries.making {
             count_of(counts, name).total += 1;
         }
-        drop(entries);
-        let has_one = |name: &str| specs.iter().any(|spec| spec.template == name);
+        let has_one = |name: &str| entries.specs.values().any(|spec| spec.template == name);
         counts.retain(|name, count| count.total > 0 || has_one(name));
     }
 
