@@ -50,8 +50,7 @@ need nsenter util-linux
 have_nginx
 
 say "building (the first time takes minutes)"
-cargo build --locked --release --package coppice --package bench --package metrics-scraper \
-    --bins --example events-flood
+cargo build --locked --release --package coppice --package bench --package metrics-scraper
 COPPICE_BIN=${COPPICE_BIN:-$target/release/coppice}
 export COPPICE_BIN
 [ "$(id -u)" = 0 ] && exec "$target/release/bench" "$@"

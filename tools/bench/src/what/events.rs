@@ -137,7 +137,7 @@ struct Flood {
 fn flood(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
     let seconds = if stage.amount.quick { 1 } else { 60 };
     let own = std::env::current_exe().context("where this program is")?;
-    let program = own.with_file_name("examples").join("events-flood");
+    let program = own.with_file_name("events-flood");
     let scratch = Scratch::new()?;
     let done = Command::new(&program)
         .args([&RATE.to_string(), &seconds.to_string()])
