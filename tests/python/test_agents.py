@@ -171,7 +171,8 @@ def test_block_io_is_what_was_moved_to_and_from_the_disk(served):
         run("dd if=/dev/zero of=/home/user/file bs=1M count=16 oflag=direct")
         written = block()
         moved = written["write_bytes"] - before["write_bytes"]
-        assert 16 * MIB <= moved < 18 * MIB, (before, written)
+        # And what its start has left to be written; counted twice it were more.
+        assert 16 * MIB <= moved < 28 * MIB, (before, written)
         run("dd if=/home/user/file of=/dev/null bs=1M iflag=direct")
         read = block()
         moved = read["read_bytes"] - written["read_bytes"]

@@ -10,6 +10,7 @@
 mod address;
 mod awake;
 mod body;
+mod budget;
 mod connect;
 mod connection;
 mod envds;

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use super::told::Told;
+use super::{budget::Budget, told::Told};
 use crate::{
     events::Events,
     metrics::{Account, Metrics},
@@ -50,6 +50,11 @@ struct Follower<'a> {
     told: Told<'a>,
     /// Details that come in parts.
     parts: Assembly,
+    /// Read of the report that is not whole yet (bytes).
+    begun: usize,
+    budget: Budget,
+    /// Whether more was reported than is told, which has been logged.
+    exceeded: bool,
     /// The last sequence number seen,
     last: u64,
     /// of the envd of that boot.
@@ -80,6 +85,9 @@ impl<'a> Follower<'a> {
             account: metrics.account(),
             told: Told::new(sandbox, events),
             parts: Assembly::default(),
+            begun: 0,
+            budget: Budget::new(Instant::now().into_std()),
+            exceeded: false,
             last: 0,
             boot: sandbox.boots(),
             missed: 0,
@@ -166,13 +174,15 @@ impl<'a> Follower<'a> {
         self.last = report.seq;
         tracing::debug!(sandbox = %self.sandbox.id(), seq = report.seq, what = ?report.what, "report");
         self.account.holds(report.kernels, report.commands);
+        self.begun = self.begun.saturating_add(line.len());
         if let Some((report, detail)) = self.parts.take(report) {
-            self.heard(&report, detail);
+            let bytes = std::mem::take(&mut self.begun);
+            self.heard(&report, detail, bytes);
         }
         Ok(())
     }
 
-    fn heard(&mut self, report: &Report, detail: Option<Detail>) {
+    fn heard(&mut self, report: &Report, detail: Option<Detail>, bytes: usize) {
         let unheard = self.sandbox.journal().report(report);
         // What an adopted sandbox did before is in the figures of the gateway before; the end of
         // what ran when there was none is still to be told.
@@ -183,9 +193,24 @@ impl<'a> Follower<'a> {
         {
             return;
         }
-        self.told.take(report, detail, of_now || unheard);
+        let mut fresh = of_now || unheard;
+        if fresh && !self.budget.take(bytes, Instant::now().into_std()) {
+            fresh = false;
+            self.exceed();
+        }
+        self.told.take(report, detail, fresh);
         if of_now {
             self.count(&report.what);
+        }
+    }
+
+    /// It is counted, but no event.
+    fn exceed(&mut self) {
+        self.metrics.report_missed();
+        if !self.exceeded {
+            self.exceeded = true;
+            let sandbox = self.sandbox.id();
+            tracing::warn!(%sandbox, "it reports more than becomes events; the rest is only counted");
         }
     }
 

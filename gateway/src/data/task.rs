@@ -4,7 +4,7 @@
 //! What comes may be made up: each message is bounded, of what was said a short end is kept, and
 //! what makes no sense is the end of the stream.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::sandbox::{NotRun, Ran, Task, end_of};
@@ -24,6 +25,8 @@ const TAG: &str = "coppice-task";
 const LONGEST: usize = 1 << 20;
 /// Kept of what was said, until it is known which end that is.
 const KEPT: usize = 4096;
+/// Read in one second (bytes); the rest waits in envd, and with it the command that says so much.
+const PER_SECOND: usize = 4 << 20;
 /// Of the last message of a stream.
 const LAST: u8 = 2;
 
@@ -114,6 +117,7 @@ pub(super) async fn run(dir: &Path, token: &str, task: &Task, again: bool) -> Re
     }
     let mut body = answer.into_body();
     let mut heard = Heard::default();
+    let (mut window, mut read) = (Instant::now(), 0);
     loop {
         while let Some(message) = heard.message()? {
             if let Some(ran) = heard.take(message)? {
@@ -123,6 +127,11 @@ pub(super) async fn run(dir: &Path, token: &str, task: &Task, again: bool) -> Re
         let Some(frame) = body.frame().await else { return Err(lost("it hung up")) };
         if let Ok(data) = frame.map_err(lost)?.into_data() {
             heard.buffer.extend_from_slice(&data);
+            read += data.len();
+            if read >= PER_SECOND {
+                sleep_until(window + Duration::from_secs(1)).await;
+                (window, read) = (Instant::now(), 0);
+            }
         }
     }
 }

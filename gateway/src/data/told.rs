@@ -164,6 +164,11 @@ impl<'a> Told<'a> {
         self.order.push_back((pid, begun));
         let line = command.clone();
         self.commands.insert(pid, Command { begun, line, trace: made.trace });
+        if self.order.len() > MOST_COMMANDS {
+            // Those that have ended go before one that lives on.
+            let live = &self.commands;
+            self.order.retain(|(pid, of)| live.get(pid).is_some_and(|one| one.begun == *of));
+        }
         while self.order.len() > MOST_COMMANDS || self.words > MOST_WORDS {
             let Some((oldest, of)) = self.order.pop_front() else { break };
             if self.commands.get(&oldest).is_some_and(|command| command.begun == of) {

@@ -167,6 +167,10 @@ impl Scrub {
         match what {
             What::SandboxCreated { metadata, .. } => {
                 metadata.iter_mut().for_each(|(name, value)| self.named(name, value));
+                if metadata.keys().any(|name| !self.found(name).is_empty()) {
+                    let all = std::mem::take(metadata).into_iter();
+                    *metadata = all.map(|it| self.renamed(it)).collect();
+                }
             }
             What::ExecStarted { command, cwd, .. } => {
                 some(cwd, short);
@@ -210,26 +214,58 @@ impl Scrub {
             Value::String(text) => self.text(text, usize::MAX),
             Value::Array(all) => all.iter_mut().for_each(|one| self.value(one)),
             Value::Object(all) => {
-                for (name, one) in all {
+                for (name, one) in all.iter_mut() {
                     match one {
                         Value::String(text) => self.named(name, text),
-                        other => self.value(other),
+                        other => match self.by_name(name, "x") {
+                            Some(at) => self.secret(at, other),
+                            None => self.value(other),
+                        },
                     }
+                }
+                if all.keys().any(|name| !self.found(name).is_empty()) {
+                    *all = std::mem::take(all).into_iter().map(|it| self.renamed(it)).collect();
                 }
             }
             _ => {}
         }
     }
 
-    /// All of a text is a secret that would be one for its name: `name="text`.
-    fn named(&self, name: &str, text: &mut String) {
+    fn renamed<T>(&self, (mut name, value): (String, T)) -> (String, T) {
+        self.text(&mut name, usize::MAX);
+        (name, value)
+    }
+
+    /// All that is in it is what that pattern found.
+    fn secret(&self, at: usize, value: &mut Value) {
+        let text = match value {
+            Value::String(text) => std::mem::take(text),
+            Value::Number(number) => number.to_string(),
+            Value::Array(all) => return all.iter_mut().for_each(|one| self.secret(at, one)),
+            Value::Object(all) => return all.values_mut().for_each(|one| self.secret(at, one)),
+            Value::Null | Value::Bool(_) => return,
+        };
+        self.hit(at, text.len());
+        *value = Value::String(self.instead(at));
+    }
+
+    fn instead(&self, at: usize) -> String {
+        format!("{BEGIN}{}]", self.patterns[at].name)
+    }
+
+    /// By which pattern the text would be a secret for its name: `name="text`.
+    fn by_name(&self, name: &str, text: &str) -> Option<usize> {
         let begin = name.len() + 2;
-        let by_name = self.found(&format!("{name}=\"{text}"));
-        let by_name = by_name.into_iter().find(|(range, _)| range.start == begin);
-        match by_name {
-            Some((_, at)) if !self.found(text).iter().any(|(range, _)| range.start == 0) => {
+        let found = self.found(&format!("{name}=\"{text}"));
+        found.into_iter().find(|(range, _)| range.start == begin).map(|(_, at)| at)
+    }
+
+    /// All of a text is a secret that would be one for its name.
+    fn named(&self, name: &str, text: &mut String) {
+        match self.by_name(name, text) {
+            Some(at) if !self.found(text).iter().any(|(range, _)| range.start == 0) => {
                 self.hit(at, text.len());
-                *text = format!("{BEGIN}{}]", self.patterns[at].name);
+                *text = self.instead(at);
             }
             _ => self.text(text, usize::MAX),
         }

@@ -171,6 +171,28 @@ fn an_event_is_scrubbed_and_cut_wherever_it_has_a_text() {
 }
 
 #[test]
+fn names_are_looked_at_and_all_that_is_under_one_that_says_secret_is_one() {
+    let scrub = Scrub::new(&rules(&[], &[])).unwrap();
+    let redacted = "[redacted:assignment]";
+    let mut value = json!({
+        "sk-0123456789abcdef0123": {"sk-0123456789abcdef0123": 1},
+        "password": ["hunter2", 7, null],
+        "api_key": {"v": "x", "on": true},
+        "max_tokens": 4096,
+    });
+    let wanted = json!({
+        "[redacted:openai-key]": {"[redacted:openai-key]": 1},
+        "password": [redacted, redacted, null],
+        "api_key": {"v": redacted, "on": true},
+        "max_tokens": 4096,
+    });
+    scrub.value(&mut value);
+    assert_eq!(value, wanted);
+    scrub.value(&mut value);
+    assert_eq!(value, wanted);
+}
+
+#[test]
 fn patterns_are_added_replaced_and_left_out() {
     let wanted = rules(&[("badge", r"ACME-(\d{8})"), ("e2b-key", "never")], &["assignment"]);
     let scrub = Scrub::new(&wanted).unwrap();

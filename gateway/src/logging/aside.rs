@@ -95,23 +95,30 @@ impl Kept {
         let found = self.found()?;
         let oldest = self.settings.max_age.and_then(|age| TimeDelta::from_std(age).ok());
         let oldest = oldest.map(|age| now - age);
+        // Deleted first, and past what fails: on a full disk nothing can be compressed before.
+        let mut done = Ok(());
+        let mut kept = Vec::new();
         for (nth, (at, files)) in found.into_iter().rev().enumerate() {
             let many = self.settings.max_backups.is_some_and(|most| nth >= most);
             let Found { plain, compressed } = files;
             if many || oldest.is_some_and(|oldest| at < oldest) {
                 for path in plain.into_iter().chain(compressed) {
-                    fs::remove_file(path)?;
+                    done = done.and(fs::remove_file(path));
                 }
             } else if let Some(plain) = plain {
                 match compressed {
                     // It has its name only when all of it is on the disk.
-                    Some(_) => fs::remove_file(plain)?,
-                    None if self.settings.compress => compress(&plain)?,
-                    None => {}
+                    Some(_) => done = done.and(fs::remove_file(plain)),
+                    None => kept.push(plain),
                 }
             }
         }
-        Ok(())
+        if self.settings.compress {
+            for plain in kept {
+                done = done.and(compress(&plain));
+            }
+        }
+        done
     }
 
     /// Those that are ours, by when they were put aside. What was never finished is removed.
@@ -276,5 +283,22 @@ mod tests {
         assert!(compress(&plain).is_err());
         assert_eq!(fs::read_to_string(&plain).unwrap(), "whole");
         assert_eq!(names(dir.path()).len(), 2);
+    }
+
+    #[test]
+    fn those_that_are_too_many_go_though_a_younger_one_cannot_be_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: u32| dir.path().join(format!("coppice.log.2026-02-12T10-30-45.{n}"));
+        for n in 100..105 {
+            fs::write(at(n), "whole").unwrap();
+        }
+        // What it would be written to.
+        fs::create_dir(dir.path().join("coppice.log.2026-02-12T10-30-45.104.gz")).unwrap();
+        fs::remove_file(at(103)).unwrap();
+        fs::create_dir(at(103)).unwrap();
+        let now = "2026-02-12T12:00:00Z".parse().unwrap();
+        assert!(kept(dir.path()).tidy(now).is_err());
+        assert!(!at(100).exists() && !at(101).exists());
+        assert!(dir.path().join("coppice.log.2026-02-12T10-30-45.102.gz").exists());
     }
 }
