@@ -23,6 +23,7 @@ pub mod network;
 pub mod ops;
 pub mod sandbox;
 pub mod serve;
+mod shares;
 mod stamp;
 pub mod template;
 pub mod tls;

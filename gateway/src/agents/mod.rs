@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::sandbox::{AGENT, Sandbox};
 
+pub use room::keep_room;
 pub use thresholds::keep_watch;
 
 /// There are no more than so many, and nothing about one is longer (bytes).

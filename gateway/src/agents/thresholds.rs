@@ -3,7 +3,10 @@
 //! A threshold is crossed when it was reached for some looks in a row, and crossed back when what is
 //! used was well below it for as many: whoever comes and goes around it is told of once.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{Agent, Agents};
 use crate::{
@@ -13,6 +16,8 @@ use crate::{
 
 /// Looks in a row, of which there is one a second.
 const HOLDS: u8 = 5;
+/// One second, but for what the sampler is late.
+const LEAST_APART: Duration = Duration::from_millis(850);
 /// Below a threshold is below so much of it.
 const BACK: f64 = 0.9;
 
@@ -112,7 +117,13 @@ pub async fn keep_watch(agents: Agents, sandboxes: Sandboxes) {
         return;
     }
     let (mut levels, mut swept) = (Levels::default(), sandboxes.samples().swept());
+    let mut looked: Option<Instant> = None;
     while swept.changed().await.is_ok() {
+        // Whoever asks for fresh figures has the sampler look too.
+        if looked.is_some_and(|at| at.elapsed() < LEAST_APART) {
+            continue;
+        }
+        looked = Some(Instant::now());
         levels.look(&sandboxes, &agents);
     }
 }

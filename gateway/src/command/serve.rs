@@ -148,7 +148,8 @@ async fn serve(config: Config, log: Settings, data_dir: &Path) -> anyhow::Result
         log: log.log.clone(),
     });
 
-    tokio::spawn(agents::keep_watch(config.agents, sandboxes.clone()));
+    tokio::spawn(agents::keep_watch(config.agents.clone(), sandboxes.clone()));
+    tokio::spawn(agents::keep_room(config.agents, sandboxes.clone()));
     let tidy = tokio::spawn({
         let sandboxes = sandboxes.clone();
         async move {

@@ -146,7 +146,8 @@ impl NewTask {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewBatch {
-    /// How many sandboxes, of as many as there may be, and as the tenant may have.
+    /// How many sandboxes, of as many as there may be, as the tenant may have and make in a minute, and
+    /// as the agent may have that the metadata names.
     #[schema(minimum = 1, maximum = 1000)]
     replicas: i64,
     /// A template's name.
@@ -354,8 +355,12 @@ async fn create(
         return Err(ApiError::bad_request(format!("wait must be between 0 and {LONGEST_WAIT}")));
     }
     let sandboxes = gateway.sandboxes();
-    let quota = caller.owner().quota.max_sandboxes.unwrap_or(usize::MAX);
-    let most = sandboxes.most().min(quota).min(MOST_REPLICAS);
+    let quota = &caller.owner().quota;
+    let of_agent = body.metadata.as_ref().and_then(|metadata| gateway.agents().most(metadata));
+    // Of a minute's creates no more are to be had at once than those.
+    let a_minute = quota.creates_per_minute.map(|most| most as usize);
+    let mosts = [Some(sandboxes.most()), quota.max_sandboxes, a_minute, of_agent];
+    let most = mosts.into_iter().flatten().fold(MOST_REPLICAS, usize::min);
     let replicas = usize::try_from(body.replicas).unwrap_or_default();
     if !(1..=most).contains(&replicas) {
         return Err(ApiError::bad_request(format!("replicas must be between 1 and {most}")));

@@ -22,7 +22,7 @@ use crate::sandbox::{NotRun, Ran, Task, end_of};
 /// By which a task is found again.
 const TAG: &str = "coppice-task";
 /// The longest message (bytes); envd's have some tens of KiB of output, in base64.
-const LONGEST: usize = 1 << 20;
+const LONGEST: usize = 256 << 10;
 /// Kept of what was said, until it is known which end that is.
 const KEPT: usize = 4096;
 /// Read in one second (bytes); the rest waits in envd, and with it the command that says so much.

@@ -28,6 +28,15 @@ pub(crate) fn kinds(glob: &str) -> Vec<Kind> {
     Kind::ALL.into_iter().filter(either).collect()
 }
 
+/// Of metadata, in each event (bytes). A sandbox may have a mebibyte, and an answer a thousand events.
+const METADATA: usize = 16 << 10;
+
+/// A sandbox's metadata as far as it goes into an event: all of it, or none.
+pub(super) fn metadata(seen: &Seen) -> Value {
+    let bytes: usize = seen.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes <= METADATA { json!(seen.metadata) } else { json!({}) }
+}
+
 /// The data of an event of that type and time, with what E2B has there: the metadata, and of what
 /// ends a run when it began and how long it was.
 pub(crate) fn data(
@@ -40,7 +49,7 @@ pub(crate) fn data(
         return data;
     }
     let metadata = match seen {
-        Some(seen) => Some(json!(seen.metadata)),
+        Some(seen) => Some(metadata(seen)),
         None if kind == Kind::SandboxCreated => {
             Some(data.get("metadata").cloned().unwrap_or_else(|| json!({})))
         }

@@ -1,9 +1,12 @@
 //! `GET /sandboxes/{id}/metrics/now`: what a sandbox uses, by the five fields of OpenSandbox's
 //! daemon, from the last look at it.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
+use tokio::time::sleep;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -12,8 +15,11 @@ use crate::{
     Gateway,
     error::{ApiError, NoFigures, NoSandbox},
     metrics::Latest,
-    sandbox::Sandbox,
+    sandbox::{Phase, Sandbox},
 };
+
+/// Between two looks for those who ask.
+const FRESH: Duration = Duration::from_millis(200);
 
 pub(super) fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new().routes(routes!(now))
@@ -63,14 +69,25 @@ fn hundredths(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// The last look at a sandbox; one that has not been looked at yet is now.
+/// The last look at a sandbox; one that runs and has not been looked at yet is, though not for each
+/// that asks: a look is one at the whole host.
 pub(super) async fn latest(gateway: &Gateway, sandbox: &Sandbox) -> Option<Latest> {
     let sandboxes = gateway.sandboxes();
     if let Some(latest) = sandboxes.samples().latest(sandbox.id()) {
         return Some(latest);
     }
-    sandboxes.sample_if_older(std::time::Duration::ZERO).await;
-    sandboxes.samples().latest(sandbox.id())
+    for wait in [Duration::ZERO, FRESH] {
+        if sandbox.phase() != Phase::Running {
+            return None;
+        }
+        // It may have been made since the last look, which then is soon too old.
+        sleep(wait).await;
+        sandboxes.sample_if_older(FRESH).await;
+        if let Some(latest) = sandboxes.samples().latest(sandbox.id()) {
+            return Some(latest);
+        }
+    }
+    None
 }
 
 /// What it uses now, by a look that is a second old at most while it runs. Of one that is paused it
@@ -92,7 +109,7 @@ async fn now(
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::{

@@ -20,7 +20,10 @@ use axum::{
 use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::sleep,
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -30,11 +33,13 @@ use super::{
 use crate::{
     Gateway,
     error::{ApiError, NoSandbox, TooManyStreams},
-    sandbox::{Phase, Reason, Sandbox, SandboxId},
+    sandbox::{Phase, Reason, Sandbox, SandboxId, Tenant},
+    shares::Shares,
 };
 
-/// Streams at once, of one sandbox and of all.
+/// Streams at once, of one sandbox, of one tenant, and of all.
 const MOST_OF_ONE: usize = 16;
+const MOST_OF_TENANT: usize = 64;
 const MOST: usize = 256;
 /// Somebody else may have had the sampler look in between.
 const LEAST_APART: Duration = Duration::from_millis(850);
@@ -48,15 +53,34 @@ pub(super) fn routes() -> OpenApiRouter<Gateway> {
 }
 
 /// The streams that are open; clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Watches(Arc<Mutex<HashMap<SandboxId, usize>>>);
+#[derive(Clone, Debug)]
+pub(super) struct Watches(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    sandboxes: Mutex<HashMap<SandboxId, usize>>,
+    tenants: Shares<Tenant>,
+}
+
+impl Default for Watches {
+    fn default() -> Self {
+        let tenants = Shares::new(MOST_OF_TENANT);
+        Self(Arc::new(Open { sandboxes: Mutex::default(), tenants }))
+    }
+}
 
 /// One of them.
-struct Place(Watches, SandboxId);
+struct Place {
+    watches: Watches,
+    id: SandboxId,
+    _own: OwnedSemaphorePermit,
+}
 
 impl Watches {
-    fn take(&self, id: SandboxId) -> Result<Place, ApiError> {
-        let mut open = self.0.lock();
+    fn take(&self, tenant: &Tenant, id: SandboxId) -> Result<Place, ApiError> {
+        let own = self.0.tenants.try_take(tenant.clone());
+        let own = own.ok_or_else(|| ApiError::too_many_streams(MOST_OF_TENANT))?;
+        let mut open = self.0.sandboxes.lock();
         if open.values().sum::<usize>() >= MOST {
             return Err(ApiError::too_many_streams(MOST));
         }
@@ -65,17 +89,17 @@ impl Watches {
             return Err(ApiError::too_many_streams(MOST_OF_ONE));
         }
         *of_one += 1;
-        Ok(Place(self.clone(), id))
+        Ok(Place { watches: self.clone(), id, _own: own })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.0.0.lock();
-        if let Some(of_one) = open.get_mut(&self.1) {
+        let mut open = self.watches.0.sandboxes.lock();
+        if let Some(of_one) = open.get_mut(&self.id) {
             *of_one -= 1;
             if *of_one == 0 {
-                open.remove(&self.1);
+                open.remove(&self.id);
             }
         }
     }
@@ -108,7 +132,7 @@ async fn watch(
         return Err(ApiError::bad_request("count must be 1 or more"));
     }
     let sandbox = gateway.sandboxes().present(id)?;
-    let place = watches.take(id)?;
+    let place = watches.take(&sandbox.facts().tenant, id)?;
     let watch = Watch {
         swept: gateway.sandboxes().samples().swept(),
         gateway,
@@ -245,15 +269,20 @@ mod tests {
     #[test]
     fn there_are_as_many_streams_as_there_may_be_and_places_are_given_back() {
         let watches = Watches::default();
+        let tenant = |n: usize| format!("t{n}").parse::<Tenant>().unwrap();
+        let take = |n: usize, id: SandboxId| watches.take(&tenant(n), id);
         let one = SandboxId::random();
-        let mut of_one: Vec<Place> = (0..MOST_OF_ONE).map(|_| watches.take(one).unwrap()).collect();
-        assert!(watches.take(one).is_err());
+        let mut of_one: Vec<Place> = (0..MOST_OF_ONE).map(|_| take(0, one).unwrap()).collect();
+        assert!(take(0, one).is_err());
         of_one.pop();
-        of_one.push(watches.take(one).unwrap());
-        let others = (of_one.len()..MOST).map(|_| watches.take(SandboxId::random()).unwrap());
+        of_one.push(take(0, one).unwrap());
+        let own = (of_one.len()..MOST_OF_TENANT).map(|_| take(0, SandboxId::random()).unwrap());
+        let own: Vec<Place> = own.collect();
+        assert!(take(0, SandboxId::random()).is_err());
+        let others = (MOST_OF_TENANT..MOST).map(|n| take(n, SandboxId::random()).unwrap());
         let others: Vec<Place> = others.collect();
-        assert!(watches.take(SandboxId::random()).is_err());
-        drop((of_one, others));
-        assert!(watches.0.lock().is_empty());
+        assert!(take(MOST, SandboxId::random()).is_err());
+        drop((of_one, own, others));
+        assert!(watches.0.sandboxes.lock().is_empty());
     }
 }

@@ -12,6 +12,9 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
 use prost::Message;
 
+/// What a receiver may have us wait at most: its word is not to stop us for good, and is far from what
+/// a clock can be added to.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// Of a text that a receiver gives, in the log (bytes).
 const LONGEST: usize = 512;
 /// Padding or none: both are seen.
@@ -76,7 +79,8 @@ impl Status {
             self.details.iter().find(|any| any.type_url.ends_with("google.rpc.RetryInfo"))?;
         let info = RetryInfo::decode(info.value.clone()).ok()?;
         let Delay { seconds, nanos } = info.retry_delay.unwrap_or_default();
-        Some(Duration::new(seconds.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0)))
+        let delay = Duration::new(seconds.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
+        Some(delay.min(LONGEST_WAIT))
     }
 }
 
@@ -98,14 +102,14 @@ pub(super) fn of_http(status: StatusCode, headers: &HeaderMap, body: &Bytes, jso
     }
 }
 
-/// `Retry-After`, in seconds or as a date.
+/// `Retry-After`, in seconds or as a date, of an hour at most.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_WAIT));
     }
     let at = DateTime::parse_from_rfc2822(text).ok()?;
-    Some((at.to_utc() - Utc::now()).to_std().unwrap_or_default())
+    Some((at.to_utc() - Utc::now()).to_std().unwrap_or_default().min(LONGEST_WAIT))
 }
 
 /// A message as it goes over gRPC.
@@ -222,6 +226,16 @@ mod tests {
         let after = retry_after(&date).unwrap();
         assert!((57..=60).contains(&after.as_secs()), "{after:?}");
         assert_eq!(retry_after(&headers(&[("retry-after", "soon")])), None);
+    }
+
+    #[test]
+    fn no_receiver_has_us_wait_for_longer_than_an_hour() {
+        for far in ["18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(retry_after(&headers(&[("retry-after", far)])), Some(LONGEST_WAIT), "{far}");
+        }
+        let delay = Delay { seconds: i64::MAX, nanos: i32::MAX };
+        let answer = of_grpc(StatusCode::OK, &exhausted(Some(delay))).unwrap();
+        assert!(matches!(answer, Answer::Later { after: Some(LONGEST_WAIT), .. }), "{answer:?}");
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Metrics {
         let mut pause = PAUSE.min(every);
         while let ControlFlow::Break(after) = self.push().await {
             let wait = after.unwrap_or(pause);
-            if Instant::now() + wait >= end {
+            if wait >= end.saturating_duration_since(Instant::now()) {
                 return;
             }
             sleep(wait).await;

@@ -39,7 +39,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,7 @@ use roll::Roll;
 use shelf::Shelf;
 
 use super::{Batch, Events, Room, Subscription, Types, agents::Rates};
+use crate::{sandbox::Tenant, shares::Shares};
 
 pub use line::Line;
 pub use query::{Filter, Page, Place, Query, Start};
@@ -67,8 +68,11 @@ const SETTLE: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Looks that go on at once; the others take turns.
 const LOOKS: usize = 2;
-/// Of those who watch at once.
+/// Of those, of one tenant's.
+const LOOKS_OF_ONE: usize = 1;
+/// Of those who watch at once, of all tenants and of one.
 const WATCHERS: usize = 100;
+const WATCHERS_OF_ONE: usize = 20;
 
 /// Where events are kept, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +109,9 @@ struct Inner {
     /// What was in the files is known.
     found: [CancellationToken; 2],
     looks: Arc<Semaphore>,
+    looks_of: Shares<Tenant>,
     watchers: Arc<Semaphore>,
+    watchers_of: Shares<Tenant>,
     rates: Rates,
     /// Nothing can be written at present.
     failing: Arc<AtomicBool>,
@@ -134,7 +140,9 @@ impl History {
             settling,
             found: Default::default(),
             looks: Arc::new(Semaphore::new(LOOKS)),
+            looks_of: Shares::new(LOOKS_OF_ONE),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            watchers_of: Shares::new(WATCHERS_OF_ONE),
             rates: Rates::default(),
             failing: Arc::default(),
             stop,
@@ -174,28 +182,36 @@ impl History {
 
     /// Looks for events, with all that happened before. What cannot be read is not there.
     pub async fn find(&self, query: Query) -> Page {
-        self.look(move |shelf, given_up| query::find(shelf, &query, given_up)).await
+        let tenant = query.filter.tenant.clone();
+        self.look(tenant, move |shelf, given_up| query::find(shelf, &query, given_up)).await
     }
 
     /// Whether there is any.
     pub async fn any(&self, filter: Filter) -> bool {
-        self.look(move |shelf, given_up| query::any(shelf, filter, given_up)).await
+        let tenant = filter.tenant.clone();
+        self.look(tenant, move |shelf, given_up| query::any(shelf, filter, given_up)).await
     }
 
     async fn look<T: Default + Send + 'static>(
         &self,
+        tenant: Option<Tenant>,
         work: impl FnOnce(&Shelf, &AtomicBool) -> T + Send + 'static,
     ) -> T {
         for found in &self.0.found {
             found.cancelled().await;
         }
         self.settle(SETTLE).await;
+        // First among their own, so that one who asks for much has nobody else wait.
+        let own = match tenant {
+            Some(tenant) => self.0.looks_of.take(tenant).await,
+            None => None,
+        };
         let turn = self.0.looks.clone().acquire_owned().await;
         let shelf = self.0.shelf.clone();
         let given_up = Arc::new(AtomicBool::new(false));
         let _given_up = GiveUp(given_up.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _turn = (own, turn);
             work(&shelf, &given_up)
         });
         looked.await.unwrap_or_default()
@@ -211,9 +227,13 @@ impl History {
         &self.0.rates
     }
 
-    /// From `start` on, and then what happens; `None`: as many watch as may.
+    /// From `start` on, and then what happens; `None`: as many watch as may, or of that tenant's.
     pub fn watch(&self, filter: Filter, start: Option<Start>) -> Option<Watch> {
-        let place: OwnedSemaphorePermit = self.0.watchers.clone().try_acquire_owned().ok()?;
+        let own = match &filter.tenant {
+            Some(tenant) => Some(self.0.watchers_of.try_take(tenant.clone())?),
+            None => None,
+        };
+        let place = (own, self.0.watchers.clone().try_acquire_owned().ok()?);
         Some(Watch::new(self.clone(), filter, start, place))
     }
 }

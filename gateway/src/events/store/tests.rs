@@ -454,8 +454,10 @@ async fn who_left_off_where_nothing_is_any_more_is_told_so_and_watchers_are_boun
     assert_eq!(next(&mut watch).await, Some(Sight::Lost));
     let rest = seen(&mut watch, 49).await;
     assert!(rest.len() < 20 && rest[0] > 1, "{rest:?}");
-    let others: Vec<_> = std::iter::from_fn(|| history.watch(of_acme(), None)).collect();
-    assert_eq!(others.len(), WATCHERS - 1);
+    let own: Vec<_> = std::iter::from_fn(|| history.watch(of_acme(), None)).collect();
+    assert_eq!(own.len(), WATCHERS_OF_ONE - 1);
+    let others: Vec<_> = std::iter::from_fn(|| history.watch(Filter::default(), None)).collect();
+    assert_eq!(others.len(), WATCHERS - WATCHERS_OF_ONE);
 }
 
 /// What a gateway that is killed, or a host that goes down, may leave behind.

@@ -18,6 +18,8 @@ use super::{
 
 /// Read at once of what is kept.
 const PAGE: usize = 200;
+/// Read on without a pause, to catch up with what comes.
+const MOST_READY: usize = 4 * PAGE;
 /// What may wait for one who is slow.
 const ROOM: Room = Room { events: 1024, bytes: 1 << 20 };
 /// Without anything else to say.
@@ -34,6 +36,9 @@ pub enum Sight {
     Quiet,
 }
 
+/// Among a tenant's own, and among all.
+pub(super) type Seat = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
 pub struct Watch {
     history: History,
     filter: Filter,
@@ -43,7 +48,7 @@ pub struct Watch {
     state: State,
     /// The last that came, wanted or not, if any did.
     last: Option<EventId>,
-    _place: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 enum State {
@@ -58,12 +63,7 @@ enum State {
 }
 
 impl Watch {
-    pub(super) fn new(
-        history: History,
-        filter: Filter,
-        start: Option<Start>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn new(history: History, filter: Filter, start: Option<Start>, seat: Seat) -> Self {
         let types = match &filter.kinds {
             None => Types::all(),
             // All of them are types there are; of none at all nothing comes.
@@ -77,7 +77,7 @@ impl Watch {
             }
         };
         let ready = VecDeque::new();
-        Self { history, filter, types, ready, state, last: None, _place: place }
+        Self { history, filter, types, ready, state, last: None, _seat: seat }
     }
 
     /// `None`: there will be no more.
@@ -149,6 +149,11 @@ impl Watch {
             (end, _) = (page.end, self.ready.extend(page.lines));
             if last {
                 break;
+            }
+            // More comes than is read: what there is goes out first, and it is tried again then.
+            if self.ready.len() > MOST_READY {
+                self.state = State::Kept(Start::At(end));
+                return gap;
             }
         }
         (self.state, self.last) = (State::Live { from, seen, end: Some(end) }, None);

@@ -138,8 +138,9 @@ impl Courier {
                 return metrics.webhook_events_lost(1);
             }
             let changed = self.hook.changed.notified();
-            let outcome =
-                poster.send(self.hook.id, &self.hook.said(), &waiting, body.clone()).await;
+            let outcome = poster
+                .send((self.hook.id, &self.hook.tenant), &self.hook.said(), &waiting, body.clone())
+                .await;
             let failed = outcome.attempt.failed();
             answers += u32::from(outcome.attempt.answer.is_some());
             metrics.webhook_attempted(!failed);

@@ -4,7 +4,7 @@ use chrono::{Duration, SecondsFormat};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    events::{Event, Kind, Types, What, types::matches},
+    events::{Event, Kind, Types, What, e2b, types::matches},
     sandbox::Sandboxes,
 };
 
@@ -102,7 +102,7 @@ fn data(event: &Event, sandboxes: &Sandboxes) -> Value {
     };
     let seen = lifecycle.then(|| sandboxes.see(event.sandbox).ok()).flatten();
     if let Some(seen) = &seen {
-        data.insert("sandbox_metadata".into(), json!(seen.metadata));
+        data.insert("sandbox_metadata".into(), e2b::metadata(seen));
     } else if let What::SandboxCreated { metadata, .. } = &event.what {
         data.insert("sandbox_metadata".into(), json!(metadata));
     }

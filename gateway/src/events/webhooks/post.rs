@@ -35,9 +35,12 @@ use crate::events::{
     export::http::client_config,
     otlp::{retry_after, short},
 };
+use crate::{sandbox::Tenant, shares::Shares};
 
-/// Deliveries under way at once, of all webhooks.
-const AT_ONCE: usize = 64;
+/// Deliveries under way at once, of all webhooks and of one tenant's: one whose receivers are slow is
+/// to keep no other waiting.
+const AT_ONCE: usize = 128;
+const AT_ONCE_OF_ONE: usize = 16;
 /// For one delivery, from looking the name up to the end of the answer's head.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For what is kept of the answer's body.
@@ -50,6 +53,7 @@ const V1: HeaderValue = HeaderValue::from_static("v1");
 /// Sends for all webhooks, so many at once.
 pub(super) struct Poster {
     reach: Reach,
+    own_turns: Shares<Tenant>,
     turns: Semaphore,
     tls: TlsConnector,
 }
@@ -71,18 +75,19 @@ fn transport(error: impl std::fmt::Display) -> Failed {
 impl Poster {
     pub(super) fn new(reach: Reach) -> Result<Self, String> {
         let tls = TlsConnector::from(Arc::new(client_config(None)?));
-        Ok(Self { reach, turns: Semaphore::new(AT_ONCE), tls })
+        let own_turns = Shares::new(AT_ONCE_OF_ONE);
+        Ok(Self { reach, own_turns, turns: Semaphore::new(AT_ONCE), tls })
     }
 
     pub(super) async fn send(
         &self,
-        hook: Uuid,
+        (hook, tenant): (Uuid, &Tenant),
         said: &Said,
         what: &Waiting,
         body: Bytes,
     ) -> Outcome {
         // Never closed.
-        let _turn = self.turns.acquire().await;
+        let _turn = (self.own_turns.take(tenant.clone()).await, self.turns.acquire().await);
         let id = Uuid::new_v4();
         let (at, began) = (Utc::now(), Instant::now());
         let headers = headers(hook, id, &signature(&said.signature_secret, &body));
@@ -153,8 +158,21 @@ impl Poster {
         }
         // Those that were looked at, and no other.
         let stream = TcpStream::connect(&within[..]).await.map_err(transport)?;
+        self.refuse_own(&stream)?;
         stream.set_nodelay(true).map_err(transport)?;
         Ok(stream)
+    }
+
+    /// Whoever talks to an address of their own mostly has it as their own too. Where it could not be
+    /// told before, nothing has been sent yet.
+    fn refuse_own(&self, stream: &TcpStream) -> Result<(), Failed> {
+        let own = stream.local_addr().map_err(transport)?.ip().to_canonical();
+        let peer = stream.peer_addr().map_err(transport)?.ip().to_canonical();
+        if own == peer && !self.reach.names(peer) {
+            let why = "it leads to the gateway's own host, which is not asked for a tenant";
+            return Err(("dns_error", why.to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -219,4 +237,21 @@ fn told(headers: &HeaderMap) -> String {
 fn kept(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST)]);
     text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_the_host_itself_is_not_spoken_on_unless_it_is_allowed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let closed = Poster::new(Reach::default()).unwrap();
+        assert_eq!(closed.refuse_own(&stream).unwrap_err().0, "dns_error");
+        let allowed = vec!["127.0.0.0/8".parse().unwrap()];
+        Poster::new(Reach { allowed }).unwrap().refuse_own(&stream).unwrap();
+    }
 }

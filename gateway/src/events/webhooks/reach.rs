@@ -3,7 +3,7 @@
 //! ranges that the operator names. Looked at after the name is resolved, for each connection, and
 //! what was looked at is what is connected to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use http::Uri;
 
@@ -61,12 +61,20 @@ pub struct Reach {
 impl Reach {
     fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        is_public(address) || self.allowed.iter().any(|range| range.has(address))
+        is_public(address) || self.names(address)
     }
 
-    /// Those of what a name has resolved to that may be connected to.
+    /// Whether the operator has said that it may be asked.
+    pub(super) fn names(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.allowed.iter().any(|range| range.has(address))
+    }
+
+    /// Those of what a name has resolved to that may be connected to. Public addresses of the host
+    /// itself are none of them: from within, all that listens there is behind its firewall.
     pub(super) fn within(&self, found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-        found.filter(|address| self.has(address.ip())).collect()
+        let open = |ip: IpAddr| self.names(ip) || is_public(ip.to_canonical()) && !is_own(ip);
+        found.filter(|address| open(address.ip())).collect()
     }
 
     /// Whether it may be an address of a webhook, as far as that can be told from what it says: a
@@ -119,6 +127,18 @@ fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(address) => !is_closed(address) && !is_example(address),
         IpAddr::V6(address) => is_public_v6(address),
     }
+}
+
+/// Whether the host has it. Only what it has can be bound to, unless the host is set so that all can:
+/// then this is of no use, and what nobody has is bound to as well.
+fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let nobodys = match address {
+        IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
+        IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    };
+    let binds = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    binds(address) && !binds(nobodys)
 }
 
 /// Of documents and of nobody: 192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24, and the relays of
@@ -190,6 +210,16 @@ mod tests {
         }
         for open in ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "::ffff:1.1.1.1", "2a00::1"] {
             assert!(none.has(open.parse().unwrap()), "{open}");
+        }
+    }
+
+    #[test]
+    fn what_the_host_has_is_its_own() {
+        for own in ["127.0.0.1", "127.0.0.9", "::ffff:127.0.0.1"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for other in ["1.1.1.1", "198.51.100.7", "2606:4700::1111"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
         }
     }
 

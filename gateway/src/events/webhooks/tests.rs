@@ -112,7 +112,8 @@ async fn posted(allowed: &str, url: String) -> deliveries::Attempt {
     let poster = Poster::new(reach).unwrap();
     let line = r#"{"id": "e", "sandbox": "s", "kind": "exec.started", "at": 0, "body": {}}"#;
     let waiting: intake::Waiting = serde_json::from_str(line).unwrap();
-    poster.send(Uuid::nil(), &said(&url), &waiting, "{}".into()).await.attempt
+    let tenant = "acme".parse().unwrap();
+    poster.send((Uuid::nil(), &tenant), &said(&url), &waiting, "{}".into()).await.attempt
 }
 
 #[tokio::test]

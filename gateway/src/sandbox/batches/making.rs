@@ -176,13 +176,13 @@ impl Sandboxes {
                     }
                 }
                 Err(error) => {
-                    sandboxes.tell_not_made(
-                        batch.asked.tenant.clone(),
-                        &batch.asked.template,
-                        &error,
-                    );
                     let why = error.reason();
                     let room = why == Reason::Capacity || matches!(error, Error::Template { .. });
+                    // What waits for room is tried over and over, and has not failed.
+                    if !room {
+                        let tenant = batch.asked.tenant.clone();
+                        sandboxes.tell_not_made(tenant, &batch.asked.template, &error);
+                    }
                     tracing::debug!(batch = %batch.id, "batch: {error}");
                     pass.full.fetch_or(room, Ordering::Relaxed);
                     pass.failed.fetch_add(usize::from(!room), Ordering::Relaxed);
