@@ -84,7 +84,9 @@ impl SandboxEvent {
         if let Some(known) = known {
             let at =
                 DateTime::parse_from_rfc3339(timestamp).map_or_else(|_| Utc::now(), Into::into);
-            let seen = sandbox.parse().ok().and_then(|id| gateway.sandboxes().see(id).ok());
+            // To see it copies its metadata.
+            let id = if e2b::is_of_life(known) { sandbox.parse().ok() } else { None };
+            let seen = id.and_then(|id| gateway.sandboxes().see(id).ok());
             data = e2b::data(known, at, data, seen.as_ref());
         }
         Some(Self {

@@ -1,7 +1,7 @@
 //! Events as E2B's clients know them: other names for what happens in a sandbox's life, and what
 //! E2B has in the data of those.
 
-use chrono::{DateTime, Duration, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
 use super::{Kind, types::matches};
@@ -20,6 +20,11 @@ const NAMES: [(Kind, &str); 6] = [
 /// E2B's name of it, or ours where E2B has none.
 pub(crate) fn name(kind: Kind) -> &'static str {
     NAMES.iter().find(|(known, _)| *known == kind).map_or(kind.name(), |(_, name)| name)
+}
+
+/// Whether it is of a sandbox's life: only then its data has more here than in the file.
+pub(crate) fn is_of_life(kind: Kind) -> bool {
+    NAMES.iter().any(|(known, _)| *known == kind)
 }
 
 /// What a glob matches, of E2B's names and of ours.
@@ -45,7 +50,7 @@ pub(crate) fn data(
     mut data: Map<String, Value>,
     seen: Option<&Seen>,
 ) -> Map<String, Value> {
-    if !NAMES.iter().any(|(known, _)| *known == kind) {
+    if !is_of_life(kind) {
         return data;
     }
     let metadata = match seen {
@@ -63,8 +68,13 @@ pub(crate) fn data(
         Kind::SandboxTerminated => data.get("totalRuntimeMs"),
         _ => None,
     };
-    if let Some(ran) = ran.and_then(Value::as_u64) {
-        let began = at - Duration::milliseconds(i64::try_from(ran).unwrap_or_default());
+    // It is what a file says, which may be beyond any calendar.
+    let began = |ran: u64| {
+        let ran = TimeDelta::try_milliseconds(i64::try_from(ran).ok()?)?;
+        at.checked_sub_signed(ran)
+    };
+    let ran = ran.and_then(Value::as_u64);
+    if let Some((ran, began)) = ran.and_then(|ran| Some((ran, began(ran)?))) {
         let mut execution = json!({
             "started_at": began.to_rfc3339_opts(SecondsFormat::Millis, true),
             "execution_time": ran,
@@ -105,6 +115,10 @@ mod tests {
         let killed = of(Kind::SandboxTerminated, json!({"totalRuntimeMs": 1500}));
         let execution = json!({"started_at": "2026-06-15T10:29:59.000Z", "execution_time": 1500});
         assert_eq!(killed, json!({"totalRuntimeMs": 1500, "execution": execution}));
+        for ran in [u64::MAX, i64::MAX as u64, 9_000_000_000_000_000] {
+            let beyond = json!({ "totalRuntimeMs": ran });
+            assert_eq!(of(Kind::SandboxTerminated, beyond.clone()), beyond);
+        }
         let created = of(Kind::SandboxCreated, json!({"metadata": {"a": "b"}}));
         assert_eq!(created["sandbox_metadata"], json!({"a": "b"}));
         let other = json!({"exitCode": 0});

@@ -1,6 +1,9 @@
 //! Looking for events: which stretches of which files may have them, and which lines there are.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use chrono::{DateTime, Utc};
 
@@ -14,6 +17,12 @@ use crate::{
     events::{EventId, Kind},
     sandbox::{SandboxId, Tenant},
 };
+
+/// Found at once, in bytes of lines: with so many it is enough, however few they are. A line may have
+/// tens of KiB, and there is one such answer for each who asks.
+const MOST_BYTES: usize = 4 << 20;
+/// How a line says of which sandbox it is.
+const SANDBOX: &str = "\"sandboxId\":\"";
 
 /// Which events somebody wants.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +75,8 @@ pub struct Query {
 pub struct Page {
     /// As they stand in the file.
     pub lines: Vec<String>,
+    /// There may be more behind them: of an ascending look.
+    pub more: bool,
     /// Behind all that was looked at; of an ascending look.
     pub end: Place,
     /// What the look was to begin behind is no longer there, and maybe more.
@@ -104,25 +115,40 @@ struct Sieve<'a> {
     wanted: Wanted,
     /// One of these stands in each line that is wanted; empty is no such hint.
     hints: Vec<String>,
-    sandboxes: Vec<String>,
+    sandboxes: HashSet<String>,
 }
 
 impl<'a> Sieve<'a> {
     fn new(filter: &'a Filter) -> Self {
-        let sandboxes: Vec<String> = filter.sandboxes.iter().map(ToString::to_string).collect();
-        let hints = if sandboxes.is_empty() {
+        let sandboxes: HashSet<String> = filter.sandboxes.iter().map(ToString::to_string).collect();
+        let hints: Vec<String> = if sandboxes.is_empty() {
             let kinds = filter.kinds.iter().flatten();
             kinds.map(|kind| format!("\"type\":\"{}\"", kind.name())).collect()
         } else {
-            sandboxes.clone()
+            sandboxes.iter().cloned().collect()
         };
         // Many of them are slower than to read the line.
         let hints = if hints.len() > 3 { Vec::new() } else { hints };
         Self { filter, wanted: filter.wanted(), hints, sandboxes }
     }
 
+    /// Unless it says plainly that it is of another.
+    fn may_be_of_them(&self, text: &str) -> bool {
+        let mut said = text.match_indices(SANDBOX).map(|(at, _)| {
+            let rest = &text[at + SANDBOX.len()..];
+            rest.split('"').next().unwrap_or_default()
+        });
+        let Some(first) = said.next() else { return true };
+        // What agents tell of may have that name again.
+        self.sandboxes.contains(first) || said.any(|id| self.sandboxes.contains(id))
+    }
+
     fn lets(&self, text: &str) -> bool {
         if !self.hints.is_empty() && !self.hints.iter().any(|hint| text.contains(hint.as_str())) {
+            return false;
+        }
+        // Of many of them too: to read a whole line is much dearer.
+        if self.hints.is_empty() && !self.sandboxes.is_empty() && !self.may_be_of_them(text) {
             return false;
         }
         let Some(line) = Line::read(text.as_bytes()) else { return false };
@@ -130,7 +156,7 @@ impl<'a> Sieve<'a> {
         let Wanted { from, until, .. } = self.wanted;
         let timed = from > i64::MIN || until < i64::MAX;
         tenant.as_ref().is_none_or(|tenant| tenant.name() == line.tenant)
-            && (self.sandboxes.is_empty() || self.sandboxes.iter().any(|id| id == line.sandbox))
+            && (self.sandboxes.is_empty() || self.sandboxes.contains(line.sandbox))
             && kinds.as_ref().is_none_or(|all| all.iter().any(|kind| kind.name() == line.kind))
             && (!timed || line.millis().is_some_and(|at| (from..=until).contains(&at)))
     }
@@ -142,6 +168,8 @@ struct Look<'a> {
     sieve: Sieve<'a>,
     passed: usize,
     found: Vec<String>,
+    /// Of those found.
+    bytes: usize,
 }
 
 impl Look<'_> {
@@ -154,26 +182,27 @@ impl Look<'_> {
             self.passed += 1;
         } else {
             self.found.push(text.to_owned());
+            self.bytes += text.len();
         }
-        self.found.len() >= self.query.limit
+        self.found.len() >= self.query.limit || self.bytes >= MOST_BYTES
     }
 }
 
 /// Looks for them, unless nobody waits any more. Blocks.
 pub(super) fn find(shelf: &Shelf, query: &Query, given_up: &AtomicBool) -> Page {
     let seen = shelf.look();
-    let (start, gap) = begin(&seen, &query.start);
+    let (start, gap) = begin(&seen, &query.start, given_up);
     let sieve = Sieve::new(&query.filter);
-    let mut look = Look { query, sieve, passed: 0, found: Vec::new() };
-    let mut end = end_of(&seen).max(start);
+    let mut look = Look { query, sieve, passed: 0, found: Vec::new(), bytes: 0 };
+    let (mut more, mut end) = (false, end_of(&seen).max(start));
     if query.limit > 0 {
         if query.descending {
             descend(&seen, start, &mut look, given_up);
         } else if let Some(place) = ascend(&seen, start, &mut look, given_up) {
-            end = place;
+            (more, end) = (true, place);
         }
     }
-    Page { lines: look.found, end, gap }
+    Page { lines: look.found, more, end, gap }
 }
 
 /// Whether there is any such event at all.
@@ -251,22 +280,25 @@ fn end_of(seen: &Seen) -> Place {
 }
 
 /// Where to begin, and whether something is missing there.
-fn begin(seen: &Seen, start: &Start) -> (Place, bool) {
+fn begin(seen: &Seen, start: &Start, given_up: &AtomicBool) -> (Place, bool) {
     let oldest = seen.files.first_key_value().map_or(0, |(file, _)| *file);
     match start {
         Start::Oldest => (Place::default(), false),
         Start::At(place) => ((*place), place.file < oldest && *place != Place::default()),
-        Start::After(id) => behind(seen, *id),
+        Start::After(id) => behind(seen, *id, given_up),
     }
 }
 
 /// Behind an event; where it is not there, before the first one that is younger by its id.
-fn behind(seen: &Seen, id: EventId) -> (Place, bool) {
+fn behind(seen: &Seen, id: EventId, given_up: &AtomicBool) -> (Place, bool) {
     let text = id.to_string();
     let millis = id_millis(&text).unwrap_or_default();
     let mut younger = None;
     for (file, segment) in &seen.files {
         for (block, about) in segment.blocks.iter().enumerate() {
+            if given_up.load(Relaxed) {
+                return (Place::default(), seen.forgot);
+            }
             if about.span.high < millis || about.span.low > about.span.high {
                 continue;
             }
@@ -292,4 +324,58 @@ fn behind(seen: &Seen, id: EventId) -> (Place, bool) {
         }
     }
     (younger.unwrap_or_else(|| end_of(seen)), seen.forgot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    fn shelf(lines: &[String]) -> Shelf {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines");
+        fs::write(&path, lines.concat()).unwrap();
+        let shelf = Shelf::default();
+        shelf.put(1, Segment::of_lines(File::open(path).unwrap()).unwrap());
+        shelf
+    }
+
+    fn line(n: u64, data: &str) -> String {
+        let front =
+            format!("{{\"timestamp\":\"2026-01-01T00:00:00.000Z\",\"id\":\"00000000-{n:04x}\"");
+        format!(
+            "{front},\"sandboxId\":\"{n:032x}\",\"type\":\"x\",\"data\":{data},\
+             \"tenant\":\"acme\",\"template\":\"base\"}}\n"
+        )
+    }
+
+    #[test]
+    fn an_answer_is_bounded_in_bytes_and_the_next_goes_on_behind_it() {
+        let long = format!("\"{}\"", "a".repeat(1 << 20));
+        let shelf = shelf(&(0..10).map(|n| line(n, &long)).collect::<Vec<_>>());
+        let (mut start, mut pages) = (Start::Oldest, Vec::new());
+        loop {
+            let query = Query { start, limit: usize::MAX, ..Query::default() };
+            let page = find(&shelf, &query, &AtomicBool::new(false));
+            pages.push((page.lines.len(), page.more));
+            start = Start::At(page.end);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(pages, [(4, true), (4, true), (2, false)]);
+    }
+
+    #[test]
+    fn many_sandboxes_are_asked_for_at_once() {
+        let named = "{\"sandboxId\":\"no\"}";
+        let shelf = shelf(&(0..100).map(|n| line(n, named)).collect::<Vec<_>>());
+        let sandboxes = (0..50).map(|n| format!("{:032x}", n * 2).parse().unwrap()).collect();
+        let filter = Filter { sandboxes, ..Filter::default() };
+        let query = Query { filter, limit: usize::MAX, ..Query::default() };
+        assert_eq!(find(&shelf, &query, &AtomicBool::new(false)).lines.len(), 50);
+        let none = find(&shelf, &query, &AtomicBool::new(true));
+        assert!(none.lines.is_empty());
+    }
 }

@@ -21,7 +21,7 @@ use super::{
     block::Marks,
     line::Line,
     names::{Aside, Names},
-    segment::Segment,
+    segment::{LONGEST, Segment},
     shelf::Shelf,
 };
 use crate::events::Event;
@@ -196,29 +196,50 @@ fn append_to(path: &Path) -> io::Result<File> {
 /// Cuts off what is not a whole line: how long the file is then, and whether an event was lost.
 fn mend(file: &File) -> io::Result<(u64, bool)> {
     let size = file.metadata()?.len();
-    let mut tail = Vec::new();
-    let mut from = size;
-    while from > 0 && !tail.contains(&b'\n') {
+    // After a loss of power there may be megabytes of zeros: each byte is looked at once.
+    let (mut whole, mut from) = (0, size);
+    while from > 0 {
         let length = from.min(LOOK);
         from -= length;
         let mut front = vec![0; length as usize];
         file.read_exact_at(&mut front, from)?;
-        front.extend_from_slice(&tail);
-        tail = front;
+        if let Some(end) = front.iter().rposition(|byte| *byte == b'\n') {
+            whole = from + end as u64 + 1;
+            break;
+        }
     }
-    let torn = match tail.iter().rposition(|byte| *byte == b'\n') {
-        Some(end) => &tail[end + 1..],
-        None => &tail[..],
-    };
-    if torn.is_empty() {
+    if whole == size {
         return Ok((size, false));
     }
-    if Line::read(torn).is_some() {
-        let mut at_end = file;
-        at_end.write_all(b"\n")?;
-        return Ok((size + 1, false));
+    if size - whole <= LONGEST {
+        let mut torn = vec![0; (size - whole) as usize];
+        file.read_exact_at(&mut torn, whole)?;
+        if Line::read(&torn).is_some() {
+            let mut at_end = file;
+            at_end.write_all(b"\n")?;
+            return Ok((size + 1, false));
+        }
     }
-    let whole = size - torn.len() as u64;
     file.set_len(whole)?;
     Ok((whole, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_of_zeros_is_cut_off_however_long_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines");
+        for (whole, zeros) in [(0, 1), (10, LOOK), (10, 3 * LOOK + 7), (10, LONGEST + 1)] {
+            let text = if whole == 0 { "" } else { "012345678\n" };
+            fs::write(&path, text).unwrap();
+            let file = append_to(&path).unwrap();
+            file.set_len(whole + zeros).unwrap();
+            assert_eq!(mend(&file).unwrap(), (whole, true), "{zeros}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(mend(&file).unwrap(), (whole, false), "{zeros}");
+        }
+    }
 }

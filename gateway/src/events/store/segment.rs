@@ -12,7 +12,7 @@ use flate2::bufread::GzDecoder;
 use super::block::{self, Block, Marks};
 
 /// Beyond it a stretch is none that was written here: one line of the longest, and what was before.
-const LONGEST: u64 = 16 << 20;
+pub(super) const LONGEST: u64 = 16 << 20;
 
 #[derive(Clone)]
 pub(super) struct Segment {

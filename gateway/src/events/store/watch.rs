@@ -133,7 +133,7 @@ impl Watch {
     /// Reads on in what is kept; whether some of it is missing.
     async fn read(&mut self, start: Start) -> bool {
         let page = self.page(start).await;
-        let (gap, full) = (page.gap, page.lines.len() == PAGE);
+        let (gap, full) = (page.gap, page.more);
         self.ready.extend(page.lines);
         self.state = State::Kept(Start::At(page.end));
         if full {
@@ -145,7 +145,7 @@ impl Watch {
             let page = self.page(Start::At(end)).await;
             let ids = page.lines.iter().filter_map(|line| Line::read(line.as_bytes()));
             seen.extend(ids.map(|line| line.id.to_owned()));
-            let last = page.lines.len() < PAGE;
+            let last = !page.more;
             (end, _) = (page.end, self.ready.extend(page.lines));
             if last {
                 break;
