@@ -25,6 +25,7 @@ const DETAILS: usize = 256 << 10;
 pub struct Reports {
     ring: Mutex<Ring>,
     added: Notify,
+    urgent: Notify,
 }
 
 #[derive(Default)]
@@ -54,15 +55,28 @@ struct Held {
 
 impl Reports {
     pub fn push(&self, what: What) {
-        self.ring.lock().push(what, "");
-        self.added.notify_waiters();
+        self.add(what, "");
     }
 
     /// With all there is to say of it.
     pub fn tell(&self, what: What, detail: &Detail) {
         let detail = serde_json::to_string(detail).unwrap_or_default();
-        self.ring.lock().push(what, &detail);
+        self.add(what, &detail);
+    }
+
+    fn add(&self, what: What, detail: &str) {
+        let urgent = !matches!(what, What::FileRead { .. } | What::FileWritten { .. });
+        self.ring.lock().push(what, detail);
         self.added.notify_waiters();
+        if urgent {
+            self.urgent.notify_one();
+        }
+    }
+
+    /// Returns when there is one that is not to wait for others: whoever has heard of a command's
+    /// end may end the sandbox next, and with it what has not been told by then.
+    pub(crate) async fn urgent(&self) {
+        self.urgent.notified().await;
     }
 
     /// Forgets what was, but for the kernels and commands that live, and begins to number anew. Only for when

@@ -192,7 +192,10 @@ async fn report(envd: &Envd, mut gateway: UnixStream) -> io::Result<()> {
         }
         to.write_all(&lines).await?;
         // One wake-up of the gateway for many reports, where there are many.
-        sleep(REPORT_PAUSE).await;
+        tokio::select! {
+            () = sleep(REPORT_PAUSE) => {}
+            () = envd.reports.urgent() => {}
+        }
     }
 }
 
