@@ -206,8 +206,14 @@ impl Sandboxes {
     /// Removes one that was visible to the gateway before.
     pub(super) fn give_up_known(&self, record: &Record, dir: PathBuf, reason: Reason) {
         self.0.metrics.sandbox_ended(reason);
-        let at = Some(Utc::now());
-        self.go_on_removing(record, dir, reason, at);
+        let (now, moment) = (Utc::now(), record.moment());
+        // Since when it has not run nobody knows, but not past its deadline: the host may have been
+        // down for days, which nobody is to pay for.
+        let at = match moment.phase {
+            Phase::Running => now.min(moment.deadline.max(moment.runs_since)),
+            _ => now,
+        };
+        self.go_on_removing(record, dir, reason, Some(at));
     }
 
     /// Removes one that the gateway before has ended, and has counted. Whether it came to tell of
