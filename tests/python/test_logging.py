@@ -214,4 +214,6 @@ def test_nobody_waits_for_who_reads_standard_error(logged, tmp_path, eventually)
         eventually(told)
     finally:
         gateway.end()
+        # What is started after it has no reader.
+        gateway.prefix = ()
         os.close(reader)
