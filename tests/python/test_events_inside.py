@@ -34,6 +34,8 @@ class Told:
         # What is behind the last line's end is being written.
         events = [json.loads(line) for line in self.text().split("\n")[:-1]]
         own = [event for event in events if event.get("sandboxId") == sandbox.sandbox_id]
+        # What one gateway has told the next may tell again, as the same event.
+        own = {event["id"]: event for event in own}.values()
         return [event for event in own if event["type"] in types]
 
 
