@@ -27,7 +27,8 @@ pytestmark = pytest.mark.timeout(180)
 ANSWER = 10
 TIMES = 20
 MEMORY = 64 << 20
-DESCRIPTORS = 64
+# Of these the sampler has five for each sandbox, from its first look at it on.
+DESCRIPTORS = 128
 
 BOUNDED = "the bound that it meets is in the program, not in a wall: see what is watched"
 
