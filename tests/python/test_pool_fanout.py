@@ -28,7 +28,7 @@ def test_fifty_sandboxes_of_the_pool_work_side_by_side(fanout, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("50 sandboxes in ") and "pi is about 3.14" in done.stdout
     log = (fanout.base / "log").read_text()
-    pooled = re.findall("created sandbox=.* pooled=(.*)", log)
+    pooled = re.findall("created sandbox=.* pooled=(true|false)", log)
     assert len(pooled) == FANOUT and "true" in pooled
     # A host that is busy enough may keep an entry from answering in time; there is no other reason.
     assert pooled.count("true") + log.count("pool: cannot be given away") >= FANOUT

@@ -257,7 +257,7 @@ fn paged(filter: Filter, parameters: &Parameters) -> Result<Query, ApiError> {
         Some("true") => false,
         Some(_) => return Err(ApiError::bad_request("orderAsc must be true or false")),
     };
-    let start = match parameters.text("after") {
+    let start = match parameters.take("after") {
         None => Start::Oldest,
         Some(id) => Start::After(event_id("after", &id)?),
     };

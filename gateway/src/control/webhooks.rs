@@ -359,7 +359,7 @@ fn asked(parameters: &Parameters) -> Result<Asked, ApiError> {
 }
 
 fn instant(parameters: &Parameters, name: &str) -> Result<Option<DateTime<Utc>>, ApiError> {
-    let Some(text) = parameters.text(name) else { return Ok(None) };
+    let Some(text) = parameters.take(name) else { return Ok(None) };
     let instant = DateTime::parse_from_rfc3339(&text);
     let wrong =
         |_| ApiError::bad_request(format!("{name} must be a time such as 2026-06-15T10:30:00Z"));

@@ -61,7 +61,7 @@ async fn watch(
     let last = match headers.get("last-event-id").map(HeaderValue::to_str) {
         Some(Ok(last)) if !last.is_empty() => Some(("Last-Event-ID", last.to_owned())),
         Some(Err(_)) => return Err(ApiError::bad_request("Last-Event-ID is no text")),
-        _ => parameters.text("after").map(|after| ("after", after)),
+        _ => parameters.take("after").map(|after| ("after", after)),
     };
     let start = match last {
         Some((of, last)) => Some(Start::After(event_id(of, &last)?)),
