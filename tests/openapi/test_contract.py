@@ -51,6 +51,8 @@ def drive(gateway, directory, key, *options):
     with gateway.http() as http:
         for id in ids["paused"]:
             http.post(f"/sandboxes/{id}/pause").raise_for_status()
+    ids["paused"] += sandboxes(gateway, 12)
+    with gateway.http() as http:
         path = f"/sandboxes/{ids['running'][0]}/snapshots"
         made = [http.post(path).raise_for_status().json() for _ in range(12)]
         ids["snapshots"] = [snapshot["snapshotID"] for snapshot in made]
