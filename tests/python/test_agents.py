@@ -1,5 +1,6 @@
 """What the sandboxes of agents use, in Evonic's shapes, and what agents may have."""
 
+import re
 import time
 
 import httpx
@@ -9,13 +10,13 @@ from e2b import Sandbox
 from network import PUBLIC, RESOLVER, gateway_in
 
 pytestmark = pytest.mark.plain("what no SDK asks for")
-SPIN = "timeout {} sh -c 'while :; do :; done'"
+SPIN = "sh -c 'while :; do :; done'"
 MIB = 1 << 20
 AGENTS = """
 [[agents]]
 id = "admin"
 name = "Admin Assistant"
-cpu-threshold = 20
+cpu-threshold = 5
 max-containers = 2
 
 [[agents]]
@@ -92,17 +93,25 @@ def test_stats_of_agents_have_all_that_the_original_has(served, eventually):
 
         user = {"session_id": "6c1d9542", "external_user_id": "user@example.com"}
         busy, idle = one_of(served, "admin", **user), one_of(served, "other")
-        busy.commands.run(SPIN.format(60), background=True, timeout=60)
-        of_admin = lambda: ok(http.get("/api/agents/admin/sandbox/stats?fresh=1"))
-        spins = lambda: (told := of_admin())["containers"][0].get("cpu_percent", 0) > 20 and told
-        told = eventually(spins, timeout=30)
+        busy.commands.run(SPIN, background=True, timeout=300)
+
+        # What it took to begin is seen on its own at times: looked at when the command runs.
+        def spins():
+            told = ok(http.get("/api/agents/admin/sandbox/stats?fresh=1"))
+            (one,) = told["containers"]
+            return one.get("cpu_percent", 0) > 5 and one["pids_current"] >= 2 and told
+
+        told = eventually(spins, timeout=60)
         assert (told["agent_name"], told["sandbox_enabled"]) == ("Admin Assistant", True)
         (container,) = told["containers"]
         assert container.keys() == KEYS
         assert user.items() <= container.items()
         assert container["container_id"] == busy.sandbox_id
         memory = container["memory"]
-        assert memory["limit"] == "1GiB" and memory["used"].endswith("MiB")
+        assert memory["limit"] == "1GiB"
+        number, unit = re.fullmatch(r"([\d.]+)(KiB|MiB)", memory["used"]).groups()
+        used = float(number) * {"KiB": 1 << 10, "MiB": MIB}[unit]
+        assert abs(used - memory["used_bytes"]) <= used / 1000, memory
         assert 0 < memory["used_bytes"] < memory["limit_bytes"] == 1 << 30
         assert float(memory["percent"].rstrip("%")) < 100
         assert int(container["pids"]) == container["pids_current"] >= 2
@@ -140,16 +149,18 @@ def test_stats_of_agents_have_all_that_the_original_has(served, eventually):
             logs = ok(http.get(f"/v2/sandboxes/{busy.sandbox_id}/logs", params=query))["logs"]
             return [entry["fields"] for entry in logs]
 
-        (above,) = eventually(crossed, timeout=30)
-        assert (above["resource"], above["agent"], above["threshold"]) == ("cpu", "admin", "20")
-        assert float(above["percent"]) >= 20
+        (above,) = eventually(crossed, timeout=60)
+        assert (above["resource"], above["agent"], above["threshold"]) == ("cpu", "admin", "5")
+        assert float(above["percent"]) >= 5
 
         # It may have two at once, and this is the third.
         second = one_of(served, "admin")
         busy.commands.run("true")
         third = one_of(served, "admin")
         state = lambda one: ok(http.get(f"/v1/sandboxes/{one.sandbox_id}"))["status"]
-        assert (state(second)["state"], state(second)["reason"]) == ("Terminated", "evicted")
+        # Whoever found first that there are too many ends it, and the create need not wait for that.
+        gone = eventually(lambda: (it := state(second))["state"] == "Terminated" and it)
+        assert gone["reason"] == "evicted"
         assert {state(one)["state"] for one in (busy, third, idle)} == {"Running"}
 
 
