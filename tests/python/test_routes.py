@@ -63,7 +63,12 @@ def resuming(at):
     assert resumed.json()["envdAccessToken"] == at.token
 
 
-simple("Sandboxes", "POST", "/sandboxes/{id}/fork", 201, {})
+@row("Sandboxes", "`POST /sandboxes/{id}/fork`")
+def forking(at):
+    (fork,) = expect(at.api.post(f"/sandboxes/{at.id}/fork", json={}), 201).json()
+    expect(at.api.delete(f"/sandboxes/{fork['sandbox']['sandboxID']}"), 204)
+
+
 simple("Sandboxes", "POST", "/sandboxes/{id}/snapshots", 201, {})
 simple("Sandboxes", "GET", "/snapshots", 200)
 simple("Sandboxes", "PUT", "/sandboxes/{id}/network", 204, {})
