@@ -136,9 +136,15 @@ fn overlayfs() -> Check {
 /// Tried for real: it depends on the kernel and on the file system of the data directory.
 fn idmapped_mounts(data_dir: &Path) -> Check {
     let what = "idmapped mounts";
-    let tried = spawner::user_namespace()
-        .and_then(|namespace| idmap::mount(data_dir, namespace.as_fd(), Access::ReadOnly));
-    match tried {
+    let namespace = match spawner::user_namespace() {
+        Ok(namespace) => namespace,
+        Err(error) => {
+            return check(what, Verdict::Bad, error.to_string()).mend(
+                "run it where a process may have namespaces of its own: not under chroot(8)",
+            );
+        }
+    };
+    match idmap::mount(data_dir, namespace.as_fd(), Access::ReadOnly) {
         Ok(_) => check(what, Verdict::Good, format!("work on {}", data_dir.display())),
         Err(error) => check(what, Verdict::Bad, error.to_string())
             .mend("Linux 5.19 or later, and a data directory on ext4, xfs or btrfs"),
