@@ -18,7 +18,7 @@ async fn until(what: impl Fn() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(10), waited).await.expect("it never comes");
+    timeout(Duration::from_secs(30), waited).await.expect("it never comes");
 }
 
 async fn create(bed: &Bed, template: &str) -> Result<Arc<Sandbox>, Error> {

@@ -66,7 +66,7 @@ async fn until(sandboxes: &Sandboxes, so: impl Fn(&PoolCount) -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let reached = timeout(Duration::from_secs(10), reached).await;
+    let reached = timeout(Duration::from_secs(30), reached).await;
     reached.unwrap_or_else(|_| panic!("it stays at {:?}", sandboxes.pool()));
 }
 
@@ -133,7 +133,7 @@ async fn a_sandbox_of_the_pool_is_what_was_asked_for_and_another_is_made_for_the
     until(&bed.sandboxes, |it| *it == count(2, 1, 1)).await;
     bed.sandboxes.kill(sandbox.id()).await.unwrap();
     assert_eq!(bed.sandboxes.pool()["base"], count(1, 0, 1));
-    assert!(bed.sandboxes.stop(false, Duration::from_secs(5)).await);
+    assert!(bed.sandboxes.stop(false, Duration::from_secs(30)).await);
     bed.until_nothing_is_left().await;
 }
 
@@ -170,7 +170,7 @@ async fn an_entry_that_died_is_replaced_and_not_given_away() {
     let sandbox = bed.sandboxes.create(testing::wanted(), None).await.unwrap();
     assert_ne!(sandbox.id(), first);
     until(&bed.sandboxes, |it| it.available == 2).await;
-    timeout(Duration::from_secs(5), async {
+    timeout(Duration::from_secs(30), async {
         while bed.backend.cells.lock().contains_key(&first) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -309,7 +309,7 @@ async fn nothing_is_made_while_a_client_waits_for_a_sandbox() {
     let early = timeout(Duration::from_millis(100), &mut tending).await;
     assert!(early.is_err() && bed.backend.specs.lock().is_empty());
     drop(held);
-    timeout(Duration::from_secs(5), tending).await.unwrap();
+    timeout(Duration::from_secs(30), tending).await.unwrap();
     assert_eq!(bed.backend.specs.lock().len(), 1);
 }
 
@@ -323,7 +323,7 @@ async fn nothing_is_made_when_the_gateway_came_to_stop_meanwhile() {
     assert!(timeout(Duration::from_millis(20), &mut tending).await.is_err());
     bed.sandboxes.0.pool.close();
     drop(held);
-    let tended = timeout(Duration::from_secs(5), tending).await.unwrap();
+    let tended = timeout(Duration::from_secs(30), tending).await.unwrap();
     assert!(tended == Tended::Nothing && bed.backend.specs.lock().is_empty());
 }
 
@@ -355,7 +355,7 @@ async fn entries_of_a_template_that_was_replaced_are_never_given_away() {
     sandboxes.tend(&mut turn).await;
     assert_eq!(sandboxes.pool()["base"].available, 0);
     sandboxes.0.tasks.close();
-    timeout(Duration::from_secs(5), sandboxes.0.tasks.wait()).await.unwrap();
+    timeout(Duration::from_secs(30), sandboxes.0.tasks.wait()).await.unwrap();
     assert_eq!(backend.cells.lock().keys().collect::<Vec<_>>(), [&sandbox.id()]);
 }
 
@@ -392,7 +392,7 @@ async fn the_next_gateway_ends_what_was_nobodys() {
     after.adopt_all().await.unwrap();
     assert_eq!(after.pool()["base"], count(1, 1, 0));
     after.0.tasks.close();
-    timeout(Duration::from_secs(5), after.0.tasks.wait()).await.unwrap();
+    timeout(Duration::from_secs(30), after.0.tasks.wait()).await.unwrap();
     assert_eq!(bed.backend.cells.lock().keys().collect::<Vec<_>>(), [&mine.id()]);
 }
 
